@@ -1,0 +1,24 @@
+"""Time, as something that is handed in.
+
+`CLOCK_BOOTTIME` counts on while a machine is suspended, unlike the monotonic clock, and never goes back, unlike the wall clock;
+every duration that ownership rests on is measured with it.
+"""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A source of time that never goes back."""
+
+    def now_us(self) -> int:
+        """Return microseconds since an arbitrary, fixed origin."""
+        ...
+
+
+class BootClock:
+    """The host's `CLOCK_BOOTTIME`."""
+
+    def now_us(self) -> int:
+        """Return microseconds since the machine was started, its suspended time included."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000

@@ -1,0 +1,92 @@
+"""Every bound of the system, in one place.
+
+Units stand in the names. A bound that is passed gets a clear error that names it, and nothing is lost. The values come from
+the design (times and sizes) unless a line says otherwise; what an operator may change is in `settings`, not here.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Names and ids
+workflow_id_bytes_max: Final = 200
+node_id_bytes_max: Final = 128
+executor_bytes_max: Final = 128
+name_bytes_max: Final = 128
+request_id_bytes_max: Final = 64
+error_type_bytes_max: Final = 200
+cluster_name_bytes_max: Final = 64
+labels_max: Final = 64
+
+# Definitions
+definition_bytes_max: Final = 64 * MIB
+definition_inline_bytes_max: Final = 3 * MIB
+nodes_max: Final = 100_000
+edges_max: Final = 1_000_000
+paths_in_input_max: Final = 1_000
+path_bytes_max: Final = 4 * KIB
+map_width_max: Final = 100_000
+max_parallel_max: Final = 100_000
+attempts_max: Final = 100
+retry_interval_ms_max: Final = 7 * 24 * 3600 * 1000
+timeout_ms_max: Final = 365 * 24 * 3600 * 1000
+json_depth_max: Final = 200
+
+# Payloads
+payload_bytes_max: Final = 1 * MIB
+map_output_bytes_max: Final = 16 * MIB
+workflow_payload_bytes_max: Final = 256 * MIB
+payload_cache_bytes_max: Final = 256 * MIB
+progress_bytes_max: Final = 4 * KIB
+progress_interval_ms_min: Final = 1_000
+failure_message_bytes_max: Final = 4 * KIB
+failure_stack_bytes_max: Final = 32 * KIB
+reason_bytes_max: Final = 1 * KIB
+
+# The wire
+message_bytes_max: Final = 4 * MIB
+message_split_bytes: Final = 2 * MIB
+items_a_message_max: Final = 1_000
+submit_many_items_max: Final = 1_000
+wait_many_ids_max: Final = 10_000
+result_wait_ms_max: Final = 60_000
+page_size_max: Final = 1_000
+history_events_max: Final = 1_000_000
+watchers_a_workflow_max: Final = 100
+watchers_max: Final = 10_000
+watch_queue_messages_max: Final = 256
+stream_queue_messages_max: Final = 1_024
+connections_max: Final = 4_096
+shards_max: Final = 1_024
+coordinators_max: Final = 1_024
+
+# Workers
+slots_max: Final = 10_000
+executors_a_worker_max: Final = 1_000
+workers_max: Final = 10_000
+unacknowledged_bytes_max: Final = 64 * MIB
+reconnect_delay_ms_max: Final = 3_000
+drain_ms_default: Final = 30_000
+
+# The loop and the journal
+events_queue_max: Final = 100_000
+batch_rows_max: Final = 20_000
+batch_bytes_max: Final = 32 * MIB
+statement_bytes_max: Final = 2 * MIB
+statement_rows_max: Final = 1_000
+loop_slice_ms_max: Final = 20
+open_workflows_a_shard_max: Final = 1_000_000
+recent_results_a_shard_max: Final = 16_384
+recovery_page_workflows: Final = 200
+recovery_wait_ms_max: Final = 10_000
+cancel_grace_ms: Final = 30_000
+redeliveries_max: Final = 3
+
+# The database
+connect_timeout_ms: Final = 3_000
+query_timeout_ms: Final = 10_000
+lock_wait_timeout_s: Final = 5
+database_start_wait_ms_max: Final = 30_000
+epoch_max: Final = 2**31 - 1
+assignment_number_max: Final = 2**31 - 1

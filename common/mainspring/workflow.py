@@ -1,0 +1,98 @@
+"""The user's nouns: a definition and what it is made of.
+
+A definition is plain data. It is written as YAML or JSON, or built in Python with `Workflow`; `mainspring.definition` reads and
+writes the text forms, `mainspring.graph` checks that it can run. docs/definition.md describes each field for users.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+reserved_names: Final = frozenset({"input", "item", "index", "workflow"})
+"""Names that data paths use for themselves, so that no node may have them."""
+
+
+class _Absent:
+    """The type of `ABSENT`, told apart from a JSON null."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = _Absent()
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how soon a failed attempt is followed by another.
+
+    The delay before attempt n + 1 is `initial_ms * multiplier ** (n - 1)`, at most `max_interval_ms`, made longer or shorter by
+    up to `jitter` of itself.
+    """
+
+    max_attempts: int | None = None
+    """Attempts in all, the first included; None: one more than the coordinator's MAX_RETRIES."""
+    initial_ms: int = 1_000
+    """The delay after the first attempt."""
+    multiplier: float = 2.0
+    """By how much each delay is longer than the one before; at least 1."""
+    max_interval_ms: int = 60_000
+    """No delay is longer."""
+    jitter: float = 0.2
+    """The share of the delay that chance may add or take away, 0 to 1."""
+    non_retryable: tuple[str, ...] = ()
+    """Error types after which no attempt follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapOver:
+    """Makes a node run once for each element of a list."""
+
+    over: str
+    """A data path, "${...}", whose value is the list."""
+    max_parallel: int = 0
+    """How many instances may run at once; 0: as many as there are slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A step of the graph."""
+
+    id: str
+    """Its name within the definition."""
+    executor: str
+    """The name of the function that workers run for it."""
+    input: Json = None
+    """What the executor gets; "${...}" within it are data paths."""
+    depends_on: tuple[str, ...] = ()
+    """Nodes that must have ended first, beside those that its data paths name."""
+    map: MapOver | None = None
+    """Set when the node runs once for each element of a list."""
+    retry: Retry = field(default_factory=Retry)
+    """What follows a failed attempt."""
+    start_to_close_ms: int = 0
+    """How long one attempt may run; 0: without limit."""
+    schedule_to_start_ms: int = 0
+    """How long it may wait for a worker before it fails; 0: without limit."""
+    allow_failure: bool = False
+    """When it fails, the workflow goes on and its output is null."""
+    requires: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Labels that the worker must have, with these values."""
+    stop_on_disconnect: bool = False
+    """A worker that reaches no coordinator stops it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A graph of nodes."""
+
+    name: str
+    """What it is called in lists and metrics."""
+    nodes: tuple[Node, ...]
+    """Its steps, in any order."""
+    output: "Json | _Absent" = ABSENT
+    """The workflow's output, a value with data paths; absent: the outputs of the nodes that no other depends on, by node id."""
+    timeout_ms: int = 0
+    """How long the workflow may take from its submit; 0: without limit."""

@@ -1,0 +1,162 @@
+"""What the engine asks to be stored: rows, as values.
+
+Each names its shard, so that a batch can be fenced shard by shard, and its workflow, so that a batch can be cut by workflow.
+Times are microseconds in database time. Payloads are JSON bytes. A failure is stored as the JSON of `mainspring.errors.Failure`.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSaved:
+    """A definition that a workflow of this shard uses; storing it twice changes nothing."""
+
+    shard: int
+    workflow_id: str
+    """The workflow that brought it."""
+    plan_hash: bytes
+    """SHA-256 of `definition`: 32 bytes."""
+    definition: bytes
+    """The canonical JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowInserted:
+    """A new workflow. If its id is already there, the row and all others of this workflow are left out of the batch."""
+
+    shard: int
+    workflow_id: str
+    digest: bytes
+    """SHA-256 of definition and input: 32 bytes; tells the same submit from another one."""
+    name: str
+    plan_hash: bytes
+    input: bytes
+    submitted_at_us: int
+    deadline_at_us: int
+    """When it must have ended; 0: never."""
+    strategy: str
+    """The placement strategy in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowUpdated:
+    """The workflow row changes its state."""
+
+    shard: int
+    workflow_id: str
+    version: int
+    status: WorkflowStatus
+    cancel_reason: str = ""
+    failure: bytes | None = None
+    output: bytes | None = None
+    ended_at_us: int = 0
+    closing_until_us: int = 0
+    """While FAILING or CANCELLING: when running nodes count as CANCELLED whatever their workers do."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAssigned:
+    """An attempt was given to a worker: the row becomes RUNNING and is inserted if it is new."""
+
+    shard: int
+    workflow_id: str
+    node: int
+    """The node's index in the plan."""
+    instance: int
+    """The `map` instance, -1 for a node that is no `map`."""
+    version: int
+    attempt: int
+    assignment: int
+    worker: str
+    incarnation: str
+    started_at_us: int
+    redeliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """A node left the state that it was in: it ended, waits for its next attempt, is offered again or is being cancelled.
+
+    The row is inserted if it is new (a node that failed before it was ever assigned). Worker, assignment and start stay as they are.
+    """
+
+    shard: int
+    workflow_id: str
+    node: int
+    instance: int
+    version: int
+    status: NodeStatus
+    attempt: int
+    output: bytes | None = None
+    failure: bytes | None = None
+    ended_at_us: int = 0
+    run_us: int = 0
+    retry_at_us: int = 0
+    redeliveries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MapExpanded:
+    """A `map` node became RUNNING with this many instances; its instances have no rows until they are assigned."""
+
+    shard: int
+    workflow_id: str
+    node: int
+    version: int
+    width: int
+    started_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """An attempt that is not the last of its node has ended; storing it twice changes nothing."""
+
+    shard: int
+    workflow_id: str
+    node: int
+    instance: int
+    attempt: int
+    worker: str
+    started_at_us: int
+    ended_at_us: int
+    run_us: int
+    failure: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressSaved:
+    """What a running attempt told of itself; the row exists."""
+
+    shard: int
+    workflow_id: str
+    node: int
+    instance: int
+    progress: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IncarnationLost:
+    """A worker's incarnation was declared lost in this shard; it may never attach again. Storing it twice changes nothing."""
+
+    shard: int
+    workflow_id: str
+    """Always empty: the row belongs to no workflow."""
+    incarnation: str
+    worker: str
+    lost_at_us: int
+
+
+Row: TypeAlias = (
+    PlanSaved
+    | WorkflowInserted
+    | WorkflowUpdated
+    | NodeAssigned
+    | NodeChanged
+    | MapExpanded
+    | AttemptEnded
+    | ProgressSaved
+    | IncarnationLost
+)

@@ -1,0 +1,1 @@
+"""The store: what is durable, behind one small protocol."""
