@@ -9,6 +9,7 @@
     ├── WorkflowCancelledError   the workflow ended as CANCELLED
     ├── BusyError                a queue is full; try again after `retry_after_ms`
     ├── UnavailableError         no coordinator could take the call in time; its outcome may be unknown
+    │   └── NotOwnerError            another coordinator owns the shard; ask it
     ├── DeadlineError            the caller's own deadline passed
     ├── SettingsError            a setting is unknown, malformed or does not fit another
     └── StoreError               the database
@@ -114,6 +115,10 @@ class BusyError(MainspringError):
 
 class UnavailableError(MainspringError):
     """No coordinator could take the call in time; whether it took effect may be unknown."""
+
+
+class NotOwnerError(UnavailableError):
+    """Another coordinator owns the workflow's shard, or nobody does at the moment; nothing was done here."""
 
 
 class DeadlineError(MainspringError):

@@ -1,0 +1,88 @@
+"""How every part of Mainspring opens and serves gRPC connections.
+
+Both sides of a connection run with the same build of these options. `ping_timeout_ms` matters most: without it a stopped peer,
+whose kernel still acknowledges, is noticed only after a minute.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from mainspring.errors import SettingsError
+from mainspring.limits import connections_max, message_bytes_max
+
+default_grpc_port: Final = 7320
+default_http_port: Final = 3000
+
+Options = list[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """Transport pings; milliseconds."""
+
+    time_ms: int = 5_000
+    timeout_ms: int = 5_000
+    ping_timeout_ms: int = 5_000
+
+
+def _shared_options(keepalive: Keepalive) -> Options:
+    return [
+        ("grpc.keepalive_time_ms", keepalive.time_ms),
+        ("grpc.keepalive_timeout_ms", keepalive.timeout_ms),
+        ("grpc.http2.ping_timeout_ms", keepalive.ping_timeout_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+    ]
+
+
+def server_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B008  (frozen, so one instance serves all calls)
+    """Return the options of a server."""
+    return [
+        *_shared_options(keepalive),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", max(1, keepalive.time_ms // 2)),
+        ("grpc.http2.max_ping_strikes", 5),
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def channel_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B008  (frozen, so one instance serves all calls)
+    """Return the options of a client's channel; retries are ours, because only we know which calls may be repeated."""
+    return [
+        *_shared_options(keepalive),
+        ("grpc.enable_retries", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 3_000),
+        # A fresh channel must be a fresh connection, not another handle on one that is half-open.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+
+def open_channel(address: str, keepalive: Keepalive = Keepalive()) -> grpc.aio.Channel:  # noqa: B008  (frozen)
+    """Open a channel to "host:port"; it connects at its first call."""
+    return grpc.aio.insecure_channel(address, options=channel_options(keepalive))
+
+
+def parse_addresses(text: str, setting: str = "MAINSPRING_ADDRESS") -> Sequence[str]:
+    """Return the "host:port" entries of a comma-separated list; a missing port is 7320.
+
+    Raises `SettingsError` that names `setting` and the entry.
+    """
+    addresses: list[str] = []
+    for entry in (part.strip() for part in text.split(",")):
+        host, colon, port = entry.rpartition(":")
+        if not colon or (entry.startswith("[") and entry.endswith("]")):
+            host, port = entry, str(default_grpc_port)
+        bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+        if not host or not port.isdigit() or not 0 < int(port) < 65_536 or "/" in entry or bare_ipv6:
+            raise SettingsError(f"{setting}: {entry!r} is not an address; write host:port, such as 127.0.0.1:{default_grpc_port}")
+        addresses.append(f"{host}:{port}")
+    return addresses

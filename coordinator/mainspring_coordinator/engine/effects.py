@@ -1,0 +1,226 @@
+"""What the engine wants done.
+
+Rows are written first, all of a batch in one transaction. Everything else leaves only after the commit of the last batch that it
+reflects (save, then speak). Each effect names its shard and workflow, so that a batch can be cut when a shard is lost or a workflow
+is refused; -1 and "" where it belongs to none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+from mainspring_coordinator.engine.rows import Row
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+
+
+class CancelCause(IntEnum):
+    """Why an attempt is to be stopped; the numbers of the wire."""
+
+    WORKFLOW_CANCELLED = 1
+    WORKFLOW_FAILED = 2
+    TIMED_OUT = 3
+    SUPERSEDED = 4
+
+
+class Disposition(IntEnum):
+    """What became of a result; the numbers of the wire."""
+
+    RECORDED = 1
+    STALE = 2
+    NOT_OWNER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write a row."""
+
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give an attempt to a worker."""
+
+    session: int
+    shard: int
+    epoch: int
+    assignment: int
+    ordinal: int
+    workflow_id: str
+    workflow_name: str
+    node_id: str
+    instance: int
+    attempt: int
+    executor: str
+    input: bytes
+    start_to_close_ms: int
+    progress: bytes | None
+    stop_on_disconnect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell a worker to stop an attempt."""
+
+    session: int
+    shard: int
+    epoch: int
+    workflow_id: str
+    assignment: int
+    cause: CancelCause
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Answer a result."""
+
+    session: int
+    shard: int
+    epoch: int
+    workflow_id: str
+    assignment: int
+    disposition: Disposition
+
+
+@dataclass(frozen=True, slots=True)
+class EchoCredit:
+    """Tell a worker that its bound is in force."""
+
+    session: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A worker may not attach."""
+
+    session: int
+    reason: str
+    """NAME_TAKEN or INCARNATION_LOST: a name of the wire's GoodbyeReason."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """A worker is attached; it may be told so."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """A newer stream of the same incarnation took the place of this one: close it."""
+
+    session: int
+
+
+class AnswerCode(IntEnum):
+    """How a call went."""
+
+    OK = 0
+    NOT_FOUND = 1
+    ALREADY_EXISTS = 2
+    NOT_OWNER = 3
+    BUSY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node or an instance as it is now."""
+
+    node: int
+    instance: int
+    status: NodeStatus
+    attempt: int
+    worker: str
+    started_at_us: int
+    retry_at_us: int
+    width: int
+    instances_ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A workflow as it is now. Nodes that have ended have their details in the database."""
+
+    workflow_id: str
+    status: WorkflowStatus
+    version: int
+    node_counts: Mapping[NodeStatus, int]
+    nodes: Sequence[NodeView]
+    """Every node, and every instance that was ever assigned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer a caller."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    code: AnswerCode
+    status: WorkflowStatus | None = None
+    created: bool = False
+    view: View | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A workflow's version went up."""
+
+    shard: int
+    workflow_id: str
+    version: int
+    status: WorkflowStatus
+    nodes: Sequence[tuple[int, int]]
+    """(node, instance) of what changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A workflow reached its terminal state."""
+
+    shard: int
+    workflow_id: str
+    status: WorkflowStatus
+    output: bytes | None
+    failure: bytes | None
+    submitted_at_us: int
+    ended_at_us: int
+    strategy: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOutputs:
+    """The engine needs outputs that it does not hold; answered by `OutputsLoaded`."""
+
+    shard: int
+    workflow_id: str
+    nodes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportBacklog:
+    """What waits for a worker turned from empty to not empty or back."""
+
+    session: int
+    waiting: int
+
+
+Effect: TypeAlias = (
+    Store
+    | Assign
+    | Stop
+    | Ack
+    | EchoCredit
+    | Refuse
+    | Welcomed
+    | Replace
+    | Answer
+    | Changed
+    | Ended
+    | LoadOutputs
+    | ReportBacklog
+)

@@ -1,0 +1,108 @@
+"""What the gRPC services and the control loop know of each other.
+
+The services turn messages into events and effects into messages; the loop owns all state. Everything here happens on the one event
+loop of the process.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+from mainspring_coordinator.engine.effects import Ack, Answer, Assign, Changed, EchoCredit, Ended, Refuse, Replace, ReportBacklog, Stop, Welcomed
+from mainspring_coordinator.engine.events import Event
+
+SessionEffect: TypeAlias = Assign | Stop | Ack | EchoCredit | Refuse | Welcomed | Replace | ReportBacklog
+WorkflowEffect: TypeAlias = Changed | Ended
+
+
+class Outlet(Protocol):
+    """A worker's stream as the loop sees it."""
+
+    def deliver(self, effects: Sequence[SessionEffect]) -> None:
+        """Send what one commit released for this session, in this order, as few messages as fit; never blocks, never raises.
+
+        A stream whose bounded queue is full ends itself: its worker attaches again and states its inventory.
+        """
+        ...
+
+    def shards_changed(self, owned: Mapping[int, int]) -> None:
+        """Tell the worker which shards (with their epochs) this coordinator serves from now on."""
+        ...
+
+
+class Loop(Protocol):
+    """The control loop as the services see it."""
+
+    @property
+    def shards_total(self) -> int:
+        """How many shards the cluster has."""
+        ...
+
+    @property
+    def serving(self) -> Mapping[int, int]:
+        """The shards that we own and that are ready, with their epochs."""
+        ...
+
+    def now_us(self) -> int:
+        """Return database time."""
+        ...
+
+    def post(self, event: Event) -> None:
+        """Put an event into the queue. `BusyError` when it is full."""
+        ...
+
+    async def ask(self, shard: int, make: Callable[[int], Event]) -> Answer:
+        """Post the event that `make` builds around a token, and return its answer, which reflects a commit.
+
+        Waits, bounded, for a shard that is being recovered. `BusyError`: the queue is full. `NotOwnerError`: another coordinator owns
+        the shard, or owns it now. `UnavailableError`: the outcome is unknown.
+        """
+        ...
+
+    async def prove(self, shard: int) -> None:
+        """Return once the shard is proven ours by a statement begun after this call; all who wait share one. Raises as `ask`."""
+        ...
+
+    def new_session(self) -> int:
+        """Return a number for a worker's stream."""
+        ...
+
+    def attach(self, session: int, outlet: Outlet) -> None:
+        """Let a session's effects go to this outlet; before `WorkerAttached` is posted."""
+        ...
+
+    def detach(self, session: int) -> None:
+        """Forget a session's outlet."""
+        ...
+
+    def subscribe(self, workflow_id: str, notify: Callable[[WorkflowEffect], None]) -> Callable[[], None]:
+        """Call `notify` after each commit that changed a workflow of a shard that we own; returns what ends it. `BusyError` over the bound.
+
+        When the shard is lost, `notify` gets nothing more; the subscriber learns it from `on_shard_lost`.
+        """
+        ...
+
+    def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
+        """Call `notify` with each shard that stops being served; returns what ends it."""
+        ...
+
+
+class Directory(Protocol):
+    """Who owns what, as of the last poll of peers."""
+
+    @property
+    def incarnation(self) -> str:
+        """Our own incarnation."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Our own name."""
+        ...
+
+    def owner_of(self, shard: int) -> tuple[str, str] | None:
+        """Return (incarnation, gRPC address) of the live owner, None if there is none at the moment."""
+        ...
+
+    def coordinators(self) -> Sequence[tuple[str, str, str]]:
+        """Return (incarnation, name, gRPC address) of all live coordinators, ourselves included."""
+        ...
