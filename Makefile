@@ -1,0 +1,63 @@
+# The commands of the project. `make help` lists them; CONTRIBUTING.md says when to use which.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PY := .venv/bin/python
+PYTHON ?= python3
+PROTOS := protos/mainspring/v1
+GENERATED := common/mainspring/v1
+ARGS ?=
+
+.PHONY: help env demo test test-mysql lint types imports protos verify wheel check bench clean
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# A stamp a group of packages, so that a second run installs nothing.
+.venv/.installed-%: pyproject.toml constraints.txt .ci/environment
+	@PYTHON=$(PYTHON) .ci/environment $*
+
+env: .venv/.installed-dev  ## Make .venv with the project and the tools, at pinned versions
+
+demo: .venv/.installed-demo  ## Clean up real calendars on an embedded cluster, and show what happened
+	@$(PY) -m examples.calendar_cleanup.demo $(ARGS)
+
+test: env  ## Run all tests (ARGS="-k name" for some); gets a MariaDB server when none is there
+	@.ci/mariadb
+	@$(PY) -m pytest $(ARGS)
+
+test-mysql: env  ## Run the tests that need a real MySQL server
+	@$(PY) -m pytest -m mysql $(ARGS)
+
+lint: env  ## Check the style of Python, of the shell scripts' syntax and of the protos
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@.venv/bin/buf lint
+	@for script in .ci/*; do bash -n "$$script" || exit 1; done
+
+types: env  ## Check the types with mypy and pyright
+	@$(PY) -m mypy
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
+
+imports: env  ## Check who may import whom, and that the engine is pure
+	@.venv/bin/lint-imports
+
+protos: env  ## Write the Python side of the wire contract
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m grpc_tools.protoc -I protos --python_out=common --grpc_python_out=common \
+	    --mypy_out=quiet:common --mypy_grpc_out=quiet:common $(PROTOS)/*.proto
+
+verify: protos  ## Check that the generated files are up to date
+	@git diff --exit-code --stat -- $(GENERATED) || { echo "the files above were not generated from $(PROTOS); commit what 'make protos' wrote" >&2; exit 1; }
+
+wheel: env  ## Build the wheel and test it in an environment of its own
+	@.ci/wheel
+
+check: lint types imports verify wheel test  ## All of the checks and all tests
+
+bench: env  ## Measure (BENCH_JSON=file writes the figures)
+	@$(PY) -m bench $(ARGS)
+
+clean:  ## Remove the environment, caches and what was built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .mainspring
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
