@@ -82,6 +82,9 @@ recovery_page_workflows: Final = 200
 recovery_wait_ms_max: Final = 10_000
 cancel_grace_ms: Final = 30_000
 redeliveries_max: Final = 3
+backlogged_workers_max: Final = 64
+idle_classes_max: Final = 1_000
+plans_in_memory_max: Final = 1_000
 
 # The database
 connect_timeout_ms: Final = 3_000

@@ -141,15 +141,57 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class MapView:
+    """The instances of an expanded `map` node as they are now."""
+
+    width: int
+    ended: int
+    statuses: bytes
+    """By instance, its NodeStatus; those that never began are WAITING."""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
-    """A workflow as it is now. Nodes that have ended have their details in the database."""
+    """A workflow as it is now, taken by copying arrays. Nodes that have ended have their details in the database."""
 
     workflow_id: str
     status: WorkflowStatus
     version: int
-    node_counts: Mapping[NodeStatus, int]
-    nodes: Sequence[NodeView]
-    """Every node, and every instance that was ever assigned."""
+    statuses: bytes
+    """By node, its NodeStatus."""
+    attempts: bytes
+    """By node, its latest attempt, 0 before the first."""
+    maps: Mapping[int, MapView]
+    """By node."""
+    active: Mapping[tuple[int, int], NodeView]
+    """Nodes and instances that run or wait for their next attempt."""
+    reasons: Mapping[int, str]
+    """For nodes that are READY: why they do not run. At most 1,000."""
+
+    @property
+    def node_counts(self) -> Mapping[NodeStatus, int]:
+        """Return how many nodes and instances are in each state that occurs."""
+        everything = (self.statuses, *(view.statuses for view in self.maps.values()))
+        counts = {status: sum(array.count(status) for array in everything) for status in NodeStatus}
+        return {status: count for status, count in counts.items() if count}
+
+    @property
+    def nodes(self) -> Sequence[NodeView]:
+        """Return every node, each `map` node followed by those of its instances that have begun."""
+        views: list[NodeView] = []
+        for node, status in enumerate(self.statuses):
+            expanded = self.maps.get(node)
+            width, ended = (expanded.width, expanded.ended) if expanded is not None else (0, 0)
+            views.append(
+                self.active.get((node, -1)) or NodeView(node, -1, NodeStatus(status), self.attempts[node], "", 0, 0, width, ended)
+            )
+            if expanded is not None:
+                views += [
+                    self.active.get((node, instance)) or NodeView(node, instance, NodeStatus(state), 0, "", 0, 0, 0, 0)
+                    for instance, state in enumerate(expanded.statuses)
+                    if state != NodeStatus.WAITING
+                ]
+        return views
 
 
 @dataclass(frozen=True, slots=True)

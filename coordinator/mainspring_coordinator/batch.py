@@ -1,0 +1,75 @@
+"""The effects of the steps since the last cut, and the ways in which they must sometimes be cut down.
+
+Rows go to the journal; everything else waits for their commit. When a shard is lost, or a submitted id turns out to be taken, or the
+database refuses a workflow's rows, what belongs to it leaves both the batch in flight and the one being gathered.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Changed, Disposition, Effect, Stop, Store
+from mainspring_coordinator.engine.rows import Row
+
+OutwardEffect = Effect
+"""Every effect but `Store`."""
+
+
+def needs_proof(effect: Effect) -> bool:
+    """Tell whether an effect claims that what we know is current, so that a stale owner must not let it out."""
+    if isinstance(effect, Answer):
+        return effect.code not in (AnswerCode.NOT_OWNER, AnswerCode.BUSY)
+    if isinstance(effect, Ack):
+        return effect.disposition is Disposition.STALE
+    return isinstance(effect, Stop)
+
+
+@dataclass(slots=True)
+class Gathered:
+    """A batch being gathered, or in flight."""
+
+    rows: list[Row] = field(default_factory=list[Row])
+    outward: list[Effect] = field(default_factory=list[Effect])
+    begun_us: int = 0
+    """When its first effect came, by the host's clock."""
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.outward)
+
+    def add(self, effects: Sequence[Effect], now_us: int) -> None:
+        """Take in the effects of a step."""
+        if not self:
+            self.begun_us = now_us
+        rows, outward = self.rows, self.outward
+        for effect in effects:
+            if type(effect) is Store:
+                rows.append(effect.row)
+            else:
+                outward.append(effect)
+
+    def add_changes(self, changes: Sequence[Changed]) -> None:
+        """Take in what a cut says of the workflows that changed."""
+        self.outward.extend(changes)
+
+    def shards_to_prove(self) -> set[int]:
+        """Return the shards of which something is claimed that no row of this batch proves."""
+        written = {row.shard for row in self.rows}
+        return {effect.shard for effect in self.outward if needs_proof(effect) and effect.shard not in written}  # type: ignore[union-attr]  # those that need proof name their shard
+
+    def epochs(self, known: Mapping[int, int]) -> dict[int, int]:
+        """Return the epochs of the shards that the rows touch."""
+        return {shard: known[shard] for shard in {row.shard for row in self.rows}}
+
+    def drop_shards(self, shards: set[int]) -> list[Effect]:
+        """Take out all that belongs to these shards; return the effects, so that their callers can be told."""
+        return self._drop(lambda thing: getattr(thing, "shard", -1) in shards)
+
+    def drop_workflows(self, workflow_ids: set[str]) -> list[Effect]:
+        """Take out all that belongs to these workflows; return the effects, so that their callers can be told."""
+        return self._drop(lambda thing: getattr(thing, "workflow_id", "") in workflow_ids)
+
+    def _drop(self, belongs: "Callable[[Effect | Row], bool]") -> list[Effect]:
+        dropped = [effect for effect in self.outward if belongs(effect)]
+        if dropped:
+            self.outward = [effect for effect in self.outward if not belongs(effect)]
+        self.rows = [row for row in self.rows if not belongs(row)]
+        return dropped

@@ -1,0 +1,137 @@
+"""What leaves after a commit: to workers, to callers, to watchers.
+
+One call a worker for all that a commit released, so that it becomes one message.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from mainspring import limits
+from mainspring.errors import BusyError, MainspringError
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    Answer,
+    Assign,
+    Changed,
+    EchoCredit,
+    Effect,
+    Ended,
+    LoadOutputs,
+    Refuse,
+    Replace,
+    ReportBacklog,
+    Stop,
+    Welcomed,
+)
+from mainspring_coordinator.ports import Outlet, SessionEffect, WorkflowEffect
+
+_log: Final = structlog.get_logger(__name__)
+_session_effects: Final = (Assign, Ack, Stop, EchoCredit, ReportBacklog, Welcomed, Refuse, Replace)
+
+Notify = Callable[[WorkflowEffect], None]
+
+
+class Delivery:
+    """Knows who waits for what."""
+
+    def __init__(self, load_outputs: Callable[[LoadOutputs], None], ended: Callable[[Ended], None]) -> None:
+        self._load_outputs = load_outputs
+        self._ended = ended
+        self._outlets: dict[int, Outlet] = {}
+        self._callers: dict[int, asyncio.Future[Answer]] = {}
+        self._watchers: dict[str, list[Notify]] = {}
+        self._watchers_count = 0
+        self._token = 0
+
+    def attach(self, session: int, outlet: Outlet) -> None:
+        """Let a session's effects go to this outlet."""
+        self._outlets[session] = outlet
+
+    def detach(self, session: int) -> None:
+        """Forget a session's outlet."""
+        self._outlets.pop(session, None)
+
+    def shards_changed(self, owned: Mapping[int, int]) -> None:
+        """Tell all workers which shards are served."""
+        for outlet in list(self._outlets.values()):
+            outlet.shards_changed(owned)
+
+    def new_caller(self) -> tuple[int, "asyncio.Future[Answer]"]:
+        """Return a token and what its answer will come by."""
+        self._token += 1
+        future = asyncio.get_running_loop().create_future()
+        self._callers[self._token] = future
+        return self._token, future
+
+    def forget_caller(self, token: int) -> None:
+        """Nobody waits for this answer any more."""
+        self._callers.pop(token, None)
+
+    def subscribe(self, workflow_id: str, notify: Notify) -> Callable[[], None]:
+        """Call `notify` after each commit that changed a workflow; returns what ends it."""
+        watchers = self._watchers.setdefault(workflow_id, [])
+        if len(watchers) >= limits.watchers_a_workflow_max or self._watchers_count >= limits.watchers_max:
+            raise BusyError(f"workflow {workflow_id!r} has too many watchers; try again when some have gone", retry_after_ms=1_000)
+        watchers.append(notify)
+        self._watchers_count += 1
+
+        def end() -> None:
+            current = self._watchers.get(workflow_id, [])
+            if notify in current:
+                current.remove(notify)
+                self._watchers_count -= 1
+                if not current:
+                    del self._watchers[workflow_id]
+
+        return end
+
+    def let_out(self, effects: Sequence[Effect]) -> None:
+        """Deliver the effects of a batch that is committed."""
+        by_session: dict[int, list[SessionEffect]] = {}
+        for effect in effects:
+            if isinstance(effect, _session_effects):
+                by_session.setdefault(effect.session, []).append(effect)
+            elif isinstance(effect, Answer):
+                self._answer(effect)
+            elif isinstance(effect, Changed):
+                if effect.workflow_id in self._watchers:
+                    self._tell(effect)
+            elif isinstance(effect, Ended):
+                self._ended(effect)
+                if effect.workflow_id in self._watchers:
+                    self._tell(effect)
+            elif isinstance(effect, LoadOutputs):
+                self._load_outputs(effect)
+        for session, items in by_session.items():
+            outlet = self._outlets.get(session)
+            if outlet is not None:
+                outlet.deliver(items)
+
+    def refuse(self, effects: Sequence[Effect], error: MainspringError) -> None:
+        """Tell the callers among dropped effects what happened."""
+        for effect in effects:
+            if isinstance(effect, Answer):
+                self.fail(effect.token, error)
+
+    def fail(self, token: int, error: MainspringError) -> None:
+        """Answer one caller with an error."""
+        future = self._callers.pop(token, None)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def fail_all(self, error: MainspringError) -> None:
+        """Answer all who wait with an error."""
+        for token in list(self._callers):
+            self.fail(token, error)
+
+    def _answer(self, answer: Answer) -> None:
+        future = self._callers.pop(answer.token, None)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def _tell(self, effect: WorkflowEffect) -> None:
+        for notify in list(self._watchers.get(effect.workflow_id, ())):
+            notify(effect)

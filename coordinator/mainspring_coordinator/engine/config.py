@@ -1,0 +1,31 @@
+"""What the engine needs to know of the settings; a value, so that the engine reads none itself."""
+
+from dataclasses import dataclass
+
+from mainspring import limits
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Times are microseconds."""
+
+    max_retries: int = 3
+    """Retries after the first attempt, for nodes that set no number of attempts."""
+    stream_grace_us: int = 2_000_000
+    """How long a worker whose stream dropped may attach again and keep its work."""
+    cancel_grace_us: int = limits.cancel_grace_ms * 1_000
+    """After this a node that is being cancelled counts as CANCELLED, whatever its worker does."""
+    timeout_slack_us: int = 2_000_000
+    """A worker ends an attempt itself when its time is over; the engine does it this much later, should the worker not."""
+    strategy: str = "load-balanced"
+    """How a worker is chosen."""
+    cpu_weight: float = 0.3
+    """Share of the worker's cpu in its load."""
+    memory_weight: float = 0.3
+    """Share of the worker's memory in its load."""
+    workflow_weight: float = 0.4
+    """Share of the worker's assignments in its load."""
+    failover: bool = True
+    """Off: the work of a lost worker waits for a worker of the same name."""
+    payload_cache_bytes: int = limits.payload_cache_bytes_max
+    """How many bytes of outputs are kept in memory for nodes that still need them."""

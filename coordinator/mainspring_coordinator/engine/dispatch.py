@@ -1,0 +1,239 @@
+"""Ready nodes meet workers with room: filter, then rank, then assign.
+
+The cost of a pass does not grow with what waits: a class whose workers are all busy is passed over as a whole.
+"""
+
+from mainspring import ids, limits
+from mainspring.errors import Failure
+from mainspring.failures import path_error, payload_too_large
+from mainspring.paths import PathError
+from mainspring_coordinator.engine import maps, nodes
+from mainspring_coordinator.engine.effects import Assign, ReportBacklog
+from mainspring_coordinator.engine.payloads import input_of, lacking, list_of, load
+from mainspring_coordinator.engine.placement import Candidate, Strategy
+from mainspring_coordinator.engine.ready import Item, ReadyClass, WorkflowKey, next_instance
+from mainspring_coordinator.engine.recovery import set_attempt_deadline
+from mainspring_coordinator.engine.rows import NodeAssigned
+from mainspring_coordinator.engine.state import Assignment, State, WorkflowState
+from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.engine.turn import Turn
+
+
+def dispatch(turn: Turn, strategy: Strategy) -> None:
+    """Assign what can be assigned now."""
+    state = turn.state
+    if state.roomy:
+        for ready in list(state.ready.waiting.values()):
+            _dispatch_class(turn, strategy, ready)
+            nodes.settle(turn)
+    _report_backlog(turn)
+
+
+def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
+    state = turn.state
+    candidates = {
+        session: candidate_of(state, session) for session in ready.eligible if session in state.roomy
+    }
+    # Items that cannot go now (their outputs are being loaded, their shard is not reconciled) must not be met again in this pass.
+    passed: set[WorkflowKey] = set()
+    while candidates and ready.count:
+        found = _next(state, ready, candidates, passed)
+        if found is None:
+            return
+        key, able = found
+        workflow = state.shards[key[0]].workflows[key[1]]
+        item = state.ready.take(ready, key)
+        session = strategy.choose(able, turn.state.rotation)
+        state.rotation += 1
+        if not _assign(turn, workflow, item, session):
+            continue
+        chosen = candidates[session]
+        if state.room(state.workers[session]) > 0:
+            candidates[session] = chosen.with_one_more()
+        else:
+            del candidates[session]
+
+
+def candidate_of(state: State, session: int) -> Candidate:
+    """Return what a strategy may know of a worker."""
+    worker = state.workers[session]
+    held = state.held.get(worker.incarnation)
+    return Candidate(
+        session,
+        worker.name,
+        worker.cpu,
+        worker.memory,
+        len(held.assignments) if held is not None else 0,
+        max(1, worker.slots),
+        len(worker.executors),
+    )
+
+
+def _next(
+    state: State, ready: ReadyClass, candidates: dict[int, Candidate], passed: set[WorkflowKey]
+) -> tuple[WorkflowKey, list[Candidate]] | None:
+    """Find the first workflow in turn that a candidate may serve, and those candidates."""
+    full = True
+    for session in candidates:
+        worker = state.workers[session]
+        held = state.held.get(worker.incarnation)
+        full = full and held is not None and len(held.workflows) >= worker.workflows_max
+    keys = _workflows_of(state, candidates) if full else iter(ready.waiting)
+    for key in keys:
+        if key in ready.waiting and key not in passed:
+            able = [candidate for session, candidate in candidates.items() if _may_serve(state, session, key)]
+            if able:
+                return key, able
+            passed.add(key)
+    return None
+
+
+def _workflows_of(state: State, candidates: dict[int, Candidate]) -> "list[WorkflowKey]":
+    """When every candidate is at its bound of workflows, only those that they already have can be served."""
+    return [key for session in candidates for key in state.held[state.workers[session].incarnation].workflows]
+
+
+def _may_serve(state: State, session: int, key: WorkflowKey) -> bool:
+    worker = state.workers[session]
+    if key[0] not in worker.reconciled:
+        return False
+    held = state.held.get(worker.incarnation)
+    return held is None or key in held.workflows or len(held.workflows) < worker.workflows_max
+
+
+def _assign(turn: Turn, workflow: WorkflowState, item: Item, session: int) -> bool:
+    """Assign an item to a worker; False if it could not be, for a reason that lies with the item."""
+    node, instance = item
+    if instance == next_instance:
+        expanded = workflow.maps[node]
+        expanded.queued = False
+        if not maps.may_start(workflow, node) or not _items_there(turn, workflow, node, item):
+            return False
+        instance = maps.take_instance(turn, workflow, node)
+        if instance < 0:
+            return False
+    missing = lacking(workflow, workflow.plan.input_refs[node])
+    if missing:
+        if instance >= 0:
+            workflow.maps[node].again.appendleft(instance)
+        workflow.parked.append(item)
+        load(turn, workflow, missing)
+        return False
+    try:
+        data = input_of(workflow, node, instance)
+    except PathError as error:
+        nodes.never_ran(turn, workflow, node, instance, Failure(path_error, f"input: {error}", non_retryable=True))
+        return False
+    if len(data) > limits.payload_bytes_max:
+        message = f"the input has {len(data)} bytes, more than {limits.payload_bytes_max}; pass a reference instead"
+        nodes.never_ran(turn, workflow, node, instance, Failure(payload_too_large, message, non_retryable=True))
+        return False
+    _give(turn, workflow, node, instance, session, data)
+    if item[1] == next_instance:
+        maps.offer(turn, workflow, node)
+    return True
+
+
+def _items_there(turn: Turn, workflow: WorkflowState, node: int, item: Item) -> bool:
+    """Make sure that the elements of a `map` are in memory; after a recovery they are made anew."""
+    expanded = workflow.maps[node]
+    if expanded.items is None:
+        missing = lacking(workflow, workflow.plan.over_refs[node])
+        if missing:
+            workflow.parked.append(item)
+            load(turn, workflow, missing)
+            return False
+        expanded.items = list_of(workflow, node)
+        assert len(expanded.items) == expanded.width, "the list of a map is the same whenever it is made"
+    return True
+
+
+def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session: int, data: bytes) -> None:
+    state = turn.state
+    worker = state.workers[session]
+    shard = state.shards[workflow.shard]
+    assignment_id = ids.assignment_id(shard.epoch, shard.next_number)
+    shard.next_number += 1
+    worker.last_ordinal += 1
+    redeliveries = workflow.redeliveries.pop((node, instance), None) if workflow.redeliveries else None
+    attempts, index = (workflow.attempts, node) if instance < 0 else (workflow.maps[node].attempts, instance)
+    # Offered again, it is still the same attempt; only after a failure it is the next one.
+    attempt = attempts[index] if redeliveries is not None else attempts[index] + 1
+    attempts[index] = attempt
+    assignment = Assignment(
+        shard.shard,
+        assignment_id,
+        workflow.id,
+        node,
+        instance,
+        attempt,
+        worker.name,
+        worker.incarnation,
+        turn.now_us,
+        redeliveries or 0,
+        session,
+        worker.last_ordinal,
+    )
+    turn.set_node(workflow, node, instance, NodeStatus.RUNNING)
+    state.add_live(workflow, assignment)
+    if instance >= 0:
+        workflow.maps[node].live += 1
+    version = state.touch(workflow, node, instance)
+    turn.store(
+        NodeAssigned(
+            shard.shard,
+            workflow.id,
+            node,
+            instance,
+            version,
+            attempt,
+            assignment_id,
+            worker.name,
+            worker.incarnation,
+            turn.now_us,
+            assignment.redeliveries,
+        )
+    )
+    spec = workflow.plan.nodes[node]
+    turn.emit(
+        Assign(
+            session,
+            shard.shard,
+            shard.epoch,
+            assignment_id,
+            worker.last_ordinal,
+            workflow.id,
+            workflow.plan.name,
+            spec.id,
+            instance,
+            attempt,
+            spec.executor,
+            data,
+            spec.start_to_close_ms,
+            workflow.progress.get((node, instance)) if workflow.progress else None,
+            spec.stop_on_disconnect,
+        )
+    )
+    if spec.start_to_close_ms:
+        set_attempt_deadline(turn, workflow, assignment)
+
+
+def _report_backlog(turn: Turn) -> None:
+    """Tell workers when what waits for them turned from empty to not empty or back; each is told of a change once."""
+    state = turn.state
+    if not state.ready.waiting and not state.backlogged:
+        return
+    waiting: dict[int, int] = {}
+    for ready in state.ready.waiting.values():
+        for session in ready.eligible:
+            waiting[session] = waiting.get(session, 0) + ready.count
+    for session in [session for session in state.backlogged if session not in waiting]:
+        state.backlogged.discard(session)
+        if session in state.workers:
+            turn.emit(ReportBacklog(session, 0))
+    for session, count in waiting.items():
+        if session not in state.backlogged and len(state.backlogged) < limits.backlogged_workers_max:
+            state.backlogged.add(session)
+            turn.emit(ReportBacklog(session, count))
+
+

@@ -1,0 +1,279 @@
+"""Workers come, go, and say what they have.
+
+What a worker runs is the truth; what we believe is corrected by its inventory. A worker gets work of a shard only after it has stated
+its inventory of that shard on this stream and under our epoch, so what a current inventory omits is not there.
+"""
+
+from mainspring import ids
+from mainspring.failures import start_to_close_timeout
+from mainspring.errors import Failure
+from mainspring_coordinator.engine import nodes, workflows
+from mainspring_coordinator.engine.effects import Ack, CancelCause, Disposition, EchoCredit, Refuse, Replace, Stop, Welcomed
+from mainspring_coordinator.engine.events import (
+    CreditSet,
+    Inventory,
+    LoadReported,
+    ProgressReported,
+    ResultItem,
+    WorkerAttached,
+    WorkerDetached,
+    WorkerDraining,
+)
+from mainspring_coordinator.engine.rows import IncarnationLost, ProgressSaved
+from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.timers import Timer, TimerKind
+from mainspring_coordinator.engine.turn import Turn
+
+
+def attached(turn: Turn, event: WorkerAttached) -> None:
+    """A worker's stream is there: welcome it, or say why not."""
+    state = turn.state
+    if any(event.incarnation in shard.lost for shard in state.shards.values()):
+        message = f"incarnation {event.incarnation} of worker {event.name!r} was declared lost; stop what it runs and attach as a new one"
+        turn.emit(Refuse(event.session, "INCARNATION_LOST", message))
+        return
+    holder = state.names.get(event.name)
+    if holder is not None and holder != event.incarnation:
+        if not _give_up_name(turn, holder):
+            message = f"a worker named {event.name!r} is attached already; give this one another name (--name or ENGINE_INSTANCE_ID)"
+            turn.emit(Refuse(event.session, "NAME_TAKEN", message))
+            return
+    before = state.sessions.get(event.incarnation)
+    if before is not None:
+        _remove(turn, state.workers[before])
+        turn.emit(Replace(before))
+    worker = WorkerState(
+        event.session,
+        event.name,
+        event.incarnation,
+        event.host,
+        event.zone,
+        event.labels,
+        event.executors,
+        event.slots,
+        event.workflows_max,
+    )
+    state.workers[event.session] = worker
+    state.sessions[event.incarnation] = event.session
+    state.names[event.name] = event.incarnation
+    for ready in state.ready.classes.values():
+        ready.eligible = state.eligible_sessions(ready.key)
+    turn.emit(Welcomed(event.session))
+
+
+def _give_up_name(turn: Turn, incarnation: str) -> bool:
+    """With failover off a lost worker keeps its work until one of the same name attaches; tell whether that is so here."""
+    state = turn.state
+    worker = state.workers[state.sessions[incarnation]]
+    if worker.attached or not worker.overdue:
+        return False
+    declare_lost(turn, worker)
+    return True
+
+
+def detached(turn: Turn, event: WorkerDetached) -> None:
+    """A stream ended. The end of an older session never touches a newer one."""
+    state = turn.state
+    worker = state.workers.get(event.session)
+    if worker is None or not worker.attached:
+        return
+    worker.attached = False
+    _leave_classes(turn, worker)
+    if event.goodbye:
+        _remove(turn, worker)
+        for assignment in list(_held(turn, worker.incarnation)):
+            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
+        return
+    for assignment in _held(turn, worker.incarnation):
+        assignment.session = 0
+    state.timers.set(
+        turn.now_us + state.config.stream_grace_us, TimerKind.WORKER_GRACE, workflow_id=worker.incarnation, number=worker.session
+    )
+
+
+def grace_over(turn: Turn, timer: Timer) -> None:
+    """A worker did not attach again in time."""
+    worker = turn.state.workers.get(timer.number)
+    if worker is None or worker.attached:
+        return
+    if turn.state.config.failover:
+        declare_lost(turn, worker)
+    else:
+        worker.overdue = True
+
+
+def declare_lost(turn: Turn, worker: WorkerState) -> None:
+    """Give up a worker's incarnation for ever: its work is offered elsewhere."""
+    state = turn.state
+    _remove(turn, worker)
+    for shard in state.shards.values():
+        _lose(turn, shard, worker.incarnation, worker.name)
+    for assignment in list(_held(turn, worker.incarnation)):
+        nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=True)
+
+
+def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
+    """Workers that have not come back since we took a shard are lost to it."""
+    if timer.number != shard.epoch:
+        return
+    state = turn.state
+    waiting = False
+    for assignment in list(shard.live.values()):
+        if assignment.session:
+            continue
+        if assignment.incarnation in state.sessions or not state.config.failover:
+            # It is attached, or in its own grace; what it has, its inventory will say.
+            waiting = True
+            continue
+        _lose(turn, shard, assignment.incarnation, assignment.worker)
+        nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=True)
+    if waiting:
+        due_us = turn.now_us + state.config.stream_grace_us
+        state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
+
+
+def _lose(turn: Turn, shard: ShardState, incarnation: str, name: str) -> None:
+    if incarnation not in shard.lost:
+        shard.lost.add(incarnation)
+        turn.store(IncarnationLost(shard.shard, "", incarnation, name, turn.now_us))
+
+
+def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
+    """A worker says what it has of a shard: adopt it, offer again what is not there, stop what should not be."""
+    worker = turn.state.workers.get(event.session)
+    if worker is None or not worker.attached or event.epoch != shard.epoch:
+        # Under another epoch it proves nothing; the worker hears of ours and states it anew.
+        return
+    has = {*event.queued, *event.running, *event.finished}
+    for assignment in [held for held in _held(turn, worker.incarnation) if held.shard == shard.shard]:
+        if assignment.id in has:
+            assignment.session = worker.session
+            if assignment.cancelling:
+                workflow = _workflow_of(turn, assignment)
+                workflows.stop(turn, workflow, assignment, workflows.stop_cause(workflow))
+        elif assignment.session != worker.session or assignment.ordinal <= event.ordinal_seen:
+            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
+    for assignment_id in (*event.queued, *event.running):
+        known = shard.live.get(assignment_id)
+        if (known is None or known.incarnation != worker.incarnation) and ids.epoch_of(assignment_id) <= shard.epoch:
+            turn.emit(Stop(worker.session, shard.shard, shard.epoch, "", assignment_id, CancelCause.SUPERSEDED))
+    worker.reconciled.add(shard.shard)
+
+
+def result(turn: Turn, session: int, item: ResultItem) -> None:
+    """An attempt has ended: record it once, or refuse it."""
+    state = turn.state
+    worker = state.workers.get(session)
+    if worker is None:
+        return
+    shard = state.shards.get(item.shard)
+    if shard is None or ids.epoch_of(item.assignment) > shard.epoch:
+        turn.emit(Ack(session, item.shard, 0, "", item.assignment, Disposition.NOT_OWNER))
+        return
+    assignment = shard.live.get(item.assignment)
+    if assignment is None or assignment.incarnation != worker.incarnation:
+        repeated = item.assignment in shard.recent
+        if not repeated:
+            state.refused_results += 1
+        disposition = Disposition.RECORDED if repeated else Disposition.STALE
+        turn.emit(Ack(session, shard.shard, shard.epoch, "", item.assignment, disposition))
+        return
+    workflow = shard.workflows[assignment.workflow_id]
+    turn.emit(Ack(session, shard.shard, shard.epoch, workflow.id, item.assignment, Disposition.RECORDED))
+    state.remember_recent(shard, item.assignment)
+    _record(turn, workflow, assignment, item)
+    workflows.end_if_closed(turn, workflow)
+
+
+def _record(turn: Turn, workflow: WorkflowState, assignment: Assignment, item: ResultItem) -> None:
+    if item.status is NodeStatus.SUCCEEDED:
+        nodes.succeeded(turn, workflow, assignment, item.output, item.run_us)
+    elif item.status is NodeStatus.FAILED:
+        assert item.failure is not None
+        nodes.failed(turn, workflow, assignment, item.failure, item.run_us)
+    elif assignment.cancelling:
+        nodes.cancelled(turn, workflow, assignment, item.run_us)
+    else:
+        # Stopped or never started for the worker's own reasons (it drains, it lost sight of us): nothing counts against the node.
+        nodes.offer_again(turn, workflow, assignment, died=False)
+
+
+def attempt_overdue(turn: Turn, shard: ShardState, timer: Timer) -> None:
+    """An attempt runs longer than it may, and its worker has not ended it."""
+    assignment = shard.live.get(timer.number)
+    if assignment is None or assignment.cancelling:
+        return
+    workflow = shard.workflows[assignment.workflow_id]
+    if assignment.session:
+        turn.emit(Stop(assignment.session, shard.shard, shard.epoch, workflow.id, assignment.id, CancelCause.TIMED_OUT))
+    limit = workflow.plan.nodes[assignment.node].start_to_close_ms
+    nodes.failed(turn, workflow, assignment, Failure(start_to_close_timeout, f"it ran longer than {limit} ms"), 0)
+
+
+def progress(turn: Turn, shard: ShardState, event: ProgressReported) -> None:
+    """A running attempt tells of itself; the next attempt can read it."""
+    assignment = shard.live.get(event.assignment)
+    worker = turn.state.workers.get(event.session)
+    if assignment is None or worker is None or assignment.incarnation != worker.incarnation:
+        return
+    workflow = shard.workflows[assignment.workflow_id]
+    if workflow.status is not WorkflowStatus.RUNNING:
+        return
+    workflow.progress[assignment.node, assignment.instance] = event.details
+    turn.state.touch(workflow, assignment.node, assignment.instance)
+    turn.store(ProgressSaved(shard.shard, workflow.id, assignment.node, assignment.instance, event.details))
+
+
+def credit(turn: Turn, event: CreditSet) -> None:
+    """A worker sets the bound on what it may have from us."""
+    worker = turn.state.workers.get(event.session)
+    if worker is None or event.seq <= worker.credit_seq:
+        return
+    worker.credit_seq = event.seq
+    worker.credit = event.limit
+    turn.state.update_room(worker.incarnation)
+    turn.emit(EchoCredit(worker.session, event.seq))
+
+
+def load(turn: Turn, event: LoadReported) -> None:
+    """A worker says how busy it is."""
+    worker = turn.state.workers.get(event.session)
+    if worker is not None:
+        worker.cpu, worker.memory = event.cpu, event.memory
+
+
+def draining(turn: Turn, event: WorkerDraining) -> None:
+    """A worker takes no more work."""
+    worker = turn.state.workers.get(event.session)
+    if worker is not None:
+        worker.draining = True
+        turn.state.update_room(worker.incarnation)
+        _leave_classes(turn, worker)
+
+
+def _held(turn: Turn, incarnation: str) -> list[Assignment]:
+    held = turn.state.held.get(incarnation)
+    return list(held.assignments.values()) if held is not None else []
+
+
+def _workflow_of(turn: Turn, assignment: Assignment) -> WorkflowState:
+    return turn.state.shards[assignment.shard].workflows[assignment.workflow_id]
+
+
+def _leave_classes(turn: Turn, worker: WorkerState) -> None:
+    turn.state.roomy.discard(worker.session)
+    for ready in turn.state.ready.classes.values():
+        if worker.session in ready.eligible:
+            ready.eligible.remove(worker.session)
+
+
+def _remove(turn: Turn, worker: WorkerState) -> None:
+    """Forget a session."""
+    state = turn.state
+    _leave_classes(turn, worker)
+    del state.workers[worker.session]
+    if state.sessions.get(worker.incarnation) == worker.session:
+        del state.sessions[worker.incarnation]
+        if state.names.get(worker.name) == worker.incarnation:
+            del state.names[worker.name]

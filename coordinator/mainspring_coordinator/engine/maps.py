@@ -1,0 +1,144 @@
+"""`map` nodes: one node, run once for each element of a list.
+
+Instances are bytes in two arrays. However wide a `map` is, one item of it stands in the ready queue; it gives out an instance each
+time it is taken, those to be started again before new ones.
+"""
+
+from mainspring import limits
+from mainspring.errors import Failure
+from mainspring.failures import map_too_wide, not_a_list, path_error, payload_too_large
+from mainspring.paths import NotAListError, PathError
+from mainspring_coordinator.engine import nodes, workflows
+from mainspring_coordinator.engine.payloads import keep_output, lacking, list_of, load
+from mainspring_coordinator.engine.ready import next_instance
+from mainspring_coordinator.engine.rows import MapExpanded, NodeChanged
+from mainspring_coordinator.engine.state import MapState, WorkflowState
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.turn import Turn
+
+
+def expand(turn: Turn, workflow: WorkflowState, node: int) -> None:
+    """All that a `map` node depends on has ended: make its instances."""
+    missing = lacking(workflow, workflow.plan.over_refs[node])
+    if missing:
+        workflow.parked.append((node, -1))
+        load(turn, workflow, missing)
+        return
+    try:
+        items = list_of(workflow, node)
+    except PathError as error:
+        reason = not_a_list if isinstance(error, NotAListError) else path_error
+        nodes.never_ran(turn, workflow, node, -1, Failure(reason, str(error), non_retryable=True))
+        return
+    width = len(items)
+    if width > limits.map_width_max:
+        message = f"the list has {width} elements, more than the {limits.map_width_max} that a map may have; split it into several workflows"
+        nodes.never_ran(turn, workflow, node, -1, Failure(map_too_wide, message, non_retryable=True))
+        return
+    expanded = MapState(width, bytearray([NodeStatus.WAITING]) * width, bytearray(width), [None] * width, items)
+    workflow.maps[node] = expanded
+    turn.set_node(workflow, node, -1, NodeStatus.RUNNING)
+    version = turn.state.touch(workflow, node)
+    turn.store(MapExpanded(workflow.shard, workflow.id, node, version, width, turn.now_us))
+    if width:
+        nodes.await_start(turn, workflow, node, -1)
+        offer(turn, workflow, node)
+    else:
+        collect(turn, workflow, node)
+
+
+def offer(turn: Turn, workflow: WorkflowState, node: int) -> None:
+    """Let the `map` node's one item wait for a worker, if an instance may start."""
+    expanded = workflow.maps[node]
+    if not expanded.queued and may_start(workflow, node) and workflow.status is WorkflowStatus.RUNNING:
+        expanded.queued = True
+        nodes.enqueue(turn, workflow, (node, next_instance))
+
+
+def may_start(workflow: WorkflowState, node: int) -> bool:
+    """Tell whether an instance waits and the bound on parallel ones leaves room."""
+    expanded = workflow.maps[node]
+    spec = workflow.plan.nodes[node].map
+    assert spec is not None
+    return bool(expanded.again or expanded.next < expanded.width) and (not spec.max_parallel or expanded.live < spec.max_parallel)
+
+
+def take_instance(turn: Turn, workflow: WorkflowState, node: int) -> int:
+    """Take the next instance that may start, -1 if none is left; it becomes READY."""
+    expanded = workflow.maps[node]
+    while expanded.again:
+        instance = expanded.again.popleft()
+        if expanded.statuses[instance] == NodeStatus.READY:
+            return instance
+    if expanded.next == expanded.width:
+        return -1
+    instance = expanded.next
+    expanded.next += 1
+    turn.set_node(workflow, node, instance, NodeStatus.READY)
+    return instance
+
+
+def start_again(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
+    """An instance is READY once more."""
+    workflow.maps[node].again.append(instance)
+    nodes.await_start(turn, workflow, node, instance)
+    offer(turn, workflow, node)
+
+
+def instance_succeeded(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
+    """An instance ended well."""
+    _instance_ended(turn, workflow, node, instance, output)
+
+
+def instance_failed(turn: Turn, workflow: WorkflowState, node: int, instance: int, failure: Failure) -> None:
+    """An instance failed for good: its place in the list is null, or the whole node fails."""
+    if workflow.plan.nodes[node].allow_failure:
+        _instance_ended(turn, workflow, node, instance, b"null")
+        return
+    workflow.maps[node].ended += 1
+    if workflow.status is WorkflowStatus.RUNNING:
+        workflows.fail(turn, workflow, failure, node)
+
+
+def _instance_ended(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
+    expanded = workflow.maps[node]
+    expanded.ended += 1
+    expanded.outputs[instance] = output
+    if workflow.status is not WorkflowStatus.RUNNING:
+        return
+    if expanded.ended == expanded.width:
+        collect(turn, workflow, node)
+    else:
+        offer(turn, workflow, node)
+
+
+def collect(turn: Turn, workflow: WorkflowState, node: int) -> None:
+    """All instances have ended: their outputs, in the order of the list, are the node's."""
+    expanded = workflow.maps[node]
+    parts = [output for output in expanded.outputs if output is not None]
+    if len(parts) < expanded.width:
+        # Recovered: the first outputs were recorded by an earlier owner and are only in the database.
+        expanded.collecting = True
+        load(turn, workflow, [node])
+        return
+    finish(turn, workflow, node, b"[" + b",".join(parts) + b"]")
+
+
+def finish(turn: Turn, workflow: WorkflowState, node: int, output: bytes) -> None:
+    """Record the end of a `map` node. The list itself is not stored again: the instances' rows are the list."""
+    expanded = workflow.maps[node]
+    expanded.collecting = False
+    expanded.items = None
+    expanded.outputs = []
+    too_large = len(output) > limits.map_output_bytes_max
+    status = NodeStatus.FAILED if too_large else NodeStatus.SUCCEEDED
+    turn.set_node(workflow, node, -1, status)
+    version = turn.state.touch(workflow, node)
+    turn.store(NodeChanged(workflow.shard, workflow.id, node, -1, version, status, 0, ended_at_us=turn.now_us))
+    workflow.unfinished -= 1
+    if too_large:
+        message = f"the collected list has {len(output)} bytes, more than {limits.map_output_bytes_max}; return references instead"
+        workflows.fail(turn, workflow, Failure(payload_too_large, message, non_retryable=True), node)
+        return
+    keep_output(turn.state, workflow, node, output)
+    nodes.release(turn, workflow, node)

@@ -1,0 +1,273 @@
+"""What becomes of nodes: ready, retried, ended; and what their ends release."""
+
+from mainspring import limits
+from mainspring.errors import Failure
+from mainspring.failures import failure_to_json, payload_too_large, schedule_to_start_timeout, worker_lost
+from mainspring.retry import delay_ms, draw_for
+from mainspring_coordinator.engine import maps, workflows
+from mainspring_coordinator.engine.payloads import keep_output
+from mainspring_coordinator.engine.ready import Item, next_instance
+from mainspring_coordinator.engine.rows import AttemptEnded, NodeChanged
+from mainspring_coordinator.engine.state import Assignment, WorkflowState
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.timers import Timer, TimerKind
+from mainspring_coordinator.engine.turn import Turn
+
+
+def make_ready(turn: Turn, workflow: WorkflowState, node: int) -> None:
+    """All that a node depends on has ended: it may run, or, if it is a `map`, be expanded."""
+    if workflow.plan.nodes[node].map is not None:
+        maps.expand(turn, workflow, node)
+        return
+    turn.set_node(workflow, node, -1, NodeStatus.READY)
+    await_start(turn, workflow, node, -1)
+    enqueue(turn, workflow, (node, -1))
+
+
+def await_start(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
+    """Set the deadline by which a READY node must have been assigned, if it has one."""
+    limit_ms = workflow.plan.nodes[node].schedule_to_start_ms
+    if limit_ms:
+        attempts = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
+        turn.state.timers.set(
+            turn.now_us + limit_ms * 1_000,
+            TimerKind.SCHEDULE_TO_START,
+            shard=workflow.shard,
+            workflow_id=workflow.id,
+            node=node,
+            instance=instance,
+            number=attempts,
+        )
+
+
+def enqueue(turn: Turn, workflow: WorkflowState, item: Item, *, first: bool = False) -> None:
+    """Let an item wait for a worker."""
+    state = turn.state
+    state.ready.push(workflow.plan.class_keys[item[0]], workflow.key, item, state.eligible_sessions, first=first)
+
+
+def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: bytes, run_us: int) -> None:
+    """An attempt ended well."""
+    node, instance = assignment.node, assignment.instance
+    workflow.payload_bytes += len(output)
+    if workflow.payload_bytes > limits.workflow_payload_bytes_max and workflow.status is WorkflowStatus.RUNNING:
+        message = f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; store large data elsewhere and pass references"
+        failed(turn, workflow, assignment, Failure(payload_too_large, message, non_retryable=True), run_us)
+        return
+    _change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
+    if instance >= 0:
+        maps.instance_succeeded(turn, workflow, node, instance, output)
+        return
+    workflow.unfinished -= 1
+    keep_output(turn.state, workflow, node, output)
+    release(turn, workflow, node)
+
+
+def failed(turn: Turn, workflow: WorkflowState, assignment: Assignment, failure: Failure, run_us: int) -> None:
+    """An attempt ended badly: another follows, or the node has failed."""
+    node, instance, attempt = assignment.node, assignment.instance, assignment.attempt
+    retry = workflow.plan.nodes[node].retry
+    attempts_max = retry.max_attempts if retry.max_attempts is not None else turn.state.config.max_retries + 1
+    final = (
+        workflow.status is not WorkflowStatus.RUNNING
+        or failure.non_retryable
+        or failure.type in retry.non_retryable
+        or attempt >= attempts_max
+    )
+    if final:
+        _change(turn, workflow, assignment, NodeStatus.FAILED, run_us, failure=failure)
+        _failed_for_good(turn, workflow, node, instance, failure)
+        return
+    delay = delay_ms(retry, attempt, draw_for(workflow.id, node, instance, attempt))
+    retry_at_us = turn.now_us + delay * 1_000
+    turn.store(
+        AttemptEnded(
+            workflow.shard,
+            workflow.id,
+            node,
+            instance,
+            attempt,
+            assignment.worker,
+            assignment.started_at_us,
+            turn.now_us,
+            run_us,
+            failure_to_json(failure),
+        )
+    )
+    _change(turn, workflow, assignment, NodeStatus.BACKOFF, run_us, failure=failure, retry_at_us=retry_at_us)
+    workflow.retry_at_us[node, instance] = retry_at_us
+    set_retry(turn, workflow, node, instance, attempt, retry_at_us)
+    if instance >= 0:
+        maps.offer(turn, workflow, node)
+
+
+def set_retry(turn: Turn, workflow: WorkflowState, node: int, instance: int, attempt: int, retry_at_us: int) -> None:
+    """Set the time at which a node in BACKOFF becomes READY."""
+    turn.state.timers.set(
+        retry_at_us, TimerKind.RETRY, shard=workflow.shard, workflow_id=workflow.id, node=node, instance=instance, number=attempt
+    )
+
+
+def never_ran(turn: Turn, workflow: WorkflowState, node: int, instance: int, failure: Failure) -> None:
+    """A node failed before it could be assigned: its input cannot be made, or it waited too long."""
+    attempt = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
+    turn.set_node(workflow, node, instance, NodeStatus.FAILED)
+    version = turn.state.touch(workflow, node, instance)
+    turn.store(
+        NodeChanged(
+            workflow.shard,
+            workflow.id,
+            node,
+            instance,
+            version,
+            NodeStatus.FAILED,
+            attempt,
+            failure=failure_to_json(failure),
+            ended_at_us=turn.now_us,
+        )
+    )
+    _failed_for_good(turn, workflow, node, instance, failure)
+
+
+def cancelled(turn: Turn, workflow: WorkflowState, assignment: Assignment, run_us: int) -> None:
+    """An attempt was stopped because its workflow is ending."""
+    _change(turn, workflow, assignment, NodeStatus.CANCELLED, run_us)
+    if assignment.instance < 0:
+        workflow.unfinished -= 1
+
+
+def offer_again(turn: Turn, workflow: WorkflowState, assignment: Assignment, *, died: bool) -> None:
+    """A worker does not have an attempt, or is lost: the same attempt is offered again, before what waits.
+
+    `died`: the worker's incarnation ended under it without a word; after too many such deaths the node fails.
+    """
+    node, instance = assignment.node, assignment.instance
+    if assignment.cancelling:
+        cancelled(turn, workflow, assignment, 0)
+        workflows.end_if_closed(turn, workflow)
+        return
+    redeliveries = assignment.redeliveries + died
+    if redeliveries > limits.redeliveries_max:
+        message = f"{redeliveries} workers died while they ran it, the last one {assignment.worker!r}; look at their logs before you run it again"
+        failed(turn, workflow, assignment, Failure(worker_lost, message, non_retryable=True), 0)
+        return
+    workflow.redeliveries[node, instance] = redeliveries
+    _change(turn, workflow, assignment, NodeStatus.READY, 0, redeliveries=redeliveries)
+    if instance < 0:
+        await_start(turn, workflow, node, instance)
+        enqueue(turn, workflow, (node, -1), first=True)
+    else:
+        maps.start_again(turn, workflow, node, instance)
+
+
+def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
+    """The delay after a failed attempt has passed."""
+    node, instance = timer.node, timer.instance
+    expanded = workflow.maps.get(node)
+    if instance >= 0 and expanded is None:
+        return
+    statuses, attempts = (workflow.statuses, workflow.attempts) if expanded is None else (expanded.statuses, expanded.attempts)
+    index = node if instance < 0 else instance
+    if statuses[index] != NodeStatus.BACKOFF or attempts[index] != timer.number:
+        return
+    workflow.retry_at_us.pop((node, instance), None)
+    turn.set_node(workflow, node, instance, NodeStatus.READY)
+    turn.state.touch(workflow, node, instance)
+    if instance < 0:
+        await_start(turn, workflow, node, instance)
+        enqueue(turn, workflow, (node, -1))
+    else:
+        maps.start_again(turn, workflow, node, instance)
+
+
+def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
+    """A READY node was not assigned in time."""
+    node, instance = timer.node, timer.instance
+    expanded = workflow.maps.get(node)
+    if expanded is None:
+        overdue = instance < 0 and workflow.statuses[node] == NodeStatus.READY and workflow.attempts[node] == timer.number
+    elif instance < 0:
+        # A map waits as a whole until its first instance has started.
+        overdue = workflow.statuses[node] == NodeStatus.RUNNING and not expanded.next
+    else:
+        overdue = expanded.statuses[instance] == NodeStatus.READY and expanded.attempts[instance] == timer.number
+    if not overdue:
+        return
+    if instance < 0:
+        waiting = (node, next_instance if expanded is not None else -1)
+        turn.state.ready.remove(workflow.plan.class_keys[node], workflow.key, waiting)
+    spec = workflow.plan.nodes[node]
+    message = f"no worker took it within {spec.schedule_to_start_ms} ms; see which workers run {spec.executor!r} with `mainspring workers`"
+    never_ran(turn, workflow, node, instance, Failure(schedule_to_start_timeout, message))
+
+
+def release(turn: Turn, workflow: WorkflowState, node: int) -> None:
+    """A node has ended: what waited for it is looked at before the step ends (never here, so that no chain of empty maps recurses)."""
+    turn.released.append((workflow, node))
+
+
+def settle(turn: Turn) -> None:
+    """Let everything that this step released become ready, and end workflows of which nothing is left."""
+    while turn.released:
+        workflow, node = turn.released.popleft()
+        remaining = workflow.remaining
+        for child in workflow.plan.graph.children_of(node):
+            if workflow.status is not WorkflowStatus.RUNNING:
+                break
+            left = remaining[child] - 1
+            remaining[child] = left
+            if not left:
+                make_ready(turn, workflow, child)
+        workflows.finish_if_done(turn, workflow)
+
+
+def _failed_for_good(turn: Turn, workflow: WorkflowState, node: int, instance: int, failure: Failure) -> None:
+    if instance >= 0:
+        maps.instance_failed(turn, workflow, node, instance, failure)
+        return
+    workflow.unfinished -= 1
+    if workflow.plan.nodes[node].allow_failure:
+        keep_output(turn.state, workflow, node, b"null")
+        release(turn, workflow, node)
+    else:
+        workflows.fail(turn, workflow, failure, node)
+
+
+def _change(
+    turn: Turn,
+    workflow: WorkflowState,
+    assignment: Assignment,
+    status: NodeStatus,
+    run_us: int,
+    *,
+    output: bytes | None = None,
+    failure: Failure | None = None,
+    retry_at_us: int = 0,
+    redeliveries: int | None = None,
+) -> None:
+    """End an assignment and store what its node becomes."""
+    node, instance = assignment.node, assignment.instance
+    state = turn.state
+    turn.set_node(workflow, node, instance, status)
+    state.remove_live(workflow, assignment)
+    if instance >= 0:
+        workflow.maps[node].live -= 1
+    version = state.touch(workflow, node, instance)
+    final = status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.CANCELLED)
+    turn.store(
+        NodeChanged(
+            workflow.shard,
+            workflow.id,
+            node,
+            instance,
+            version,
+            status,
+            assignment.attempt,
+            output=output,
+            failure=failure_to_json(failure) if failure is not None else None,
+            ended_at_us=turn.now_us if final else 0,
+            run_us=run_us,
+            retry_at_us=retry_at_us,
+            redeliveries=assignment.redeliveries if redeliveries is None else redeliveries,
+        )
+    )

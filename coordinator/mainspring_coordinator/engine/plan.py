@@ -1,0 +1,86 @@
+"""A definition, compiled once and shared by all its workflows.
+
+Everything that can be known before a workflow runs is worked out here, so that a node's turn costs array look-ups only.
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mainspring.definition import canonical_bytes, definition_hash
+from mainspring.graph import Graph, build_graph
+from mainspring.paths import Template
+from mainspring.workflow import Definition, Node
+from mainspring_coordinator.engine.ready import ClassKey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The compiled form; nothing in it ever changes."""
+
+    hash: bytes
+    """SHA-256 of `definition`: 32 bytes."""
+    definition: bytes
+    """The canonical JSON."""
+    name: str
+    timeout_ms: int
+    graph: Graph
+    nodes: tuple[Node, ...]
+    indegree: "array[int]"
+    """By node: how many others it depends on."""
+    class_keys: tuple[ClassKey, ...]
+    """By node: what a worker must have to run it."""
+    classes: frozenset[ClassKey]
+    """All of them."""
+    input_refs: tuple[tuple[int, ...], ...]
+    """By node: the nodes whose outputs its input names."""
+    over_refs: tuple[tuple[int, ...], ...]
+    """By node: the nodes whose outputs its `map` names."""
+    output_refs: tuple[int, ...]
+    """The nodes whose outputs the workflow's output names; without such a one, the nodes that no other depends on."""
+    needed: bytearray
+    """By node: 1 if its output is named anywhere."""
+
+
+def _indexes(graph: Graph, template: Template | None) -> tuple[int, ...]:
+    if template is None or not template.references:
+        return ()
+    index = graph.index
+    return tuple(sorted(index[name] for name in template.references if name in index))
+
+
+def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan:
+    """Compile a definition; raises `DefinitionError` with every problem found."""
+    graph = build_graph(definition)
+    data = canonical if canonical is not None else canonical_bytes(definition)
+    keys: dict[ClassKey, ClassKey] = {}
+    class_keys: list[ClassKey] = []
+    for node in definition.nodes:
+        key = ClassKey(node.executor, tuple(sorted(node.requires.items())))
+        class_keys.append(keys.setdefault(key, key))
+    input_refs = tuple(_indexes(graph, template) for template in graph.inputs)
+    over_refs = tuple(_indexes(graph, template) for template in graph.overs)
+    output_refs = _indexes(graph, graph.output) if graph.output is not None else tuple(graph.sinks)
+    needed = bytearray(len(definition.nodes))
+    for refs in _chain(input_refs, over_refs, (output_refs,)):
+        for ref in refs:
+            needed[ref] = 1
+    return Plan(
+        hash=definition_hash(data),
+        definition=data,
+        name=definition.name,
+        timeout_ms=definition.timeout_ms,
+        graph=graph,
+        nodes=definition.nodes,
+        indegree=array("I", graph.indegree),
+        class_keys=tuple(class_keys),
+        classes=frozenset(keys),
+        input_refs=input_refs,
+        over_refs=over_refs,
+        output_refs=output_refs,
+        needed=needed,
+    )
+
+
+def _chain(*groups: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    return [refs for group in groups for refs in group if refs]

@@ -1,0 +1,116 @@
+"""Nodes that could run and wait for a worker.
+
+They wait in classes: nodes of one class can run on the same workers, so that a class whose workers are all busy is passed over
+without looking at what waits in it. Within a class, workflows take turns, and within a workflow the order is that of becoming ready;
+so a wide workflow delays a small one by one node, not by all of them.
+
+An item is (node, instance); a `map` node has a single item whatever its width, whose instance is `next_instance`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+
+from mainspring.limits import idle_classes_max
+
+next_instance: Final = -2
+Item: TypeAlias = tuple[int, int]
+WorkflowKey: TypeAlias = tuple[int, str]
+"""(shard, workflow id)."""
+
+
+class ClassKey(NamedTuple):
+    """What a worker must have."""
+
+    executor: str
+    requires: tuple[tuple[str, str], ...]
+    """Labels with their values, sorted."""
+
+
+@dataclass(slots=True)
+class ReadyClass:
+    """What waits in one class."""
+
+    key: ClassKey
+    waiting: dict[WorkflowKey, deque[Item]] = field(default_factory=dict[WorkflowKey, deque[Item]])
+    count: int = 0
+    eligible: list[int] = field(default_factory=list[int])
+    """Sessions that can run it, whether they have room or not; kept by the fleet."""
+
+
+class ReadyQueue:
+    """All that waits, by class.
+
+    A class stays known when nothing waits in it any more, because its list of eligible workers is costly to make; only when many are
+    idle, those are forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.classes: dict[ClassKey, ReadyClass] = {}
+        """Every class that is known."""
+        self.waiting: dict[ClassKey, ReadyClass] = {}
+        """Those in which something waits."""
+
+    def push(
+        self, key: ClassKey, workflow: WorkflowKey, item: Item, eligible: Callable[[ClassKey], list[int]], *, first: bool = False
+    ) -> None:
+        """Add an item behind its workflow's others, or before them; `eligible` finds the workers of a class met for the first time."""
+        ready = self.waiting.get(key)
+        if ready is None:
+            ready = self.classes.get(key)
+            if ready is None:
+                ready = self._add_class(key, eligible)
+            self.waiting[key] = ready
+        items = ready.waiting.get(workflow)
+        if items is None:
+            items = ready.waiting[workflow] = deque()
+        if first:
+            items.appendleft(item)
+        else:
+            items.append(item)
+        ready.count += 1
+
+    def take(self, ready: ReadyClass, workflow: WorkflowKey) -> Item:
+        """Take the next item of one workflow of a class; the workflow goes behind the others."""
+        items = ready.waiting.pop(workflow)
+        item = items.popleft()
+        if items:
+            ready.waiting[workflow] = items
+        self._shrink(ready, 1)
+        return item
+
+    def remove(self, key: ClassKey, workflow: WorkflowKey, item: Item) -> None:
+        """Forget one item, if it waits."""
+        ready = self.waiting.get(key)
+        items = ready.waiting.get(workflow) if ready is not None else None
+        if ready is None or items is None or item not in items:
+            return
+        items.remove(item)
+        if not items:
+            del ready.waiting[workflow]
+        self._shrink(ready, 1)
+
+    def drop_workflow(self, keys: Iterable[ClassKey], workflow: WorkflowKey) -> None:
+        """Forget all that waits of a workflow, whose nodes are of these classes."""
+        if not self.waiting:
+            return
+        for key in keys:
+            ready = self.waiting.get(key)
+            if ready is not None:
+                self._shrink(ready, len(ready.waiting.pop(workflow, ())))
+
+    def __len__(self) -> int:
+        """Return how many items wait; a `map` node counts as one."""
+        return sum(ready.count for ready in self.waiting.values())
+
+    def _add_class(self, key: ClassKey, eligible: Callable[[ClassKey], list[int]]) -> ReadyClass:
+        if len(self.classes) - len(self.waiting) >= idle_classes_max:
+            self.classes = dict(self.waiting)
+        ready = self.classes[key] = ReadyClass(key, eligible=eligible(key))
+        return ready
+
+    def _shrink(self, ready: ReadyClass, by: int) -> None:
+        ready.count -= by
+        if not ready.waiting:
+            del self.waiting[ready.key]

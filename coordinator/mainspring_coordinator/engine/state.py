@@ -1,0 +1,295 @@
+"""What the engine knows.
+
+A workflow is arrays over its plan, not an object a node; a node that has not begun takes a few bytes. Occupancy is derived: what a
+worker has is the set of its live assignments, and every index over them is changed in `State.add_live` and `State.remove_live` alone.
+"""
+
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mainspring import limits
+from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_coordinator.engine.events import Event
+from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKey
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.timers import Timers
+
+
+@dataclass(slots=True, eq=False)
+class Assignment:
+    """An attempt that was given to a worker and has not ended."""
+
+    shard: int
+    id: int
+    workflow_id: str
+    node: int
+    instance: int
+    attempt: int
+    worker: str
+    incarnation: str
+    started_at_us: int
+    redeliveries: int
+    session: int = 0
+    """The stream on which the worker is known to have it; 0 while the worker is absent or has not stated its inventory."""
+    ordinal: int = 0
+    """Its number on that stream; 0 if it came by an earlier one."""
+    cancelling: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class MapState:
+    """The instances of an expanded `map` node."""
+
+    width: int
+    statuses: bytearray
+    attempts: bytearray
+    outputs: list[bytes | None]
+    """By instance; None before its end, and after a recovery until they are asked for."""
+    items: list[bytes] | None = None
+    """The elements; None after a recovery until they are made anew."""
+    again: deque[int] = field(default_factory=deque[int])
+    """Instances to be started before any new one: retries and repeated offers."""
+    next: int = 0
+    """The first instance that was never started."""
+    live: int = 0
+    """How many instances have a live assignment."""
+    ended: int = 0
+    queued: bool = False
+    """Its one item stands in the ready queue."""
+    collecting: bool = False
+    """All instances have ended; the outputs have been asked for."""
+
+
+@dataclass(slots=True, eq=False)
+class WorkflowState:
+    """One unfinished workflow."""
+
+    shard: int
+    id: str
+    plan: Plan
+    digest: bytes
+    input: bytes
+    strategy: str
+    submitted_at_us: int
+    deadline_at_us: int
+    statuses: bytearray
+    remaining: "array[int]"
+    """By node: how many of the nodes it depends on have not ended."""
+    attempts: bytearray
+    unfinished: int
+    """Nodes that are not terminal."""
+    status: WorkflowStatus = WorkflowStatus.RUNNING
+    version: int = 1
+    cut: int = -1
+    """The batch that `version` was raised for."""
+    touched: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """(node, instance) that changed in that batch."""
+    closing_until_us: int = 0
+    cancel_reason: str = ""
+    failure: bytes | None = None
+    outputs: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    """Outputs that other nodes or the workflow's output still need, as far as they are in memory."""
+    output_bytes: int = 0
+    """The size of `outputs`."""
+    payload_bytes: int = 0
+    """The size of all payloads that the workflow has recorded since it came into memory."""
+    maps: dict[int, MapState] = field(default_factory=dict[int, MapState])
+    live: dict[int, Assignment] = field(default_factory=dict[int, Assignment])
+    progress: dict[tuple[int, int], bytes] = field(default_factory=dict[tuple[int, int], bytes])
+    redeliveries: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    retry_at_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    loading: set[int] = field(default_factory=set[int])
+    """Nodes whose outputs have been asked for."""
+    parked: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Items of the ready queue, and `map` nodes to be expanded, that wait for outputs being loaded."""
+    finishing: bool = False
+    """All nodes have ended; only the workflow's output is still to be made."""
+
+    @property
+    def key(self) -> WorkflowKey:
+        """Return its name in the ready queue."""
+        return (self.shard, self.id)
+
+
+@dataclass(slots=True, eq=False)
+class WorkerState:
+    """A worker that is attached, or was until a moment ago."""
+
+    session: int
+    name: str
+    incarnation: str
+    host: str
+    zone: str
+    labels: Mapping[str, str]
+    executors: frozenset[str]
+    slots: int
+    workflows_max: int
+    attached: bool = True
+    draining: bool = False
+    credit: int = 0
+    credit_seq: int = 0
+    cpu: float = 0.0
+    memory: float = 0.0
+    reconciled: set[int] = field(default_factory=set[int])
+    """Shards whose inventory it has stated on this stream; only of these it gets work."""
+    last_ordinal: int = 0
+
+    overdue: bool = False
+    """Its grace has passed, and failover is off."""
+
+
+@dataclass(slots=True, eq=False)
+class ShardState:
+    """A shard that we own."""
+
+    shard: int
+    epoch: int
+    grace_until_us: int
+    lost: set[str]
+    """Incarnations declared lost."""
+    ready: bool = False
+    """Its workflows are all loaded. Until then events about them wait in `deferred`."""
+    deferred: list[Event] = field(default_factory=list[Event])
+    next_number: int = 0
+    """The lower half of the next assignment id."""
+    workflows: dict[str, WorkflowState] = field(default_factory=dict[str, WorkflowState])
+    plans: set[bytes] = field(default_factory=set[bytes])
+    """Plans that the database is known, or was asked in this term, to have."""
+    live: dict[int, Assignment] = field(default_factory=dict[int, Assignment])
+    recent: "OrderedDict[int, None]" = field(default_factory=OrderedDict[int, None])
+    """Assignments whose results were recorded a moment ago: a repeated result is not a late one."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """The live assignments of one incarnation of a worker."""
+
+    assignments: dict[tuple[int, int], Assignment] = field(default_factory=dict[tuple[int, int], Assignment])
+    workflows: dict[WorkflowKey, int] = field(default_factory=dict[WorkflowKey, int])
+    """How many of them each workflow has."""
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """All of it."""
+
+    config: EngineConfig
+    shards: dict[int, ShardState] = field(default_factory=dict[int, ShardState])
+    workers: dict[int, WorkerState] = field(default_factory=dict[int, WorkerState])
+    """By session."""
+    sessions: dict[str, int] = field(default_factory=dict[str, int])
+    """By incarnation: the session of each attached worker, or the last one of an absent worker within its grace."""
+    held: dict[str, Held] = field(default_factory=dict[str, Held])
+    """By incarnation."""
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    """By worker name: the incarnation that has it."""
+    roomy: set[int] = field(default_factory=set[int])
+    """Sessions that may get more assignments."""
+    ready: ReadyQueue = field(default_factory=ReadyQueue)
+    timers: Timers = field(default_factory=Timers)
+    cached: "OrderedDict[WorkflowKey, WorkflowState]" = field(default_factory=OrderedDict[WorkflowKey, WorkflowState])
+    """Workflows with outputs in memory, the one used longest ago first."""
+    cached_bytes: int = 0
+    changed: dict[WorkflowKey, WorkflowState] = field(default_factory=dict[WorkflowKey, WorkflowState])
+    """Workflows touched since the last cut."""
+    cuts: int = 0
+    refused_results: int = 0
+    """How many late results were refused."""
+    backlogged: set[int] = field(default_factory=set[int])
+    """Sessions that were told that something waits for them."""
+    rotation: int = 0
+    """For strategies that take turns."""
+
+    def add_live(self, workflow: WorkflowState, assignment: Assignment) -> None:
+        """Record that a worker has an attempt."""
+        self.shards[assignment.shard].live[assignment.id] = assignment
+        workflow.live[assignment.id] = assignment
+        held = self.held.get(assignment.incarnation)
+        if held is None:
+            held = self.held[assignment.incarnation] = Held()
+        held.assignments[assignment.shard, assignment.id] = assignment
+        held.workflows[workflow.key] = held.workflows.get(workflow.key, 0) + 1
+        self.update_room(assignment.incarnation)
+
+    def remove_live(self, workflow: WorkflowState, assignment: Assignment) -> None:
+        """Record that an attempt is over, or that its worker does not have it."""
+        del self.shards[assignment.shard].live[assignment.id]
+        del workflow.live[assignment.id]
+        held = self.held[assignment.incarnation]
+        del held.assignments[assignment.shard, assignment.id]
+        left = held.workflows[workflow.key] - 1
+        if left:
+            held.workflows[workflow.key] = left
+        else:
+            del held.workflows[workflow.key]
+        if not held.assignments:
+            del self.held[assignment.incarnation]
+        self.update_room(assignment.incarnation)
+
+    def update_room(self, incarnation: str) -> None:
+        """Keep `roomy` true after anything that `room` depends on has changed."""
+        session = self.sessions.get(incarnation)
+        worker = self.workers.get(session) if session is not None else None
+        if worker is None:
+            return
+        if self.room(worker) > 0:
+            self.roomy.add(worker.session)
+        else:
+            self.roomy.discard(worker.session)
+
+    def eligible_sessions(self, key: ClassKey) -> list[int]:
+        """Return the sessions of attached workers that have what a class asks for."""
+        return [worker.session for worker in self.workers.values() if worker.attached and runs(worker, key)]
+
+    def room(self, worker: WorkerState) -> int:
+        """Return how many more assignments a worker may get now."""
+        if not worker.attached or worker.draining:
+            return 0
+        held = self.held.get(worker.incarnation)
+        return worker.credit - (len(held.assignments) if held is not None else 0)
+
+    def remember_recent(self, shard: ShardState, assignment: int) -> None:
+        """Keep an assignment's id for a while after its result was recorded."""
+        shard.recent[assignment] = None
+        if len(shard.recent) > limits.recent_results_a_shard_max:
+            shard.recent.popitem(last=False)
+
+    def touch(self, workflow: WorkflowState, node: int = -1, instance: int = -1) -> int:
+        """Note a change of a workflow, raise its version once a batch, and return it."""
+        if workflow.cut != self.cuts:
+            workflow.cut = self.cuts
+            workflow.version += 1
+            self.changed[workflow.key] = workflow
+        if node >= 0:
+            workflow.touched.append((node, instance))
+        return workflow.version
+
+
+def runs(worker: WorkerState, key: ClassKey) -> bool:
+    """Tell whether a worker has the executor and the labels of a class."""
+    return key.executor in worker.executors and all(worker.labels.get(name) == value for name, value in key.requires)
+
+
+def new_workflow_state(
+    *, shard: int, workflow_id: str, plan: Plan, workflow_input: bytes, digest: bytes, strategy: str, submitted_at_us: int, deadline_at_us: int
+) -> WorkflowState:
+    """Build a workflow none of whose nodes has begun."""
+    size = len(plan.nodes)
+    return WorkflowState(
+        shard=shard,
+        id=workflow_id,
+        plan=plan,
+        digest=digest,
+        input=workflow_input,
+        strategy=strategy,
+        submitted_at_us=submitted_at_us,
+        deadline_at_us=deadline_at_us,
+        statuses=bytearray([NodeStatus.WAITING]) * size,
+        remaining=array("I", plan.indegree),
+        attempts=bytearray(size),
+        unfinished=size,
+        version=0,
+    )

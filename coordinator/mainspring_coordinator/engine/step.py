@@ -1,0 +1,175 @@
+"""The one door: every event enters here, our own timers too, and effects come out.
+
+The host feeds events in the order in which they came, each with a time that never goes back. It may gather the effects of many steps
+into one batch; when it cuts the batch, it calls `cut`, stores all rows in one transaction, and lets the rest out after the commit.
+"""
+
+from mainspring_coordinator.engine import dispatch, fleet, nodes, recovery, workflows
+from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
+from mainspring_coordinator.engine.events import (
+    Cancel,
+    CreditSet,
+    Event,
+    Inventory,
+    LoadReported,
+    OutputsLoaded,
+    ProgressReported,
+    Read,
+    Results,
+    ShardLost,
+    ShardReady,
+    ShardTaken,
+    Submit,
+    SubmitExisted,
+    Tick,
+    WorkerAttached,
+    WorkerDetached,
+    WorkerDraining,
+    WorkflowEvicted,
+    WorkflowLoaded,
+)
+from mainspring_coordinator.engine.placement import strategy_of
+from mainspring_coordinator.engine.state import ShardState, State
+from mainspring_coordinator.engine.timers import Timer, TimerKind
+from mainspring_coordinator.engine.turn import Turn
+
+
+class Engine:
+    """Decides; see the module for the rules of its use."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.state = State(config)
+        self._strategy = strategy_of(config)
+
+    def step(self, event: Event, now_us: int) -> list[Effect]:
+        """Take an event in, return what is to be done. `now_us` is database time."""
+        turn = Turn(self.state, now_us)
+        self._fire_due(turn)
+        self._handle(turn, event)
+        nodes.settle(turn)
+        dispatch.dispatch(turn, self._strategy)
+        return turn.effects
+
+    def next_due_us(self) -> int | None:
+        """Return when a `Tick` is due at the latest, None if nothing waits for time."""
+        return self.state.timers.next_due_us()
+
+    def cut(self) -> list[Changed]:
+        """End a batch: return what it changed, a workflow at a time. The next change of a workflow raises its version again."""
+        changes = [
+            Changed(workflow.shard, workflow.id, workflow.version, workflow.status, workflow.touched)
+            for workflow in self.state.changed.values()
+        ]
+        for workflow in self.state.changed.values():
+            workflow.touched = []
+        self.state.changed.clear()
+        self.state.cuts += 1
+        return changes
+
+    def _fire_due(self, turn: Turn) -> None:
+        while (timer := turn.state.timers.pop_due(turn.now_us)) is not None:
+            _fire(turn, timer)
+            nodes.settle(turn)
+
+    def _handle(self, turn: Turn, event: Event) -> None:
+        match event:
+            case Results():
+                _results(turn, event)
+            case Tick():
+                pass
+            case WorkerAttached():
+                fleet.attached(turn, event)
+            case WorkerDetached():
+                fleet.detached(turn, event)
+            case CreditSet():
+                fleet.credit(turn, event)
+            case LoadReported():
+                fleet.load(turn, event)
+            case WorkerDraining():
+                fleet.draining(turn, event)
+            case ShardTaken():
+                recovery.taken(turn, event)
+            case ShardLost():
+                recovery.lost(turn, event.shard)
+            case Submit() | Cancel() | Read() | Inventory() | ProgressReported():
+                self._of_shard(turn, event)
+            case _:
+                shard = turn.state.shards.get(event.shard)
+                if shard is not None:
+                    self._from_database(turn, shard, event)
+
+    def _of_shard(self, turn: Turn, event: Submit | Cancel | Read | Inventory | ProgressReported) -> None:
+        shard = turn.state.shards.get(event.shard)
+        if shard is None:
+            if isinstance(event, Submit | Cancel | Read):
+                turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
+            return
+        if not shard.ready:
+            # What it is about may not be loaded yet; that it is not there would be a lie.
+            shard.deferred.append(event)
+            return
+        match event:
+            case Submit():
+                workflows.submit(turn, shard, event)
+            case Cancel():
+                workflows.cancel(turn, shard, event)
+            case Read():
+                workflows.read(turn, shard, event)
+            case Inventory():
+                fleet.inventory(turn, shard, event)
+            case ProgressReported():
+                fleet.progress(turn, shard, event)
+
+    def _from_database(
+        self, turn: Turn, shard: ShardState, event: WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted
+    ) -> None:
+        match event:
+            case WorkflowLoaded():
+                recovery.loaded(turn, shard, event)
+            case OutputsLoaded():
+                recovery.outputs_loaded(turn, shard, event)
+            case SubmitExisted() | WorkflowEvicted():
+                workflows.existed(turn, shard, event)
+            case ShardReady():
+                recovery.ready(turn, shard, event)
+                deferred, shard.deferred = shard.deferred, []
+                for earlier in deferred:
+                    self._handle(turn, earlier)
+                    nodes.settle(turn)
+
+
+def _results(turn: Turn, event: Results) -> None:
+    for item in event.items:
+        shard = turn.state.shards.get(item.shard)
+        if shard is not None and not shard.ready:
+            shard.deferred.append(Results(event.session, (item,)))
+            continue
+        fleet.result(turn, event.session, item)
+        nodes.settle(turn)
+
+
+def _fire(turn: Turn, timer: Timer) -> None:
+    if timer.kind is TimerKind.WORKER_GRACE:
+        fleet.grace_over(turn, timer)
+        return
+    shard = turn.state.shards.get(timer.shard)
+    if shard is None:
+        return
+    if timer.kind is TimerKind.SHARD_GRACE:
+        fleet.shard_grace_over(turn, shard, timer)
+        return
+    workflow = shard.workflows.get(timer.workflow_id)
+    if workflow is None:
+        return
+    match timer.kind:
+        case TimerKind.RETRY:
+            nodes.retry_due(turn, workflow, timer)
+        case TimerKind.SCHEDULE_TO_START:
+            nodes.start_overdue(turn, workflow, timer)
+        case TimerKind.START_TO_CLOSE:
+            fleet.attempt_overdue(turn, shard, timer)
+        case TimerKind.WORKFLOW:
+            workflows.out_of_time(turn, workflow)
+        case TimerKind.CLOSING:
+            workflows.closing_overdue(turn, workflow)

@@ -1,0 +1,508 @@
+"""The control loop: one owner of all state.
+
+Events wait in a bounded queue; each is stepped through the engine, and the effects gather. While one batch is being committed, the
+next one gathers (group commit, double buffered), so a commit is shared by all that came during the one before. What a batch lets out
+leaves after its commit, and only while the lease is fresh.
+
+A term is one incarnation's ownership. When it ends, everything here is dropped, callers are told that the outcome is unknown, and
+the next term begins with an empty engine.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from mainspring import limits
+from mainspring.errors import BusyError, MainspringError, NotOwnerError, StoreUnavailableError, UnavailableError
+from mainspring_coordinator.batch import Gathered
+from mainspring_coordinator.delivery import Delivery, Notify
+from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, Ended, LoadOutputs
+from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowEvicted
+from mainspring_coordinator.engine.rows import WorkflowInserted
+from mainspring_coordinator.engine.step import Engine
+from mainspring_coordinator.ports import Outlet
+from mainspring_coordinator.shard_loader import ShardLoader
+from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
+from mainspring_coordinator.writer import Adopt, Job, Release, Write, Writer, Written
+
+_log: Final = structlog.get_logger(__name__)
+_slice_us: Final = limits.loop_slice_ms_max * 1_000 // 2
+"""Half of what an act may hold the loop: the last event of a slice may take the other half."""
+
+
+class Observer(Protocol):
+    """Is told what the loop measures."""
+
+    def committed(self, written: Written) -> None:
+        """A batch was committed."""
+        ...
+
+    def ended(self, effect: Ended) -> None:
+        """A workflow's end was committed."""
+        ...
+
+    def refused(self, count: int) -> None:
+        """Late results were refused."""
+        ...
+
+
+class ControlLoop:
+    """Implements `ports.Loop`; all its methods run on the event loop."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        shards_total: int,
+        loader: ShardLoader,
+        *,
+        now_us: Callable[[], int],
+        fresh: Callable[[], bool],
+        new_batch_id: Callable[[], bytes],
+        observer: Observer,
+        give_up: Callable[[str], None],
+    ) -> None:
+        """`now_us` is database time; `fresh` tells whether the lease allows us to speak; `give_up` ends the term."""
+        self._config = config
+        self.shards_total = shards_total
+        self._loader = loader
+        self.now_us = now_us
+        self._fresh = fresh
+        self._new_batch_id = new_batch_id
+        self._observer = observer
+        self._give_up = give_up
+        self._aio = asyncio.get_running_loop()
+        self._session = 0
+        self._shard_lost_listeners: list[Callable[[int], None]] = []
+        self._delivery = Delivery(self._load_outputs, observer.ended)
+        self._engine = Engine(config)
+        self._writer: Writer | None = None
+        self._term = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._engine = Engine(self._config)
+        self._queue: deque[Event] = deque()
+        self._gathering = Gathered()
+        self._in_flight: Gathered | None = None
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_us = 0
+        self._refused_seen = 0
+        self._epochs: dict[int, int] = {}
+        self._serving: dict[int, int] = {}
+        self._ready_waiters: dict[int, list[asyncio.Future[None]]] = {}
+        self._proving: dict[int, list[asyncio.Future[None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flushing: list[asyncio.Future[None]] = []
+        self._flushed: list[asyncio.Future[None]] = []
+        self._provers: dict[int, list[asyncio.Future[None]]] = {}
+        self.ticked_us = self._clock_us()
+
+    # -- terms -------------------------------------------------------------------------------------------------------------
+
+    def begin_term(self, journal: Journal) -> None:
+        """Begin to own shards, through this journal."""
+        assert self._writer is None, "a term is under way"
+        self._reset()
+        term = self._term
+
+        def answer(job: Job, written: Written) -> None:
+            self._aio.call_soon_threadsafe(self._job_done, term, job, written)
+
+        self._writer = Writer(journal, answer)
+
+    def end_term(self, reason: str) -> None:
+        """Drop everything, at once: whoever waits learns that the outcome is unknown."""
+        if self._writer is None:
+            return
+        self._term += 1
+        self._writer.close()
+        self._writer = None
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        error = UnavailableError(f"this coordinator gave up its term ({reason}); the outcome is unknown, try again")
+        self._delivery.fail_all(error)
+        waiting = [*self._provers.values(), *self._proving.values(), *self._ready_waiters.values(), self._flushing, self._flushed]
+        for futures in waiting:
+            _fail(futures, error)
+        lost = list(self._serving)
+        self._reset()
+        for shard in lost:
+            self._tell_shard_lost(shard)
+
+    # -- shards ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def serving(self) -> Mapping[int, int]:
+        """The shards that we own and that are ready, with their epochs."""
+        return self._serving
+
+    @property
+    def owned(self) -> int:
+        """How many shards we own, those being recovered included."""
+        return len(self._epochs)
+
+    @property
+    def open_workflows(self) -> int:
+        """How many unfinished workflows are in memory."""
+        return sum(len(shard.workflows) for shard in self._engine.state.shards.values())
+
+    @property
+    def queue_depth(self) -> int:
+        """How many events wait."""
+        return len(self._queue)
+
+    def oldest_batch_us(self) -> int:
+        """Return the age of the batch in flight, 0 if there is none."""
+        return self._clock_us() - self._in_flight.begun_us if self._in_flight is not None else 0
+
+    def take_shard(self, row: ShardRow) -> None:
+        """The shard is ours in the database: build its state and serve it."""
+        if self._writer is None:
+            return
+        self._epochs[row.shard] = row.epoch
+        self._writer.put(Adopt(row))
+        self._spawn(self._recover(row))
+
+    async def _recover(self, row: ShardRow) -> None:
+        term, delay_s = self._term, 0.05
+        while True:
+            try:
+                count = await self._loader.recover(row, self._post_unbounded)
+            except StoreUnavailableError as error:
+                _log.warning("recovery_waits", shard=row.shard, error=str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(1.0, delay_s * 2)
+                continue
+            break
+        # The last event posted was ShardReady: once it is stepped, the shard serves.
+        while self._queue and term == self._term:
+            await asyncio.sleep(0)
+        shard = self._engine.state.shards.get(row.shard)
+        if term != self._term or shard is None or shard.epoch != row.epoch:
+            return
+        self._serving[row.shard] = row.epoch
+        _log.info("shard_ready", shard=row.shard, epoch=row.epoch, workflows=count)
+        for future in self._ready_waiters.pop(row.shard, ()):
+            if not future.done():
+                future.set_result(None)
+        self._delivery.shards_changed(dict(self._serving))
+
+    async def release_shards(self, shards: Sequence[int]) -> None:
+        """Give shards up on purpose, after what they have under way is committed."""
+        epochs = {shard: self._epochs[shard] for shard in shards if shard in self._serving}
+        if not epochs or self._writer is None:
+            return
+        for shard in epochs:
+            self._stop_serving(shard)
+        await self._flush()
+        for shard in epochs:
+            self._step(ShardLost(shard))
+        # What came between the first flush and here is still ours to commit.
+        await self._flush()
+        for shard in epochs:
+            self._epochs.pop(shard, None)
+        if self._writer is not None:
+            self._writer.put(Release(epochs))
+
+    async def _flush(self) -> None:
+        """Return when all that is gathered now is committed."""
+        if self._gathering or self._in_flight is not None:
+            future = self._aio.create_future()
+            self._flushed.append(future)
+            self._schedule()
+            await future
+
+    def _stop_serving(self, shard: int) -> None:
+        if self._serving.pop(shard, None) is not None:
+            self._delivery.shards_changed(dict(self._serving))
+            self._tell_shard_lost(shard)
+
+    def _tell_shard_lost(self, shard: int) -> None:
+        for notify in list(self._shard_lost_listeners):
+            notify(shard)
+
+    # -- ports.Loop --------------------------------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Put an event into the queue. `BusyError` when it is full."""
+        if len(self._queue) >= limits.events_queue_max:
+            raise BusyError(f"the coordinator's queue holds {limits.events_queue_max} events; try again in a moment", retry_after_ms=500)
+        self._post_unbounded(event)
+
+    def _post_unbounded(self, event: Event) -> None:
+        """Post what was bounded where it came from: pages of a recovery, answers of the database."""
+        if self._writer is not None:
+            self._queue.append(event)
+            self._schedule()
+
+    async def ask(self, shard: int, make: Callable[[int], Event]) -> Answer:
+        """Post the event that `make` builds around a token, and return its answer. See `ports.Loop`."""
+        token, future = self._delivery.new_caller()
+        try:
+            async with asyncio.timeout(limits.recovery_wait_ms_max / 1_000):
+                await self._until_serving(shard)
+                self.post(make(token))
+                answer = await future
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"shard {shard} gave no answer within {limits.recovery_wait_ms_max} ms; the outcome is unknown, try again"
+            ) from error
+        finally:
+            self._delivery.forget_caller(token)
+        if answer.code is AnswerCode.NOT_OWNER:
+            raise NotOwnerError(f"this coordinator does not own shard {shard} any more")
+        if answer.code is AnswerCode.BUSY:
+            raise BusyError(answer.message, retry_after_ms=1_000)
+        return answer
+
+    async def prove(self, shard: int) -> None:
+        """Return once the shard is proven ours by a statement begun after this call."""
+        await self._until_serving(shard)
+        future = self._aio.create_future()
+        self._provers.setdefault(shard, []).append(future)
+        self._schedule()
+        await future
+
+    async def _until_serving(self, shard: int) -> None:
+        if shard in self._serving:
+            return
+        if shard not in self._epochs:
+            raise NotOwnerError(f"this coordinator does not own shard {shard}")
+        future = self._aio.create_future()
+        self._ready_waiters.setdefault(shard, []).append(future)
+        await future
+
+    def new_session(self) -> int:
+        """Return a number for a worker's stream."""
+        self._session += 1
+        return self._session
+
+    def attach(self, session: int, outlet: Outlet) -> None:
+        """Let a session's effects go to this outlet."""
+        self._delivery.attach(session, outlet)
+
+    def detach(self, session: int) -> None:
+        """Forget a session's outlet."""
+        self._delivery.detach(session)
+
+    def subscribe(self, workflow_id: str, notify: Notify) -> Callable[[], None]:
+        """Call `notify` after each commit that changed a workflow. See `ports.Loop`."""
+        return self._delivery.subscribe(workflow_id, notify)
+
+    def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
+        """Call `notify` with each shard that stops being served; returns what ends it."""
+        self._shard_lost_listeners.append(notify)
+        return lambda: self._shard_lost_listeners.remove(notify)
+
+    # -- the loop ----------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._writer is not None:
+            self._scheduled = True
+            self._aio.call_soon(self._run, self._term)
+
+    def _run(self, term: int) -> None:
+        """Step what waits, for a bounded time; then hand the batch over if the journal is free."""
+        if term != self._term:
+            return
+        self._scheduled = False
+        self.ticked_us = started_us = self._clock_us()
+        queue, gathering = self._queue, self._gathering
+        full = False
+        while queue and not full:
+            self._step(queue.popleft())
+            full = len(gathering.rows) >= limits.batch_rows_max or self._clock_us() - started_us > _slice_us
+        due_us = self._engine.next_due_us()
+        if due_us is not None and due_us <= self.now_us():
+            self._step(Tick())
+        if self._in_flight is None:
+            self._cut()
+        if queue and (self._in_flight is None or len(self._gathering.rows) < limits.batch_rows_max):
+            self._schedule()
+        self._arm_timer()
+
+    def _step(self, event: Event) -> None:
+        self._gathering.add(self._engine.step(event, self.now_us()), self._clock_us())
+
+    def _cut(self) -> None:
+        """Hand the gathered batch to the journal; with nothing to write or prove, let it out at once."""
+        if self._writer is None:
+            return
+        batch = self._gathering
+        batch.add_changes(self._engine.cut())
+        known = self._epochs
+        prove = {shard: known[shard] for shard in (*batch.shards_to_prove(), *self._provers) if shard in known}
+        if not batch and not prove:
+            _resolve(self._flushed)
+            return
+        self._gathering = Gathered()
+        self._proving, self._provers = self._provers, {}
+        self._flushing, self._flushed = self._flushed, []
+        self._in_flight = batch
+        if not batch.begun_us:
+            batch.begun_us = self._clock_us()
+        if batch.rows or prove:
+            self._writer.put(Write(Batch(self._new_batch_id(), batch.epochs(known), batch.rows), prove))
+        else:
+            self._finish(Written())
+
+    def _job_done(self, term: int, job: Job, written: Written) -> None:
+        if term != self._term:
+            return
+        if written.error is not None:
+            self._give_up(str(written.error))
+            return
+        if isinstance(job, Write):
+            self._observer.committed(written)
+            self._finish(written)
+
+    def _finish(self, written: Written) -> None:
+        """The batch in flight is committed, or as much of it as was ours to commit."""
+        batch, self._in_flight = self._in_flight, None
+        assert batch is not None
+        if written.lost:
+            self._lose(batch, written.lost)
+        for existing in written.existing.values():
+            self._existed(batch, existing)
+        for workflow_id, reason in written.poisoned.items():
+            self._evict(batch, workflow_id, reason)
+        if not self._fresh():
+            self._give_up("the lease could not be renewed in time")
+            return
+        self._delivery.let_out(batch.outward)
+        self._answer_provers(written.lost)
+        _resolve(self._flushing)
+        refused = self._engine.state.refused_results
+        if refused != self._refused_seen:
+            self._observer.refused(refused - self._refused_seen)
+            self._refused_seen = refused
+        self._cut()
+        if self._queue:
+            self._schedule()
+
+    def _lose(self, batch: Gathered, lost: Mapping[int, int]) -> None:
+        shards = set(lost)
+        error = NotOwnerError("another coordinator owns the shard now; nothing was done here")
+        for gathered in (batch, self._gathering):
+            self._delivery.refuse(gathered.drop_shards(shards), error)
+        for shard, epoch in lost.items():
+            _log.warning("shard_lost", shard=shard, epoch_now=epoch)
+            self._epochs.pop(shard, None)
+            _fail(self._ready_waiters.pop(shard, []), error)
+            self._stop_serving(shard)
+            self._step(ShardLost(shard))
+
+    def _existed(self, batch: Gathered, existing: ExistingWorkflow) -> None:
+        """A submitted id was in the database: answer from there, and forget the tentative workflow."""
+        row = next(row for row in batch.rows if isinstance(row, WorkflowInserted) and row.workflow_id == existing.workflow_id)
+        same = row.digest == existing.digest
+        code = AnswerCode.OK if same else AnswerCode.ALREADY_EXISTS
+        dropped = [*batch.drop_workflows({existing.workflow_id}), *self._gathering.drop_workflows({existing.workflow_id})]
+        answers = [effect for effect in dropped if isinstance(effect, Answer)]
+        batch.outward += [Answer(a.token, a.shard, a.workflow_id, code, existing.status) for a in answers if a.created]
+        busy = UnavailableError("the workflow's id was being looked up; try again")
+        self._delivery.refuse([effect for effect in answers if not effect.created], busy)
+        self._step(SubmitExisted(row.shard, existing.workflow_id, existing.digest, existing.status))
+
+    def _evict(self, batch: Gathered, workflow_id: str, reason: str) -> None:
+        """The database refused a workflow's rows: its event fails, and the workflow is loaded anew."""
+        _log.error("rows_refused", workflow=workflow_id, reason=reason)
+        shard = next(row.shard for row in batch.rows if row.workflow_id == workflow_id)
+        error = UnavailableError(f"the database refused to store workflow {workflow_id!r}: {reason}")
+        for gathered in (batch, self._gathering):
+            self._delivery.refuse(gathered.drop_workflows({workflow_id}), error)
+        self._step(WorkflowEvicted(shard, workflow_id))
+        self._spawn(self._reload(shard, workflow_id))
+
+    async def _reload(self, shard: int, workflow_id: str) -> None:
+        loaded = await self._loader.workflow(shard, workflow_id)
+        if loaded is not None:
+            self._post_unbounded(loaded)
+
+    def _answer_provers(self, lost: Mapping[int, int]) -> None:
+        for shard, futures in self._proving.items():
+            for future in futures:
+                if future.done():
+                    continue
+                if shard in lost or shard not in self._epochs:
+                    future.set_exception(NotOwnerError(f"another coordinator owns shard {shard} now"))
+                else:
+                    future.set_result(None)
+        self._proving = {}
+
+    def _arm_timer(self) -> None:
+        due_us = self._engine.next_due_us()
+        if due_us is None or (self._timer is not None and not self._timer.cancelled() and self._timer_due_us == due_us):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due_us = due_us
+        self._timer = self._aio.call_later(max(0.0, (due_us - self.now_us()) / 1e6), self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._schedule()
+
+    def tick(self) -> None:
+        """Show that the loop turns; called at a steady pace by the host."""
+        self.ticked_us = self._clock_us()
+        self._schedule()
+
+    def _load_outputs(self, wanted: LoadOutputs) -> None:
+        self._spawn(self._fetch_outputs(wanted))
+
+    async def _fetch_outputs(self, wanted: LoadOutputs) -> None:
+        shard = self._engine.state.shards.get(wanted.shard)
+        workflow = shard.workflows.get(wanted.workflow_id) if shard is not None else None
+        if workflow is None:
+            return
+        widths = {node: workflow.maps[node].width for node in wanted.nodes if node in workflow.maps}
+        delay_s = 0.05
+        while True:
+            try:
+                self._post_unbounded(await self._loader.outputs(wanted, widths))
+            except StoreUnavailableError as error:
+                _log.warning("outputs_wait", workflow=wanted.workflow_id, error=str(error))
+                await asyncio.sleep(delay_s)
+                delay_s = min(1.0, delay_s * 2)
+                continue
+            return
+
+    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
+        task = self._aio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            reason = str(error) if isinstance(error, MainspringError) else repr(error)
+            _log.error("task_failed", error=reason, exc_info=error)
+            self._give_up(reason)
+
+    @staticmethod
+    def _clock_us() -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000
+
+
+
+def _resolve(futures: list["asyncio.Future[None]"]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+    futures.clear()
+
+
+def _fail(futures: list["asyncio.Future[None]"], error: MainspringError) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+    futures.clear()

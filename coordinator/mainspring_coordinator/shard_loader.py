@@ -1,0 +1,138 @@
+"""Reads that feed the engine: the unfinished workflows of a shard that was taken, and outputs that left memory.
+
+Reads run in a small pool of threads, in pages, so that neither the event loop nor the memory is held by a large shard.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from itertools import groupby
+from typing import TypeVar
+
+from mainspring import limits
+from mainspring.definition import parse_definition
+from mainspring.errors import StoreError
+from mainspring_coordinator.engine.effects import LoadOutputs
+from mainspring_coordinator.engine.events import Event, LoadedNode, OutputsLoaded, ShardReady, ShardTaken, WorkflowLoaded
+from mainspring_coordinator.engine.plan import Plan, compile_plan
+from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.store.protocol import Reader, ShardRow, StoredNode, StoredWorkflow
+
+_T = TypeVar("_T")
+
+
+class ShardLoader:
+    """Reads on behalf of the control loop."""
+
+    def __init__(self, reader: Reader, threads: Executor) -> None:
+        self._reader = reader
+        self._threads = threads
+        self._plans: dict[bytes, Plan] = {}
+
+    async def recover(self, row: ShardRow, post: Callable[[Event], None]) -> int:
+        """Post all that makes up a shard, from `ShardTaken` to `ShardReady`; return how many workflows it has.
+
+        Raises `StoreUnavailableError` when the database goes away; the same recovery can then begin again.
+        """
+        lost = await self._in_thread(lambda: self._reader.lost_incarnations(row.shard))
+        post(ShardTaken(row.shard, row.epoch, row.grace_until_us, frozenset(incarnation for incarnation, _ in lost)))
+        after, count = "", 0
+        while True:
+            page = await self._in_thread(lambda after=after: self._page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
+            for event in page:
+                post(event)
+                # Building a large workflow takes milliseconds: let others have their turn in between.
+                await asyncio.sleep(0)
+            count += len(page)
+            if len(page) < limits.recovery_page_workflows:
+                break
+            after = page[-1].workflow_id
+        post(ShardReady(row.shard))
+        return count
+
+    async def workflow(self, shard: int, workflow_id: str) -> WorkflowLoaded | None:
+        """Read one unfinished workflow anew; None if it has ended or never was."""
+
+        def read() -> WorkflowLoaded | None:
+            stored = self._reader.workflow(workflow_id)
+            if stored is None or stored.shard != shard or stored.ended_at_us:
+                return None
+            return self._loaded(stored, self._reader.nodes_of([workflow_id]))
+
+        return await self._in_thread(read)
+
+    async def outputs(self, wanted: LoadOutputs, widths: dict[int, int]) -> OutputsLoaded:
+        """Read the outputs of nodes; those of a `map` node (in `widths`) are collected into a list."""
+        rows = await self._in_thread(lambda: self._reader.outputs(wanted.workflow_id, wanted.nodes))
+        outputs: dict[int, bytes] = {node: b"[]" if node in widths else b"null" for node in wanted.nodes}
+        for node, group in groupby(rows, key=lambda row: row.node):
+            outputs[node] = collect_output(list(group), widths.get(node))
+        return OutputsLoaded(wanted.shard, wanted.workflow_id, outputs)
+
+    def _page(self, shard: int, after: str) -> Sequence[WorkflowLoaded]:
+        stored = self._reader.open_workflows(shard, after, limits.recovery_page_workflows)
+        rows = self._reader.nodes_of([workflow.workflow_id for workflow in stored])
+        by_workflow = {name: list(group) for name, group in groupby(rows, key=lambda row: row.workflow_id)}
+        return [self._loaded(workflow, by_workflow.get(workflow.workflow_id, [])) for workflow in stored]
+
+    def _loaded(self, stored: StoredWorkflow, rows: Sequence[StoredNode]) -> WorkflowLoaded:
+        assert stored.input is not None
+        return WorkflowLoaded(
+            shard=stored.shard,
+            workflow_id=stored.workflow_id,
+            plan=self._plan(stored.shard, stored.plan_hash),
+            input=stored.input,
+            digest=stored.digest,
+            status=stored.status,
+            version=stored.version,
+            submitted_at_us=stored.submitted_at_us,
+            deadline_at_us=stored.deadline_at_us,
+            closing_until_us=stored.closing_until_us,
+            strategy=stored.strategy,
+            cancel_reason=stored.cancel_reason,
+            failure=stored.failure,
+            nodes=[
+                LoadedNode(
+                    row.node,
+                    row.instance,
+                    row.status,
+                    row.attempt,
+                    row.assignment,
+                    row.worker,
+                    row.incarnation,
+                    row.started_at_us,
+                    row.retry_at_us,
+                    row.width,
+                    row.redeliveries,
+                    row.progress,
+                )
+                for row in rows
+            ],
+        )
+
+    def _plan(self, shard: int, plan_hash: bytes) -> Plan:
+        plan = self._plans.get(plan_hash)
+        if plan is None:
+            data = self._reader.plan(shard, plan_hash)
+            if data is None:
+                raise StoreError(f"shard {shard}: definition {plan_hash.hex()} is missing, though workflows use it; restore it from a backup")
+            plan = compile_plan(parse_definition(data, format="json"), data)
+            if len(self._plans) >= limits.plans_in_memory_max:
+                self._plans.clear()
+            self._plans[plan_hash] = plan
+        return plan
+
+    async def _in_thread(self, read: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+
+def collect_output(rows: Sequence[StoredNode], width: int | None) -> bytes:
+    """Return a node's output from its rows: its own, or, for a `map` of this width, the list of its instances'."""
+    if width is None:
+        own = next((row.output for row in rows if row.instance < 0), None)
+        return own if own is not None else b"null"
+    parts = [b"null"] * width
+    for row in rows:
+        if row.instance >= 0 and row.status is NodeStatus.SUCCEEDED and row.output is not None:
+            parts[row.instance] = row.output
+    return b"[" + b",".join(parts) + b"]"
