@@ -13,13 +13,14 @@ import socket
 import socketserver
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-import radicale
 import radicale.config
+from radicale.app import Application
 
 refusals = 2
 
@@ -39,9 +40,9 @@ class StumblingDeletes:
             return self._inner(environ, start_response)
         calendar = environ["PATH_INFO"].rstrip("/").rpartition("/")[2]
 
-        def report(status: str, headers: list[tuple[str, str]], *more: object) -> object:
+        def report(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
             say({"calendar": calendar, "status": int(status[:3])})
-            return start_response(status, headers, *more)  # type: ignore[call-overload]  # passed through as it came
+            return start_response(status, headers, exc_info)
 
         with self._lock:
             refuse = calendar == self._calendar and self._refused < refusals
@@ -49,7 +50,7 @@ class StumblingDeletes:
         if refuse:
             report("503 Service Unavailable", [("Content-Type", "text/plain"), ("Content-Length", "0")])
             return []
-        return self._inner(environ, report)  # type: ignore[arg-type]  # as above
+        return self._inner(environ, report)
 
 
 class QuietHandler(WSGIRequestHandler):
@@ -96,7 +97,7 @@ def application(folder: Path, user: str, password: str) -> WSGIApplication:
         "the demo",
         privileged=True,
     )
-    served: WSGIApplication = radicale.Application(configuration)
+    served: WSGIApplication = Application(configuration)
     return served
 
 
