@@ -1,0 +1,376 @@
+"""What an operator may change: one model for environment, flags and a file.
+
+A setting has one name everywhere: `HEARTBEAT_INTERVAL` in the environment, `--heartbeat-interval` as a flag,
+`heartbeat_interval` in the file. A flag wins over the environment, the environment over the file, the file over the
+default. The file is TOML, named by `--config` or `MAINSPRING_CONFIG`; all parts of a cluster may share one, so a part
+passes over what only its neighbours know. An unknown name in the file or among the flags is refused; the environment is
+full of names that are not ours.
+
+Times are milliseconds, and the fields that hold them end in `_ms`. Values that do not fit each other are refused at
+start with the inequality that they break. Secrets appear neither in errors nor in `effective`. docs/settings.md is the
+table for users.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BeforeValidator, field_validator, model_validator
+
+from mainspring.dial import Keepalive, default_grpc_port, default_http_port, parse_addresses
+from mainspring.limits import (
+    attempts_max,
+    cluster_name_bytes_max,
+    executor_bytes_max,
+    executors_a_worker_max,
+    name_bytes_max,
+    reconnect_delay_ms_max,
+    shards_max,
+    slots_max,
+)
+from mainspring.settings_model import Settings, declare
+
+_DAY_MS: Final = 24 * 3600 * 1000
+_NAME: Final = rf"^[A-Za-z0-9_.:@+=-]{{1,{name_bytes_max}}}$"
+_NAME_ALLOWED: Final = f"1 to {name_bytes_max} letters, digits and `_.:@+=-`"
+_HOST: Final = r"^[A-Za-z0-9_.:%\[\]-]{1,255}$"
+_HOST_ALLOWED: Final = "a host name or an IP address"
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  (compared with, never bound)
+
+Strategy = Literal["load-balanced", "round-robin", "capability", "locality", "affinity", "dynamic"]
+
+
+def _exactly_true(value: object) -> bool:
+    return value is True or value == "true"
+
+
+def _unless_false(value: object) -> bool:
+    return not (value is False or value == "false")
+
+
+def _default_instance_id() -> str:
+    # The guide's form of the name. It tells instances apart for people; no decision rests on the time in it.
+    return f"engine_{os.getpid()}_{time.time_ns() // 1_000_000}"
+
+
+class _Part(Settings):
+    """What every part reads."""
+
+    config_file: str | None = declare(
+        "MAINSPRING_CONFIG", "a TOML file with settings; as a flag, `--config`", None, allowed="a path", shown="none"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = declare(
+        "LOG_LEVEL", "the least severe lines that are logged", "info", allowed="`debug`, `info`, `warning`, `error`"
+    )
+    node_env: str | None = declare("NODE_ENV", "accepted and ignored", None, allowed="anything", shown="none")
+    keepalive_time_ms: int = declare("KEEPALIVE_TIME", "ms between transport pings", 5_000, low=100, high=_DAY_MS)
+    keepalive_timeout_ms: int = declare(
+        "KEEPALIVE_TIMEOUT", "ms that a transport ping may take", 5_000, low=100, high=_DAY_MS
+    )
+    keepalive_ping_timeout_ms: int = declare(
+        "KEEPALIVE_PING_TIMEOUT",
+        "ms until a stopped peer counts as gone although its kernel still answers",
+        5_000,
+        low=100,
+        high=_DAY_MS,
+    )
+
+    @property
+    def keepalive(self) -> Keepalive:
+        """The transport's pings, as `mainspring.dial` takes them."""
+        return Keepalive(self.keepalive_time_ms, self.keepalive_timeout_ms, self.keepalive_ping_timeout_ms)
+
+
+class _Contact(_Part):
+    """Where clients and workers find a cluster."""
+
+    mainspring_address: str = declare(
+        "MAINSPRING_ADDRESS",
+        "the coordinators to begin with",
+        f"127.0.0.1:{default_grpc_port}",
+        allowed="`host:port`, several separated by commas",
+    )
+
+    @field_validator("mainspring_address")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        parse_addresses(value)
+        return value
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """The coordinators to begin with, each as "host:port"."""
+        return parse_addresses(self.mainspring_address)
+
+
+class _Instance(_Part):
+    """Who a process is, and how long its streams may be silent."""
+
+    engine_instance_id: str = declare(
+        "ENGINE_INSTANCE_ID",
+        "the instance's name in lists, logs and metrics",
+        _default_instance_id,
+        allowed=_NAME_ALLOWED,
+        shown="`engine_<pid>_<epoch ms>`",
+        pattern=_NAME,
+    )
+    hostname: str = declare(
+        "HOSTNAME",
+        "the host that it says it runs on",
+        socket.gethostname,
+        allowed=_HOST_ALLOWED,
+        shown="the system's host name",
+        pattern=_HOST,
+    )
+    heartbeat_interval_ms: int = declare(
+        "HEARTBEAT_INTERVAL",
+        "ms between application heartbeats on a stream, and between detection passes",
+        30_000,
+        low=100,
+        high=3_600_000,
+    )
+    failure_detection_timeout_ms: int = declare(
+        "FAILURE_DETECTION_TIMEOUT",
+        "ms after which a peer whose stream is open but silent is lost; at least 3 x HEARTBEAT_INTERVAL",
+        90_000,
+        low=300,
+        high=_DAY_MS,
+    )
+    http_host: str = declare(
+        "HTTP_HOST",
+        "the address that /health, /ready and /metrics are served on",
+        "127.0.0.1",
+        allowed=_HOST_ALLOWED,
+        pattern=_HOST,
+    )
+
+    @model_validator(mode="after")
+    def _check_silence(self) -> Self:
+        if self.failure_detection_timeout_ms < 3 * self.heartbeat_interval_ms:
+            raise ValueError(
+                "FAILURE_DETECTION_TIMEOUT >= 3 x HEARTBEAT_INTERVAL does not hold: "
+                f"{self.failure_detection_timeout_ms} < 3 x {self.heartbeat_interval_ms}; raise one or lower the other"
+            )
+        return self
+
+
+class CoordinatorSettings(_Instance):
+    """What a coordinator reads."""
+
+    database_url: str = declare(
+        "DATABASE_URL",
+        "where the state lives; SQLite serves one coordinator",
+        "sqlite:///mainspring.db",
+        allowed="`mysql://user:password@host:3306/database`, `mysql+pymysql://…`, `mariadb://…`, `sqlite:///path`",
+        shown="sqlite:///mainspring.db (a file in the working directory)",
+        secret=True,
+    )
+    redis_url: str | None = declare(
+        "REDIS_URL",
+        "the cache of results",
+        None,
+        allowed="`redis://host:6379`, `rediss://…`, `unix://…`",
+        shown="none",
+        secret=True,
+        pattern=r"^(rediss?|unix)://.+",
+    )
+    distributed_mode: Annotated[bool, BeforeValidator(_exactly_true)] = declare(
+        "DISTRIBUTED_MODE",
+        "several coordinators share the work; off, one owns all and refuses to start beside another",
+        default=False,
+        allowed="on only if exactly `true`",
+        shown="off",
+    )
+    enable_failover: Annotated[bool, BeforeValidator(_unless_false)] = declare(
+        "ENABLE_FAILOVER",
+        "the work of a lost worker goes elsewhere; off, it waits for a worker of the same name or an admin's release",
+        default=True,
+        allowed="off only if exactly `false`",
+        shown="on",
+    )
+    assignment_strategy: Strategy = declare(
+        "ASSIGNMENT_STRATEGY",
+        "how a worker is chosen, for workflows and nodes that name no strategy",
+        "load-balanced",
+        allowed="`load-balanced`, `round-robin`, `capability`, `locality`, `affinity`, `dynamic`",
+    )
+    lock_timeout_ms: int = declare(
+        "LOCK_TIMEOUT",
+        "ms that the lock of a silent coordinator may outlive it where its session cannot be ended; "
+        "at least FAILURE_DETECTION_TIMEOUT",
+        300_000,
+        low=1_000,
+        high=_DAY_MS,
+    )
+    max_retries: int = declare(
+        "MAX_RETRIES", "retries after the first attempt, for nodes that set none", 3, low=0, high=attempts_max - 1
+    )
+    cpu_weight: float = declare("CPU_WEIGHT", "load-balanced: the weight of a worker's cpu", 0.3, low=0, high=1)
+    memory_weight: float = declare("MEMORY_WEIGHT", "load-balanced: the weight of its memory", 0.3, low=0, high=1)
+    workflow_weight: float = declare("WORKFLOW_WEIGHT", "load-balanced: the weight of its nodes", 0.4, low=0, high=1)
+    grpc_host: str = declare(
+        "GRPC_HOST", "the address that gRPC is served on", "127.0.0.1", allowed=_HOST_ALLOWED, pattern=_HOST
+    )
+    grpc_port: int = declare("GRPC_PORT", "its port; 0: a free one", default_grpc_port, low=0, high=65_535)
+    http_port: int = declare(
+        "HTTP_PORT", "the port of /health, /ready and /metrics; 0: a free one", default_http_port, low=0, high=65_535
+    )
+    advertise_host: str | None = declare(
+        "ADVERTISE_HOST",
+        "under what host workers and other coordinators reach this one",
+        None,
+        allowed=_HOST_ALLOWED,
+        shown="GRPC_HOST, or HOSTNAME where that is every address",
+        pattern=_HOST,
+    )
+    stream_grace_ms: int = declare(
+        "STREAM_GRACE",
+        "ms in which a worker whose stream dropped may attach again and keep its work",
+        2_000,
+        low=0,
+        high=3_600_000,
+    )
+    lease_timeout_ms: int = declare(
+        "LEASE_TIMEOUT",
+        "ms that a coordinator may act after it last renewed its lease; a hung one is replaced about 1.2 x later",
+        5_000,
+        low=1_000,
+        high=600_000,
+    )
+    failover_webhook_url: str | None = declare(
+        "FAILOVER_WEBHOOK_URL",
+        "gets a POST for each failover",
+        None,
+        allowed="`http://…` or `https://…`",
+        shown="none",
+        secret=True,
+        pattern=r"^https?://.+",
+    )
+    failover_webhook_secret: str | None = declare(
+        "FAILOVER_WEBHOOK_SECRET", "signs these POSTs", None, allowed="any text", shown="none", secret=True
+    )
+    retention_days: int = declare(
+        "RETENTION_DAYS", "days that ended workflows are kept; 0: for ever", 0, low=0, high=36_500
+    )
+    cluster_name: str = declare(
+        "CLUSTER_NAME",
+        "the cluster's name; fixed when the cluster is made",
+        "mainspring",
+        allowed=f"1 to {cluster_name_bytes_max} letters, digits and `_.-`",
+        pattern=rf"^[A-Za-z0-9_.-]{{1,{cluster_name_bytes_max}}}$",
+    )
+    shards: int = declare(
+        "SHARDS",
+        "shares of all workflows, the unit of ownership; fixed when the cluster is made",
+        16,
+        low=1,
+        high=shards_max,
+    )
+
+    @model_validator(mode="after")
+    def _check_ownership(self) -> Self:
+        if self.lock_timeout_ms < self.failure_detection_timeout_ms:
+            raise ValueError(
+                "LOCK_TIMEOUT >= FAILURE_DETECTION_TIMEOUT does not hold: "
+                f"{self.lock_timeout_ms} < {self.failure_detection_timeout_ms}; raise one or lower the other"
+            )
+        if self.lock_timeout_ms < self.hung_after_ms:
+            raise ValueError(
+                "LOCK_TIMEOUT >= T = 1.02 x (LEASE_TIMEOUT / 0.98 + 500) does not hold: "
+                f"{self.lock_timeout_ms} < {self.hung_after_ms}; raise the first or lower LEASE_TIMEOUT"
+            )
+        if self.cpu_weight + self.memory_weight + self.workflow_weight == 0:
+            raise ValueError(
+                "CPU_WEIGHT + MEMORY_WEIGHT + WORKFLOW_WEIGHT > 0 does not hold: all three are 0; raise one of them"
+            )
+        # Q <= L - H - 0.5 s follows from how Q and H are derived, for every LEASE_TIMEOUT in range.
+        assert 0 < self.lock_query_timeout_ms <= self.lease_timeout_ms - self.renew_interval_ms - 500
+        return self
+
+    @property
+    def renew_interval_ms(self) -> int:
+        """H: between renewals of the lease."""
+        return self.lease_timeout_ms // 5
+
+    @property
+    def lock_query_timeout_ms(self) -> int:
+        """Q: the lock session's socket timeout, so that a slow but successful renewal still lands inside the lease."""
+        return min(3_000, self.lease_timeout_ms - self.renew_interval_ms - 500)
+
+    @property
+    def poll_interval_ms(self) -> int:
+        """P: between looks at all peers, give or take a fifth."""
+        return 200
+
+    @property
+    def hung_after_ms(self) -> int:
+        """T: a coordinator whose lease row has not changed for this long is hung, and is replaced."""
+        # 2 % is the most that two clocks' rates may differ from the truth, 0.5 s what the argument has to spare.
+        return round(1.02 * (self.lease_timeout_ms / 0.98 + 500))
+
+    @property
+    def newcomer_after_ms(self) -> int:
+        """A coordinator gets its share once it has been seen for this long."""
+        return 2_000
+
+    @property
+    def recovery_grace_ms(self) -> int:
+        """How long workers may take to attach to a shard's new owner and keep their work: T, a reconnect, a second."""
+        return self.hung_after_ms + reconnect_delay_ms_max + 1_000
+
+    @property
+    def lock_session_wait_s(self) -> int:
+        """`wait_timeout` of the lock session, in whole seconds."""
+        return -(-self.lock_timeout_ms // 1_000)
+
+    @property
+    def reachable_host(self) -> str:
+        """The host under which others reach this coordinator."""
+        return self.advertise_host or (self.hostname if self.grpc_host in _WILDCARDS else self.grpc_host)
+
+
+class WorkerSettings(_Instance, _Contact):
+    """What a worker reads."""
+
+    supported_executors: tuple[str, ...] | None = declare(
+        "SUPPORTED_EXECUTORS",
+        "which registered executors it announces, separated by commas; a name that nothing registers stops the start",
+        None,
+        allowed=f"1 to {executors_a_worker_max} names of at most {executor_bytes_max} bytes",
+        shown="all that its modules register",
+    )
+    max_concurrent_workflows: int = declare(
+        "MAX_CONCURRENT_WORKFLOWS", "of how many different workflows it has nodes at once", 10, low=1, high=slots_max
+    )
+    max_concurrent_nodes: int = declare("MAX_CONCURRENT_NODES", "its slots", 50, low=1, high=slots_max)
+    load_report_interval_ms: int = declare(
+        "LOAD_REPORT_INTERVAL", "ms between load reports when the load changed", 2_000, low=100, high=3_600_000
+    )
+    http_port: int = declare(
+        "HTTP_PORT", "the port of /health, /ready and /metrics; 0: they are not served", 0, low=0, high=65_535
+    )
+
+    @field_validator("supported_executors", mode="before")
+    @classmethod
+    def _split_executors(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("supported_executors")
+    @classmethod
+    def _check_executors(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        if not 0 < len(value) <= executors_a_worker_max:
+            raise ValueError(f"it names {len(value)} executors")
+        for name in value:
+            if not name or len(name.encode()) > executor_bytes_max:
+                raise ValueError(f"{name[:executor_bytes_max]!r} is no executor's name")
+        return tuple(dict.fromkeys(value))
+
+
+class ClientSettings(_Contact):
+    """What the SDK and the command read."""
