@@ -63,6 +63,15 @@ def test_the_worker_dials_the_coordinator_and_offers_what_the_image_holds(compos
     assert [name for name in shipped_executors.split(",") if f'@executor("{name}")' not in text] == []
 
 
+def test_each_variable_of_ours_is_a_setting(compose: dict[str, Any]) -> None:
+    settings = set(re.findall(r"^\| `([A-Z_]+)` \|", (root / "docs/settings.md").read_text(), re.MULTILINE))
+    ours = [name for name in compose["services"] if name != "mysql"]
+    named = {variable for name in ours for variable in compose["services"][name]["environment"]}
+    image = {pair.split("=")[0] for word, rest in dockerfile() if word == "ENV" for pair in rest.split()}
+    assert {"DATABASE_URL", "MAINSPRING_ADDRESS"} <= named
+    assert named | (image - {"PATH", "PYTHONUNBUFFERED"}) <= settings
+
+
 def test_the_image_is_made_of_files_that_exist_and_is_not_run_by_root() -> None:
     steps = dockerfile()
     copied = [
