@@ -1,0 +1,220 @@
+"""A shard changes hands at any point, and nothing is lost and nothing counts twice."""
+
+import random
+from typing import Any
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.engine.replay import fold
+from tests.engine.rig import SECOND, Rig, define, of, only, rows_of
+
+from mainspring.errors import Failure
+from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition, Ended, LoadOutputs, Stop
+from mainspring_coordinator.engine.events import Event, OutputsLoaded, ResultItem, Results, ShardReady, ShardTaken
+from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.rows import WorkflowInserted
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.shard_loader import collect_output
+from mainspring_coordinator.store.protocol import StoredNode
+
+nodes: list[dict[str, Any]] = [
+    {"id": "fetch", "executor": "work"},
+    {"id": "each", "executor": "work", "map": {"over": "${fetch.of_items}", "max_parallel": 3}, "input": "${item}"},
+    {"id": "side", "executor": "work", "input": "${fetch}", "retry": {"max_attempts": 5, "initial": "1s", "jitter": 0}},
+    {"id": "sum", "executor": "work", "input": {"all": "${each}", "side": "${side}"}},
+]
+
+
+class Cluster:
+    """One coordinator after another, over the same rows and the same workers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.rig = Rig()
+        self.ended: list[Ended] = []
+        self.results: dict[tuple[int, int], int] = {}
+
+    def take_over(self, grace_s: float = 10) -> None:
+        """Let another coordinator own the shard; workers stay as they are, and attach to it."""
+        old = self.rig
+        self.ended += of(old.effects, Ended)
+        new = Rig(epoch=old.epoch + 1, own=False)
+        new.rows = old.rows
+        new.now_us = old.now_us + SECOND // 10
+        new.step(ShardTaken(0, new.epoch, new.now_us + int(grace_s * SECOND), frozenset()))
+        workflows, _, _ = fold(old.rows, {self.plan.hash: self.plan})
+        for workflow in workflows:
+            new.step(workflow)
+        new.step(ShardReady(0))
+        self.rig = new
+        for worker in old.workers.values():
+            new.attach(worker.name, incarnation=worker.incarnation, running=worker.running)
+        self.serve()
+
+    def serve(self) -> None:
+        """Answer what the engine asks of the database."""
+        rig = self.rig
+        pending = of(rig.effects, LoadOutputs)[getattr(rig, "served", 0) :]
+        rig.served = len(of(rig.effects, LoadOutputs))  # type: ignore[attr-defined]  # a mark of this test's own
+        for wanted in pending:
+            _, outputs, _ = fold(rig.rows, {self.plan.hash: self.plan})
+            rig.step(self._loaded(wanted, outputs.get(wanted.workflow_id, {})))
+        if pending:
+            self.serve()
+
+    def _loaded(self, wanted: LoadOutputs, outputs: dict[tuple[int, int], bytes]) -> Event:
+        workflow = self.rig.engine.state.shards[0].workflows[wanted.workflow_id]
+        found = {}
+        for node in wanted.nodes:
+            width = workflow.maps[node].width if node in workflow.maps else None
+            rows = [
+                StoredNode("wf", at, inst, NodeStatus.SUCCEEDED, 1, 0, "", "", 0, 0, 0, 0, 0, 0, 0, None, data)
+                for (at, inst), data in sorted(outputs.items())
+                if at == node
+            ]
+            found[node] = collect_output(rows, width)
+        return OutputsLoaded(wanted.shard, wanted.workflow_id, found)
+
+    def finish_one(self, index: int, value: Any = None) -> None:
+        """Let one running attempt end well."""
+        running = self.rig.running()
+        worker, assign = running[index % len(running)]
+        output = {"of_items": [1, 2, 3, 4, 5]} if assign.node_id == "fetch" else value or {"ran": f"{assign.node_id}/{assign.instance}"}
+        self.rig.end(worker, assign, NodeStatus.SUCCEEDED, orjson.dumps(output))
+        self.serve()
+
+
+def test_a_new_owner_adopts_what_runs_and_goes_on() -> None:
+    cluster = Cluster(define(nodes))
+    cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    cluster.finish_one(0)
+    running = {(a.node_id, a.instance, a.assignment) for _, a in cluster.rig.running()}
+    cluster.take_over()
+    assert {(a.node_id, a.instance, a.assignment) for _, a in cluster.rig.running()} == running
+    while cluster.rig.running():
+        cluster.finish_one(0)
+    ended = only(of(cluster.rig.effects, Ended), Ended)
+    assert ended.status is WorkflowStatus.SUCCEEDED
+
+
+def test_outputs_of_before_a_takeover_are_read_back_when_needed() -> None:
+    cluster = Cluster(define(nodes))
+    cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    for _ in range(4):
+        cluster.finish_one(0)
+    cluster.take_over()
+    while cluster.rig.running():
+        cluster.finish_one(0)
+    last = next(a for a in of(cluster.rig.effects, Assign) if a.node_id == "sum")
+    assert [part["ran"] for part in orjson.loads(last.input)["all"]] == [f"each/{n}" for n in range(5)]
+
+
+def test_workers_that_do_not_come_back_are_lost_after_the_grace_which_a_takeover_cannot_renew() -> None:
+    cluster = Cluster(define(nodes))
+    worker = cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    del cluster.rig.workers[worker.session]
+    cluster.take_over(grace_s=5)
+    cluster.rig.attach("w2")
+    assert not of(cluster.rig.after(4.8), Assign)
+    assert only(cluster.rig.after(0.3), Assign).node_id == "fetch"
+
+
+def test_a_result_from_before_a_takeover_counts_after_it() -> None:
+    cluster = Cluster(define(nodes))
+    cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    cluster.take_over()
+    worker, assign = cluster.rig.running()[0]
+    effects = cluster.rig.end(worker, assign, NodeStatus.SUCCEEDED, b'{"of_items":[]}')
+    assert only(effects, Ack).disposition is Disposition.RECORDED
+
+
+def test_events_about_a_shard_that_is_still_loading_wait_for_it() -> None:
+    rig = Rig(own=False, epoch=2)
+    rig.step(ShardTaken(0, 2, rig.now_us, frozenset()))
+    worker = rig.attach()
+    assert not rig.step(Results(worker.session, (ResultItem(0, 1 << 32, NodeStatus.SUCCEEDED, b"1", None, 0),)))
+    effects = rig.step(ShardReady(0))
+    assert only(effects, Ack).disposition is Disposition.STALE
+
+
+def test_a_takeover_in_the_middle_of_a_cancel_ends_it() -> None:
+    cluster = Cluster(define(nodes))
+    cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    cluster.rig.cancel()
+    cluster.take_over()
+    assert of(cluster.rig.effects, Stop)
+    cluster.rig.after(31)
+    assert only(of(cluster.rig.effects, Ended), Ended).status is WorkflowStatus.CANCELLED
+
+
+def test_a_takeover_keeps_the_time_of_the_next_attempt() -> None:
+    cluster = Cluster(define([{"id": "a", "executor": "work", "retry": {"initial": "9s", "jitter": 0}}]))
+    cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    cluster.rig.fail("a")
+    due_us = rows_of(cluster.rig.effects, WorkflowInserted)[0].submitted_at_us + 9 * SECOND
+    cluster.take_over()
+    cluster.rig.now_us = due_us - 1
+    assert not cluster.rig.after(0)
+    assert only(cluster.rig.after(0.001), Assign).attempt == 2
+
+
+def test_an_ended_workflow_is_not_known_any_more() -> None:
+    rig = Rig()
+    rig.attach()
+    rig.submit(define([{"id": "a", "executor": "work"}]))
+    rig.finish("a")
+    assert rig.read().code is AnswerCode.NOT_FOUND
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_workflow_ends_with_the_same_output_however_often_its_owner_dies(seed: int) -> None:
+    chance = random.Random(seed)
+    cluster = Cluster(define(nodes))
+    cluster.rig.attach("w1", slots=2)
+    cluster.rig.attach("w2", slots=3)
+    cluster.rig.submit(cluster.plan)
+    for _ in range(200):
+        ended = [*cluster.ended, *of(cluster.rig.effects, Ended)]
+        if ended:
+            break
+        running = cluster.rig.running()
+        act = chance.random()
+        if act < 0.15:
+            cluster.take_over()
+        elif act < 0.25 and len(cluster.rig.workers) > 1:
+            cluster.rig.drop(chance.choice(list(cluster.rig.workers.values())), goodbye=chance.random() < 0.5)
+        elif act < 0.35:
+            cluster.rig.attach(f"w{chance.randrange(10**9)}", slots=2)
+        elif act < 0.45 and any(assign.node_id == "side" for _, assign in running):
+            if next(a for _, a in running if a.node_id == "side").attempt < 4:
+                cluster.rig.fail("side", Failure("Flaky", "again"))
+        elif act < 0.55 or not running:
+            cluster.rig.after(chance.choice([0.5, 3, 15]))
+            cluster.serve()
+        else:
+            cluster.finish_one(chance.randrange(100))
+    ended = [*cluster.ended, *of(cluster.rig.effects, Ended)]
+    if not ended:
+        cluster.rig.attach("healer", slots=10)
+        for _ in range(100):
+            while cluster.rig.running():
+                cluster.finish_one(0)
+            if of(cluster.rig.effects, Ended):
+                break
+            cluster.rig.after(15)
+            cluster.serve()
+        ended = of(cluster.rig.effects, Ended)
+    assert len(ended) == 1, seed
+    if ended[0].status is WorkflowStatus.FAILED:
+        assert ended[0].failure is not None
+        assert b"WorkerLost" in ended[0].failure, seed
+    else:
+        assert ended[0].output == b'{"sum":{"ran":"sum/-1"}}', seed
