@@ -74,7 +74,9 @@ class Delivery:
         """Call `notify` after each commit that changed a workflow; returns what ends it."""
         watchers = self._watchers.setdefault(workflow_id, [])
         if len(watchers) >= limits.watchers_a_workflow_max or self._watchers_count >= limits.watchers_max:
-            raise BusyError(f"workflow {workflow_id!r} has too many watchers; try again when some have gone", retry_after_ms=1_000)
+            raise BusyError(
+                f"workflow {workflow_id!r} has too many watchers; try again when some have gone", retry_after_ms=1_000
+            )
         watchers.append(notify)
         self._watchers_count += 1
 
@@ -96,11 +98,9 @@ class Delivery:
                 by_session.setdefault(effect.session, []).append(effect)
             elif isinstance(effect, Answer):
                 self._answer(effect)
-            elif isinstance(effect, Changed):
-                if effect.workflow_id in self._watchers:
-                    self._tell(effect)
-            elif isinstance(effect, Ended):
-                self._ended(effect)
+            elif isinstance(effect, Changed | Ended):
+                if isinstance(effect, Ended):
+                    self._ended(effect)
                 if effect.workflow_id in self._watchers:
                     self._tell(effect)
             elif isinstance(effect, LoadOutputs):

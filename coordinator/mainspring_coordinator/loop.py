@@ -86,7 +86,7 @@ class ControlLoop:
 
     def _reset(self) -> None:
         self._engine = Engine(self._config)
-        self._queue: deque[Event] = deque()
+        self._queue: deque[Event | asyncio.Future[None]] = deque()
         self._gathering = Gathered()
         self._in_flight: Gathered | None = None
         self._scheduled = False
@@ -129,7 +129,13 @@ class ControlLoop:
             task.cancel()
         error = UnavailableError(f"this coordinator gave up its term ({reason}); the outcome is unknown, try again")
         self._delivery.fail_all(error)
-        waiting = [*self._provers.values(), *self._proving.values(), *self._ready_waiters.values(), self._flushing, self._flushed]
+        waiting = [
+            *self._provers.values(),
+            *self._proving.values(),
+            *self._ready_waiters.values(),
+            self._flushing,
+            self._flushed,
+        ]
         for futures in waiting:
             _fail(futures, error)
         lost = list(self._serving)
@@ -182,9 +188,8 @@ class ControlLoop:
                 delay_s = min(1.0, delay_s * 2)
                 continue
             break
-        # The last event posted was ShardReady: once it is stepped, the shard serves.
-        while self._queue and term == self._term:
-            await asyncio.sleep(0)
+        # The last event posted was ShardReady: once what is queued now has been stepped, the shard serves.
+        await self._stepped()
         shard = self._engine.state.shards.get(row.shard)
         if term != self._term or shard is None or shard.epoch != row.epoch:
             return
@@ -194,6 +199,13 @@ class ControlLoop:
             if not future.done():
                 future.set_result(None)
         self._delivery.shards_changed(dict(self._serving))
+
+    async def _stepped(self) -> None:
+        """Return when every event that is queued now has been stepped."""
+        future = self._aio.create_future()
+        self._queue.append(future)
+        self._schedule()
+        await future
 
     async def release_shards(self, shards: Sequence[int]) -> None:
         """Give shards up on purpose, after what they have under way is committed."""
@@ -234,7 +246,10 @@ class ControlLoop:
     def post(self, event: Event) -> None:
         """Put an event into the queue. `BusyError` when it is full."""
         if len(self._queue) >= limits.events_queue_max:
-            raise BusyError(f"the coordinator's queue holds {limits.events_queue_max} events; try again in a moment", retry_after_ms=500)
+            raise BusyError(
+                f"the coordinator's queue holds {limits.events_queue_max} events; try again in a moment",
+                retry_after_ms=500,
+            )
         self._post_unbounded(event)
 
     def _post_unbounded(self, event: Event) -> None:
@@ -318,7 +333,11 @@ class ControlLoop:
         queue, gathering = self._queue, self._gathering
         full = False
         while queue and not full:
-            self._step(queue.popleft())
+            event = queue.popleft()
+            if isinstance(event, asyncio.Future):
+                _resolve([event])
+                continue
+            self._step(event)
             full = len(gathering.rows) >= limits.batch_rows_max or self._clock_us() - started_us > _slice_us
         due_us = self._engine.next_due_us()
         if due_us is not None and due_us <= self.now_us():
@@ -402,10 +421,15 @@ class ControlLoop:
 
     def _existed(self, batch: Gathered, existing: ExistingWorkflow) -> None:
         """A submitted id was in the database: answer from there, and forget the tentative workflow."""
-        row = next(row for row in batch.rows if isinstance(row, WorkflowInserted) and row.workflow_id == existing.workflow_id)
+        row = next(
+            row for row in batch.rows if isinstance(row, WorkflowInserted) and row.workflow_id == existing.workflow_id
+        )
         same = row.digest == existing.digest
         code = AnswerCode.OK if same else AnswerCode.ALREADY_EXISTS
-        dropped = [*batch.drop_workflows({existing.workflow_id}), *self._gathering.drop_workflows({existing.workflow_id})]
+        dropped = [
+            *batch.drop_workflows({existing.workflow_id}),
+            *self._gathering.drop_workflows({existing.workflow_id}),
+        ]
         answers = [effect for effect in dropped if isinstance(effect, Answer)]
         batch.outward += [Answer(a.token, a.shard, a.workflow_id, code, existing.status) for a in answers if a.created]
         busy = UnavailableError("the workflow's id was being looked up; try again")
@@ -491,7 +515,6 @@ class ControlLoop:
     @staticmethod
     def _clock_us() -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000
-
 
 
 def _resolve(futures: list["asyncio.Future[None]"]) -> None:

@@ -7,7 +7,19 @@ loop of the process.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-from mainspring_coordinator.engine.effects import Ack, Answer, Assign, Changed, EchoCredit, Ended, Refuse, Replace, ReportBacklog, Stop, Welcomed
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    Answer,
+    Assign,
+    Changed,
+    EchoCredit,
+    Ended,
+    Refuse,
+    Replace,
+    ReportBacklog,
+    Stop,
+    Welcomed,
+)
 from mainspring_coordinator.engine.events import Event
 
 SessionEffect: TypeAlias = Assign | Stop | Ack | EchoCredit | Refuse | Welcomed | Replace | ReportBacklog

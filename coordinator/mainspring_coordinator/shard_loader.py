@@ -13,7 +13,14 @@ from mainspring import limits
 from mainspring.definition import parse_definition
 from mainspring.errors import StoreError
 from mainspring_coordinator.engine.effects import LoadOutputs
-from mainspring_coordinator.engine.events import Event, LoadedNode, OutputsLoaded, ShardReady, ShardTaken, WorkflowLoaded
+from mainspring_coordinator.engine.events import (
+    Event,
+    LoadedNode,
+    OutputsLoaded,
+    ShardReady,
+    ShardTaken,
+    WorkflowLoaded,
+)
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.store.protocol import Reader, ShardRow, StoredNode, StoredWorkflow
@@ -115,7 +122,9 @@ class ShardLoader:
         if plan is None:
             data = self._reader.plan(shard, plan_hash)
             if data is None:
-                raise StoreError(f"shard {shard}: definition {plan_hash.hex()} is missing, though workflows use it; restore it from a backup")
+                raise StoreError(
+                    f"shard {shard}: definition {plan_hash.hex()} is missing, though workflows use it; restore it from a backup"
+                )
             plan = compile_plan(parse_definition(data, format="json"), data)
             if len(self._plans) >= limits.plans_in_memory_max:
                 self._plans.clear()

@@ -19,7 +19,9 @@ from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, wor
 Outputs = dict[tuple[int, int], bytes]
 
 
-def fold(rows: Sequence[Row], plans: Mapping[bytes, Plan]) -> tuple[list[WorkflowLoaded], dict[str, Outputs], dict[str, WorkflowUpdated]]:
+def fold(
+    rows: Sequence[Row], plans: Mapping[bytes, Plan]
+) -> tuple[list[WorkflowLoaded], dict[str, Outputs], dict[str, WorkflowUpdated]]:
     """Return the unfinished workflows, all outputs by workflow and (node, instance), and the last update of each workflow."""
     workflows: dict[str, WorkflowLoaded] = {}
     nodes: dict[str, dict[tuple[int, int], LoadedNode]] = {}
@@ -31,26 +33,56 @@ def fold(rows: Sequence[Row], plans: Mapping[bytes, Plan]) -> tuple[list[Workflo
             case WorkflowInserted():
                 assert name not in workflows
                 workflows[name] = WorkflowLoaded(
-                    row.shard, name, plans[row.plan_hash], row.input, row.digest, WorkflowStatus.RUNNING, 1, row.submitted_at_us,
-                    row.deadline_at_us, 0, row.strategy, "", None, (),
+                    row.shard,
+                    name,
+                    plans[row.plan_hash],
+                    row.input,
+                    row.digest,
+                    WorkflowStatus.RUNNING,
+                    1,
+                    row.submitted_at_us,
+                    row.deadline_at_us,
+                    0,
+                    row.strategy,
+                    "",
+                    None,
+                    (),
                 )
                 nodes[name] = {}
             case WorkflowUpdated():
                 updates[name] = row
                 workflows[name] = replace(
-                    workflows[name], status=row.status, version=row.version, closing_until_us=row.closing_until_us,
-                    cancel_reason=row.cancel_reason, failure=row.failure,
+                    workflows[name],
+                    status=row.status,
+                    version=row.version,
+                    closing_until_us=row.closing_until_us,
+                    cancel_reason=row.cancel_reason,
+                    failure=row.failure,
                 )
             case NodeAssigned():
                 nodes[name][row.node, row.instance] = LoadedNode(
-                    row.node, row.instance, NodeStatus.RUNNING, row.attempt, row.assignment, row.worker, row.incarnation,
-                    row.started_at_us, 0, 0, row.redeliveries, None,
+                    row.node,
+                    row.instance,
+                    NodeStatus.RUNNING,
+                    row.attempt,
+                    row.assignment,
+                    row.worker,
+                    row.incarnation,
+                    row.started_at_us,
+                    0,
+                    0,
+                    row.redeliveries,
+                    None,
                 )
             case NodeChanged():
                 blank = LoadedNode(row.node, row.instance, row.status, row.attempt, 0, "", "", 0, 0, 0, 0, None)
                 before = nodes[name].get((row.node, row.instance), blank)
                 nodes[name][row.node, row.instance] = replace(
-                    before, status=row.status, attempt=row.attempt, retry_at_us=row.retry_at_us, redeliveries=row.redeliveries
+                    before,
+                    status=row.status,
+                    attempt=row.attempt,
+                    retry_at_us=row.retry_at_us,
+                    redeliveries=row.redeliveries,
                 )
                 if row.output is not None:
                     outputs.setdefault(name, {})[row.node, row.instance] = row.output

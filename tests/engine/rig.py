@@ -4,12 +4,13 @@ Effects are looked at as they come; `rows` keeps every row that was ever stored,
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import orjson
 
+from mainspring.definition import definition_from_json
 from mainspring.errors import Failure
 from mainspring.ids import shard_of
 from mainspring.workflow import Definition
@@ -34,14 +35,13 @@ from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.engine.step import Engine
-from mainspring.definition import definition_from_json
 
 _E = TypeVar("_E")
 SECOND = 1_000_000
 _incarnations = itertools.count(1)
 
 
-def define(nodes: Sequence[dict[str, Any]], **rest: Any) -> Plan:
+def define(nodes: Sequence[Mapping[str, Any]], **rest: Any) -> Plan:
     """Compile a definition from its JSON form."""
     definition: Definition = definition_from_json({"name": "test", "nodes": list(nodes), **rest})
     return compile_plan(definition)
@@ -61,7 +61,9 @@ class Worker:
 class Rig:
     """Drives one engine that owns all shards of a small cluster."""
 
-    def __init__(self, *, shards: int = 1, epoch: int = 1, config: EngineConfig | None = None, own: bool = True) -> None:
+    def __init__(
+        self, *, shards: int = 1, epoch: int = 1, config: EngineConfig | None = None, own: bool = True
+    ) -> None:
         self.shards = shards
         self.now_us = 1_000 * SECOND
         self.engine = Engine(config or EngineConfig())
@@ -167,7 +169,12 @@ class Rig:
         return self.end(worker, assign, NodeStatus.FAILED, b"", failure or Failure("ValueError", "no"))
 
     def end(
-        self, worker: Worker, assign: Assign, status: NodeStatus, output: bytes = b"null", failure: Failure | None = None
+        self,
+        worker: Worker,
+        assign: Assign,
+        status: NodeStatus,
+        output: bytes = b"null",
+        failure: Failure | None = None,
     ) -> list[Effect]:
         """Report the end of an attempt."""
         worker.running.pop((assign.shard, assign.assignment), None)
@@ -198,7 +205,10 @@ class Rig:
         live = {(a.shard, a.id): a for shard in state.shards.values() for a in shard.live.values()}
         held = {key: a for h in state.held.values() for key, a in h.assignments.items()}
         of_workflows = {
-            (a.shard, a.id): a for shard in state.shards.values() for w in shard.workflows.values() for a in w.live.values()
+            (a.shard, a.id): a
+            for shard in state.shards.values()
+            for w in shard.workflows.values()
+            for a in w.live.values()
         }
         assert live == held == of_workflows
         for worker in state.workers.values():
@@ -209,7 +219,9 @@ class Rig:
                 pending = sum(NodeStatus(s) not in _terminal for s in workflow.statuses)
                 assert workflow.unfinished == pending or workflow.status.name != "RUNNING"
                 for expanded in workflow.maps.values():
-                    running = expanded.statuses.count(NodeStatus.RUNNING) + expanded.statuses.count(NodeStatus.CANCELLING)
+                    running = expanded.statuses.count(NodeStatus.RUNNING) + expanded.statuses.count(
+                        NodeStatus.CANCELLING
+                    )
                     assert expanded.live == running
         assert state.cached_bytes == sum(w.output_bytes for s in state.shards.values() for w in s.workflows.values())
 

@@ -1,12 +1,29 @@
 """Workers that come, go, come back, and say what they have."""
 
 import pytest
-from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
-from mainspring_coordinator.engine.effects import Ack, Assign, CancelCause, Disposition, Ended, Refuse, Replace, ReportBacklog, Stop
-from mainspring_coordinator.engine.events import CreditSet, Inventory, ResultItem, WorkerAttached, WorkerDetached, WorkerDraining
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    Assign,
+    CancelCause,
+    Disposition,
+    Ended,
+    Refuse,
+    Replace,
+    ReportBacklog,
+    Stop,
+)
+from mainspring_coordinator.engine.events import (
+    CreditSet,
+    Inventory,
+    ResultItem,
+    WorkerAttached,
+    WorkerDetached,
+    WorkerDraining,
+)
 from mainspring_coordinator.engine.rows import IncarnationLost, NodeAssigned, NodeChanged
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
 one = define([{"id": "a", "executor": "work"}])
 GRACE = 2
@@ -134,9 +151,17 @@ def test_a_result_counts_once_and_a_repeated_one_is_recorded_again_but_not_count
 def test_only_an_owner_whose_epoch_is_not_below_may_refuse_a_result() -> None:
     rig = Rig(epoch=3)
     worker = rig.attach("w1")
-    cases = {(0, 2 << 32): Disposition.STALE, (0, 3 << 32): Disposition.STALE, (0, 4 << 32): Disposition.NOT_OWNER, (1, 1 << 32): Disposition.NOT_OWNER}
+    cases = {
+        (0, 2 << 32): Disposition.STALE,
+        (0, 3 << 32): Disposition.STALE,
+        (0, 4 << 32): Disposition.NOT_OWNER,
+        (1, 1 << 32): Disposition.NOT_OWNER,
+    }
     for (shard, number), disposition in cases.items():
-        assert only(rig.report(worker, ResultItem(shard, number, NodeStatus.SUCCEEDED, b"1", None, 1)), Ack).disposition is disposition
+        assert (
+            only(rig.report(worker, ResultItem(shard, number, NodeStatus.SUCCEEDED, b"1", None, 1)), Ack).disposition
+            is disposition
+        )
 
 
 def test_a_result_by_another_worker_is_refused() -> None:
@@ -224,7 +249,10 @@ def test_workers_hear_once_when_something_waits_and_once_when_nothing_does() -> 
     worker = rig.attach("w1", slots=1)
     rig.submit(define([{"id": f"n{i}", "executor": "work"} for i in range(3)]))
     rig.run_to_end()
-    assert [(r.session, bool(r.waiting)) for r in of(rig.effects, ReportBacklog)] == [(worker.session, True), (worker.session, False)]
+    assert [(r.session, bool(r.waiting)) for r in of(rig.effects, ReportBacklog)] == [
+        (worker.session, True),
+        (worker.session, False),
+    ]
 
 
 def test_small_workflows_take_turns_with_a_wide_one() -> None:

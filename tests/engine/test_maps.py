@@ -4,11 +4,11 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.engine.rig import Rig, define, of, only, rows_of
 
 from mainspring_coordinator.engine.effects import Assign, Ended
 from mainspring_coordinator.engine.rows import MapExpanded, NodeChanged
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from tests.engine.rig import Rig, define, of, only, rows_of
 
 
 def fan(**rest: Any) -> list[dict[str, Any]]:
@@ -31,7 +31,9 @@ def test_a_map_runs_once_for_each_element_and_keeps_their_order() -> None:
     rig.attach()
     rig.submit(define(fan()))
     effects = rig.finish("fetch", items(3))
-    assert [(a.instance, a.input) for a in of(effects, Assign)] == [(n, b'{"it":"i%d","at":%d}' % (n, n)) for n in range(3)]
+    assert [(a.instance, a.input) for a in of(effects, Assign)] == [
+        (n, b'{"it":"i%d","at":%d}' % (n, n)) for n in range(3)
+    ]
     assert rows_of(effects, MapExpanded)[0].width == 3
     for instance in (2, 0):
         rig.finish("each", instance * 10, instance=instance)
@@ -44,7 +46,7 @@ def test_no_more_instances_run_at_once_than_max_parallel() -> None:
     rig.attach()
     rig.submit(define(fan(map={"max_parallel": 2})))
     rig.finish("fetch", items(5))
-    seen = []
+    seen: list[int] = []
     while rig.running("each"):
         assert len(rig.running("each")) == min(2, 5 - len(seen))
         seen.append(rig.running("each")[0][1].instance)
@@ -78,7 +80,9 @@ def test_a_long_chain_of_empty_maps_does_not_recurse() -> None:
     assert only([e for e in rig.effects if isinstance(e, Ended)], Ended).output == b'{"n2999":[]}'
 
 
-@pytest.mark.parametrize(("value", "kind"), [({"items": 3}, "mainspring.NotAList"), ({"other": []}, "mainspring.NotAList")])
+@pytest.mark.parametrize(
+    ("value", "kind"), [({"items": 3}, "mainspring.NotAList"), ({"other": []}, "mainspring.NotAList")]
+)
 def test_a_map_over_something_else_than_a_list_fails_with_its_path(value: object, kind: str) -> None:
     rig = Rig()
     rig.attach()

@@ -6,8 +6,6 @@ from typing import Any
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.replay import fold
-from tests.engine.rig import SECOND, Rig, define, of, only, rows_of
 
 from mainspring.errors import Failure
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition, Ended, LoadOutputs, Stop
@@ -17,6 +15,8 @@ from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.shard_loader import collect_output
 from mainspring_coordinator.store.protocol import StoredNode
+from tests.engine.replay import fold
+from tests.engine.rig import SECOND, Rig, define, of, only, rows_of
 
 nodes: list[dict[str, Any]] = [
     {"id": "fetch", "executor": "work"},
@@ -80,9 +80,31 @@ class Cluster:
         """Let one running attempt end well."""
         running = self.rig.running()
         worker, assign = running[index % len(running)]
-        output = {"of_items": [1, 2, 3, 4, 5]} if assign.node_id == "fetch" else value or {"ran": f"{assign.node_id}/{assign.instance}"}
+        output = (
+            {"of_items": [1, 2, 3, 4, 5]}
+            if assign.node_id == "fetch"
+            else value or {"ran": f"{assign.node_id}/{assign.instance}"}
+        )
         self.rig.end(worker, assign, NodeStatus.SUCCEEDED, orjson.dumps(output))
         self.serve()
+
+    def disturb_or_work(self, chance: random.Random) -> None:
+        """Do one thing that may happen to a cluster."""
+        running = self.rig.running()
+        act = chance.random()
+        if act < 0.15:
+            self.take_over()
+        elif act < 0.25 and len(self.rig.workers) > 1:
+            self.rig.drop(chance.choice(list(self.rig.workers.values())), goodbye=chance.random() < 0.5)
+        elif act < 0.35:
+            self.rig.attach(f"w{chance.randrange(10**9)}", slots=2)
+        elif act < 0.45 and any(assign.node_id == "side" and assign.attempt < 4 for _, assign in running):
+            self.rig.fail("side", Failure("Flaky", "again"))
+        elif act < 0.55 or not running:
+            self.rig.after(chance.choice([0.5, 3, 15]))
+            self.serve()
+        else:
+            self.finish_one(chance.randrange(100))
 
 
 def test_a_new_owner_adopts_what_runs_and_goes_on() -> None:
@@ -182,25 +204,9 @@ def test_a_workflow_ends_with_the_same_output_however_often_its_owner_dies(seed:
     cluster.rig.attach("w2", slots=3)
     cluster.rig.submit(cluster.plan)
     for _ in range(200):
-        ended = [*cluster.ended, *of(cluster.rig.effects, Ended)]
-        if ended:
+        if cluster.ended or of(cluster.rig.effects, Ended):
             break
-        running = cluster.rig.running()
-        act = chance.random()
-        if act < 0.15:
-            cluster.take_over()
-        elif act < 0.25 and len(cluster.rig.workers) > 1:
-            cluster.rig.drop(chance.choice(list(cluster.rig.workers.values())), goodbye=chance.random() < 0.5)
-        elif act < 0.35:
-            cluster.rig.attach(f"w{chance.randrange(10**9)}", slots=2)
-        elif act < 0.45 and any(assign.node_id == "side" for _, assign in running):
-            if next(a for _, a in running if a.node_id == "side").attempt < 4:
-                cluster.rig.fail("side", Failure("Flaky", "again"))
-        elif act < 0.55 or not running:
-            cluster.rig.after(chance.choice([0.5, 3, 15]))
-            cluster.serve()
-        else:
-            cluster.finish_one(chance.randrange(100))
+        cluster.disturb_or_work(chance)
     ended = [*cluster.ended, *of(cluster.rig.effects, Ended)]
     if not ended:
         cluster.rig.attach("healer", slots=10)

@@ -1,16 +1,25 @@
 """From submit to end: order, data, failures, retries, timeouts, cancel."""
 
+from typing import Any
+
 import orjson
 import pytest
-from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
 from mainspring.errors import Failure
 from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, CancelCause, Disposition, Ended, Stop
 from mainspring_coordinator.engine.events import ProgressReported, ResultItem
-from mainspring_coordinator.engine.rows import AttemptEnded, NodeAssigned, NodeChanged, PlanSaved, WorkflowInserted, WorkflowUpdated
+from mainspring_coordinator.engine.rows import (
+    AttemptEnded,
+    NodeAssigned,
+    NodeChanged,
+    PlanSaved,
+    WorkflowInserted,
+    WorkflowUpdated,
+)
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
-diamond = [
+diamond: list[dict[str, Any]] = [
     {"id": "a", "executor": "work"},
     {"id": "b", "executor": "work", "input": {"from": "${a.x}"}},
     {"id": "c", "executor": "work", "input": "${a}"},
@@ -38,9 +47,17 @@ def test_a_diamond_runs_in_order_and_hands_data_on() -> None:
 def test_a_hop_is_one_change_and_one_assignment() -> None:
     rig = Rig()
     rig.attach()
-    rig.submit(define([{"id": f"n{i}", "executor": "work", "depends_on": [f"n{i - 1}"] if i else []} for i in range(3)]))
+    rig.submit(
+        define([{"id": f"n{i}", "executor": "work", "depends_on": [f"n{i - 1}"] if i else []} for i in range(3)])
+    )
     effects = rig.finish("n0")
-    assert len(rows_of(effects, NodeChanged)) == len(rows_of(effects, NodeAssigned)) == len(of(effects, Ack)) == len(of(effects, Assign)) == 1
+    assert (
+        len(rows_of(effects, NodeChanged))
+        == len(rows_of(effects, NodeAssigned))
+        == len(of(effects, Ack))
+        == len(of(effects, Assign))
+        == 1
+    )
     assert len(effects) == 4
 
 
@@ -75,7 +92,9 @@ def test_a_failed_attempt_is_retried_with_growing_delays_and_then_fails_the_work
     rig = Rig()
     rig.attach()
     retry = {"max_attempts": 3, "initial": "1s", "multiplier": 2, "jitter": 0}
-    rig.submit(define([{"id": "a", "executor": "work", "retry": retry}, {"id": "z", "executor": "work", "depends_on": ["a"]}]))
+    rig.submit(
+        define([{"id": "a", "executor": "work", "retry": retry}, {"id": "z", "executor": "work", "depends_on": ["a"]}])
+    )
     for delay in (1, 2):
         effects = rig.fail("a")
         row = rows_of(effects, NodeChanged)[0]
@@ -123,7 +142,15 @@ def test_a_failing_workflow_stops_what_runs_and_ends_when_it_has_stopped() -> No
     rig = Rig()
     rig.attach()
     once = {"max_attempts": 1}
-    rig.submit(define([{"id": "a", "executor": "work", "retry": once}, {"id": "b", "executor": "work"}, {"id": "c", "executor": "none"}]))
+    rig.submit(
+        define(
+            [
+                {"id": "a", "executor": "work", "retry": once},
+                {"id": "b", "executor": "work"},
+                {"id": "c", "executor": "none"},
+            ]
+        )
+    )
     effects = rig.fail("a")
     assert only(effects, Stop).cause is CancelCause.WORKFLOW_FAILED
     assert not of(effects, Ended)
@@ -193,7 +220,18 @@ def test_a_node_that_no_worker_takes_in_time_fails_with_the_next_step() -> None:
 def test_an_attempt_that_runs_too_long_is_ended_should_its_worker_not_do_it() -> None:
     rig = Rig(config=with_config(timeout_slack_us=SECOND))
     rig.attach()
-    rig.submit(define([{"id": "a", "executor": "work", "timeouts": {"start_to_close": "5s"}, "retry": {"max_attempts": 2, "initial": "1s", "jitter": 0}}]))
+    rig.submit(
+        define(
+            [
+                {
+                    "id": "a",
+                    "executor": "work",
+                    "timeouts": {"start_to_close": "5s"},
+                    "retry": {"max_attempts": 2, "initial": "1s", "jitter": 0},
+                }
+            ]
+        )
+    )
     assert not of(rig.after(5.9), Stop)
     effects = rig.after(0.1)
     assert only(effects, Stop).cause is CancelCause.TIMED_OUT

@@ -31,9 +31,7 @@ def dispatch(turn: Turn, strategy: Strategy) -> None:
 
 def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
     state = turn.state
-    candidates = {
-        session: candidate_of(state, session) for session in ready.eligible if session in state.roomy
-    }
+    candidates = {session: candidate_of(state, session) for session in ready.eligible if session in state.roomy}
     # Items that cannot go now (their outputs are being loaded, their shard is not reconciled) must not be met again in this pass.
     passed: set[WorkflowKey] = set()
     while candidates and ready.count:
@@ -235,5 +233,3 @@ def _report_backlog(turn: Turn) -> None:
         if session not in state.backlogged and len(state.backlogged) < limits.backlogged_workers_max:
             state.backlogged.add(session)
             turn.emit(ReportBacklog(session, count))
-
-

@@ -183,7 +183,8 @@ class View:
             expanded = self.maps.get(node)
             width, ended = (expanded.width, expanded.ended) if expanded is not None else (0, 0)
             views.append(
-                self.active.get((node, -1)) or NodeView(node, -1, NodeStatus(status), self.attempts[node], "", 0, 0, width, ended)
+                self.active.get((node, -1))
+                or NodeView(node, -1, NodeStatus(status), self.attempts[node], "", 0, 0, width, ended)
             )
             if expanded is not None:
                 views += [

@@ -15,7 +15,9 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
     by_class: dict[ClassKey, str] = {}
     for node, status in enumerate(workflow.statuses):
         expanded = workflow.maps.get(node)
-        if status != NodeStatus.READY and not (status == NodeStatus.RUNNING and expanded is not None and expanded.queued):
+        if status != NodeStatus.READY and not (
+            status == NodeStatus.RUNNING and expanded is not None and expanded.queued
+        ):
             continue
         if len(found) == _reasons_max:
             break
@@ -44,4 +46,6 @@ def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
         return f"all slots of the {len(active)} workers that run executor {key.executor!r} are taken"
     if all(workflow.shard not in worker.reconciled for worker in roomy):
         return "the workers with room have not stated yet what they have of this shard"
-    return "its turn has not come yet, or the workers with room are at their bound of workflows (MAX_CONCURRENT_WORKFLOWS)"
+    return (
+        "its turn has not come yet, or the workers with room are at their bound of workflows (MAX_CONCURRENT_WORKFLOWS)"
+    )

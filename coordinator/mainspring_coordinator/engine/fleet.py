@@ -5,10 +5,19 @@ its inventory of that shard on this stream and under our epoch, so what a curren
 """
 
 from mainspring import ids
-from mainspring.failures import start_to_close_timeout
 from mainspring.errors import Failure
+from mainspring.failures import start_to_close_timeout
 from mainspring_coordinator.engine import nodes, workflows
-from mainspring_coordinator.engine.effects import Ack, CancelCause, Disposition, EchoCredit, Refuse, Replace, Stop, Welcomed
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    CancelCause,
+    Disposition,
+    EchoCredit,
+    Refuse,
+    Replace,
+    Stop,
+    Welcomed,
+)
 from mainspring_coordinator.engine.events import (
     CreditSet,
     Inventory,
@@ -34,11 +43,13 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
         turn.emit(Refuse(event.session, "INCARNATION_LOST", message))
         return
     holder = state.names.get(event.name)
-    if holder is not None and holder != event.incarnation:
-        if not _give_up_name(turn, holder):
-            message = f"a worker named {event.name!r} is attached already; give this one another name (--name or ENGINE_INSTANCE_ID)"
-            turn.emit(Refuse(event.session, "NAME_TAKEN", message))
-            return
+    if holder is not None and holder != event.incarnation and not _give_up_name(turn, holder):
+        message = (
+            f"a worker named {event.name!r} is attached already; "
+            "give this one another name (--name or ENGINE_INSTANCE_ID)"
+        )
+        turn.emit(Refuse(event.session, "NAME_TAKEN", message))
+        return
     before = state.sessions.get(event.incarnation)
     if before is not None:
         _remove(turn, state.workers[before])
@@ -88,7 +99,10 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
     for assignment in _held(turn, worker.incarnation):
         assignment.session = 0
     state.timers.set(
-        turn.now_us + state.config.stream_grace_us, TimerKind.WORKER_GRACE, workflow_id=worker.incarnation, number=worker.session
+        turn.now_us + state.config.stream_grace_us,
+        TimerKind.WORKER_GRACE,
+        workflow_id=worker.incarnation,
+        number=worker.session,
     )
 
 

@@ -32,7 +32,10 @@ def expand(turn: Turn, workflow: WorkflowState, node: int) -> None:
         return
     width = len(items)
     if width > limits.map_width_max:
-        message = f"the list has {width} elements, more than the {limits.map_width_max} that a map may have; split it into several workflows"
+        message = (
+            f"the list has {width} elements, more than the {limits.map_width_max} that a map may have; "
+            "split it into several workflows"
+        )
         nodes.never_ran(turn, workflow, node, -1, Failure(map_too_wide, message, non_retryable=True))
         return
     expanded = MapState(width, bytearray([NodeStatus.WAITING]) * width, bytearray(width), [None] * width, items)
@@ -60,7 +63,9 @@ def may_start(workflow: WorkflowState, node: int) -> bool:
     expanded = workflow.maps[node]
     spec = workflow.plan.nodes[node].map
     assert spec is not None
-    return bool(expanded.again or expanded.next < expanded.width) and (not spec.max_parallel or expanded.live < spec.max_parallel)
+    return bool(expanded.again or expanded.next < expanded.width) and (
+        not spec.max_parallel or expanded.live < spec.max_parallel
+    )
 
 
 def take_instance(turn: Turn, workflow: WorkflowState, node: int) -> int:

@@ -51,7 +51,10 @@ def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, outpu
     node, instance = assignment.node, assignment.instance
     workflow.payload_bytes += len(output)
     if workflow.payload_bytes > limits.workflow_payload_bytes_max and workflow.status is WorkflowStatus.RUNNING:
-        message = f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; store large data elsewhere and pass references"
+        message = (
+            f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; "
+            "store large data elsewhere and pass references"
+        )
         failed(turn, workflow, assignment, Failure(payload_too_large, message, non_retryable=True), run_us)
         return
     _change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
@@ -104,7 +107,13 @@ def failed(turn: Turn, workflow: WorkflowState, assignment: Assignment, failure:
 def set_retry(turn: Turn, workflow: WorkflowState, node: int, instance: int, attempt: int, retry_at_us: int) -> None:
     """Set the time at which a node in BACKOFF becomes READY."""
     turn.state.timers.set(
-        retry_at_us, TimerKind.RETRY, shard=workflow.shard, workflow_id=workflow.id, node=node, instance=instance, number=attempt
+        retry_at_us,
+        TimerKind.RETRY,
+        shard=workflow.shard,
+        workflow_id=workflow.id,
+        node=node,
+        instance=instance,
+        number=attempt,
     )
 
 
@@ -148,7 +157,10 @@ def offer_again(turn: Turn, workflow: WorkflowState, assignment: Assignment, *, 
         return
     redeliveries = assignment.redeliveries + died
     if redeliveries > limits.redeliveries_max:
-        message = f"{redeliveries} workers died while they ran it, the last one {assignment.worker!r}; look at their logs before you run it again"
+        message = (
+            f"{redeliveries} workers died while they ran it, the last one {assignment.worker!r}; "
+            "look at their logs before you run it again"
+        )
         failed(turn, workflow, assignment, Failure(worker_lost, message, non_retryable=True), 0)
         return
     workflow.redeliveries[node, instance] = redeliveries
@@ -166,7 +178,9 @@ def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
     expanded = workflow.maps.get(node)
     if instance >= 0 and expanded is None:
         return
-    statuses, attempts = (workflow.statuses, workflow.attempts) if expanded is None else (expanded.statuses, expanded.attempts)
+    statuses, attempts = (
+        (workflow.statuses, workflow.attempts) if expanded is None else (expanded.statuses, expanded.attempts)
+    )
     index = node if instance < 0 else instance
     if statuses[index] != NodeStatus.BACKOFF or attempts[index] != timer.number:
         return
@@ -185,7 +199,9 @@ def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
     node, instance = timer.node, timer.instance
     expanded = workflow.maps.get(node)
     if expanded is None:
-        overdue = instance < 0 and workflow.statuses[node] == NodeStatus.READY and workflow.attempts[node] == timer.number
+        overdue = (
+            instance < 0 and workflow.statuses[node] == NodeStatus.READY and workflow.attempts[node] == timer.number
+        )
     elif instance < 0:
         # A map waits as a whole until its first instance has started.
         overdue = workflow.statuses[node] == NodeStatus.RUNNING and not expanded.next

@@ -54,7 +54,9 @@ def load(turn: Turn, workflow: WorkflowState, nodes: list[int]) -> None:
         turn.emit(LoadOutputs(workflow.shard, workflow.id, wanted))
 
 
-def scope_of(workflow: WorkflowState, template: Template, refs: tuple[int, ...], *, item: bytes = b"", index: int = -1) -> dict[str, bytes]:
+def scope_of(
+    workflow: WorkflowState, template: Template, refs: tuple[int, ...], *, item: bytes = b"", index: int = -1
+) -> dict[str, bytes]:
     """Return the JSON values that the template's data paths may name; all `refs` are in memory."""
     names = template.references
     scope = {workflow.plan.graph.ids[ref]: workflow.outputs[ref] for ref in refs}

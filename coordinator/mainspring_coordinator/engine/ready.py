@@ -53,7 +53,13 @@ class ReadyQueue:
         """Those in which something waits."""
 
     def push(
-        self, key: ClassKey, workflow: WorkflowKey, item: Item, eligible: Callable[[ClassKey], list[int]], *, first: bool = False
+        self,
+        key: ClassKey,
+        workflow: WorkflowKey,
+        item: Item,
+        eligible: Callable[[ClassKey], list[int]],
+        *,
+        first: bool = False,
     ) -> None:
         """Add an item behind its workflow's others, or before them; `eligible` finds the workers of a class met for the first time."""
         ready = self.waiting.get(key)

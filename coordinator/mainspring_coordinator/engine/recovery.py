@@ -16,7 +16,9 @@ from mainspring_coordinator.engine.turn import Turn
 def taken(turn: Turn, event: ShardTaken) -> None:
     """We own a shard from now on."""
     lost(turn, event.shard)
-    turn.state.shards[event.shard] = ShardState(event.shard, event.epoch, event.grace_until_us, set(event.lost_incarnations))
+    turn.state.shards[event.shard] = ShardState(
+        event.shard, event.epoch, event.grace_until_us, set(event.lost_incarnations)
+    )
 
 
 def lost(turn: Turn, shard_id: int) -> None:
@@ -54,12 +56,23 @@ def loaded(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> None:
         deadline_at_us=event.deadline_at_us,
     )
     workflow.status, workflow.version = event.status, event.version
-    workflow.closing_until_us, workflow.cancel_reason, workflow.failure = event.closing_until_us, event.cancel_reason, event.failure
+    workflow.closing_until_us, workflow.cancel_reason, workflow.failure = (
+        event.closing_until_us,
+        event.cancel_reason,
+        event.failure,
+    )
     shard.workflows[workflow.id] = workflow
     shard.plans.add(event.plan.hash)
     for row in event.nodes:
-        if row.width >= 0 and row.instance < 0 and workflow.plan.nodes[row.node].map is not None and row.status is not NodeStatus.FAILED:
-            workflow.maps[row.node] = MapState(row.width, bytearray([NodeStatus.WAITING]) * row.width, bytearray(row.width), [None] * row.width)
+        if (
+            row.width >= 0
+            and row.instance < 0
+            and workflow.plan.nodes[row.node].map is not None
+            and row.status is not NodeStatus.FAILED
+        ):
+            workflow.maps[row.node] = MapState(
+                row.width, bytearray([NodeStatus.WAITING]) * row.width, bytearray(row.width), [None] * row.width
+            )
     for row in event.nodes:
         _restore_node(turn, workflow, row)
     _resume(turn, workflow)
@@ -110,7 +123,9 @@ def set_attempt_deadline(turn: Turn, workflow: WorkflowState, assignment: Assign
     limit_ms = workflow.plan.nodes[assignment.node].start_to_close_ms
     if limit_ms:
         due_us = assignment.started_at_us + limit_ms * 1_000 + turn.state.config.timeout_slack_us
-        turn.state.timers.set(due_us, TimerKind.START_TO_CLOSE, shard=workflow.shard, workflow_id=workflow.id, number=assignment.id)
+        turn.state.timers.set(
+            due_us, TimerKind.START_TO_CLOSE, shard=workflow.shard, workflow_id=workflow.id, number=assignment.id
+        )
 
 
 def _resume(turn: Turn, workflow: WorkflowState) -> None:
@@ -125,27 +140,36 @@ def _resume(turn: Turn, workflow: WorkflowState) -> None:
         return
     if workflow.deadline_at_us:
         timers.set(workflow.deadline_at_us, TimerKind.WORKFLOW, shard=workflow.shard, workflow_id=workflow.id)
-    graph, statuses = workflow.plan.graph, workflow.statuses
-    for node, status in enumerate(bytes(statuses)):
-        if status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED):
-            if status == NodeStatus.FAILED:
-                keep_output(turn.state, workflow, node, b"null")
-            for child in graph.children_of(node):
-                workflow.remaining[child] -= 1
     for (node, instance), retry_at_us in workflow.retry_at_us.items():
         attempt = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
         nodes.set_retry(turn, workflow, node, instance, attempt, retry_at_us)
-    for node, status in enumerate(bytes(statuses)):
-        if status == NodeStatus.WAITING and not workflow.remaining[node]:
-            nodes.make_ready(turn, workflow, node)
-        elif status == NodeStatus.READY:
-            nodes.await_start(turn, workflow, node, -1)
-            nodes.enqueue(turn, workflow, (node, -1))
-        elif status == NodeStatus.RUNNING and node in workflow.maps:
-            _resume_map(turn, workflow, node)
+    _count_ended(turn, workflow)
+    for node, status in enumerate(bytes(workflow.statuses)):
+        _resume_node(turn, workflow, node, NodeStatus(status))
         if workflow.status is not WorkflowStatus.RUNNING:
             return
     workflows.finish_if_done(turn, workflow)
+
+
+def _count_ended(turn: Turn, workflow: WorkflowState) -> None:
+    """Work out how many of the nodes that each one depends on have not ended."""
+    children_of = workflow.plan.graph.children_of
+    for node, status in enumerate(workflow.statuses):
+        if status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED):
+            if status == NodeStatus.FAILED:
+                keep_output(turn.state, workflow, node, b"null")
+            for child in children_of(node):
+                workflow.remaining[child] -= 1
+
+
+def _resume_node(turn: Turn, workflow: WorkflowState, node: int, status: NodeStatus) -> None:
+    if status is NodeStatus.WAITING and not workflow.remaining[node]:
+        nodes.make_ready(turn, workflow, node)
+    elif status is NodeStatus.READY:
+        nodes.await_start(turn, workflow, node, -1)
+        nodes.enqueue(turn, workflow, (node, -1))
+    elif status is NodeStatus.RUNNING and node in workflow.maps:
+        _resume_map(turn, workflow, node)
 
 
 def _resume_map(turn: Turn, workflow: WorkflowState, node: int) -> None:

@@ -274,7 +274,15 @@ def runs(worker: WorkerState, key: ClassKey) -> bool:
 
 
 def new_workflow_state(
-    *, shard: int, workflow_id: str, plan: Plan, workflow_input: bytes, digest: bytes, strategy: str, submitted_at_us: int, deadline_at_us: int
+    *,
+    shard: int,
+    workflow_id: str,
+    plan: Plan,
+    workflow_input: bytes,
+    digest: bytes,
+    strategy: str,
+    submitted_at_us: int,
+    deadline_at_us: int,
 ) -> WorkflowState:
     """Build a workflow none of whose nodes has begun."""
     size = len(plan.nodes)

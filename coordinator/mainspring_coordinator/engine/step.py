@@ -122,7 +122,10 @@ class Engine:
                 fleet.progress(turn, shard, event)
 
     def _from_database(
-        self, turn: Turn, shard: ShardState, event: WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted
+        self,
+        turn: Turn,
+        shard: ShardState,
+        event: WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted,
     ) -> None:
         match event:
             case WorkflowLoaded():

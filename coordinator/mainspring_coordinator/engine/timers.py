@@ -49,7 +49,15 @@ class Timers:
         self._order = 0
 
     def set(
-        self, due_us: int, kind: TimerKind, *, shard: int = -1, workflow_id: str = "", node: int = -1, instance: int = -1, number: int = 0
+        self,
+        due_us: int,
+        kind: TimerKind,
+        *,
+        shard: int = -1,
+        workflow_id: str = "",
+        node: int = -1,
+        instance: int = -1,
+        number: int = 0,
     ) -> None:
         """Set a deadline."""
         self._order += 1

@@ -11,13 +11,14 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode, CancelCaus
 from mainspring_coordinator.engine.events import Cancel, Read, Submit, SubmitExisted, WorkflowEvicted
 from mainspring_coordinator.engine.payloads import forget_outputs, lacking, load, output_of
 from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, WorkflowInserted, WorkflowUpdated
-from mainspring_coordinator.engine.state import ShardState, WorkflowState, new_workflow_state
+from mainspring_coordinator.engine.state import Assignment, ShardState, WorkflowState, new_workflow_state
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import TimerKind
 from mainspring_coordinator.engine.turn import Turn
 
 _skip_waiting: Final = bytes(
-    NodeStatus.SKIPPED if status in (NodeStatus.WAITING, NodeStatus.READY, NodeStatus.BACKOFF) else status for status in range(256)
+    NodeStatus.SKIPPED if status in (NodeStatus.WAITING, NodeStatus.READY, NodeStatus.BACKOFF) else status
+    for status in range(256)
 )
 """What the nodes of a workflow become that is about to end: one pass in C, however many there are."""
 
@@ -70,7 +71,9 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
 def begin(turn: Turn, workflow: WorkflowState) -> None:
     """Set a workflow's deadline and let its first nodes become ready."""
     if workflow.deadline_at_us:
-        turn.state.timers.set(workflow.deadline_at_us, TimerKind.WORKFLOW, shard=workflow.shard, workflow_id=workflow.id)
+        turn.state.timers.set(
+            workflow.deadline_at_us, TimerKind.WORKFLOW, shard=workflow.shard, workflow_id=workflow.id
+        )
     for node in workflow.plan.graph.roots:
         nodes.make_ready(turn, workflow, node)
         if workflow.status is not WorkflowStatus.RUNNING:
@@ -101,7 +104,9 @@ def cancel(turn: Turn, shard: ShardState, event: Cancel) -> None:
 def fail(turn: Turn, workflow: WorkflowState, failure: Failure, node: int) -> None:
     """A node failed for good (-1: the workflow itself did): what runs is stopped, then the workflow has failed."""
     node_id = workflow.plan.nodes[node].id if node >= 0 else ""
-    workflow.failure = failure_to_json(Failure(failure.type, failure.message, failure.stack, failure.non_retryable, node_id))
+    workflow.failure = failure_to_json(
+        Failure(failure.type, failure.message, failure.stack, failure.non_retryable, node_id)
+    )
     _close(turn, workflow, WorkflowStatus.FAILING, CancelCause.WORKFLOW_FAILED)
 
 
@@ -140,17 +145,21 @@ def _close(turn: Turn, workflow: WorkflowState, status: WorkflowStatus, cause: C
                 closing_until_us=workflow.closing_until_us,
             )
         )
-        turn.state.timers.set(workflow.closing_until_us, TimerKind.CLOSING, shard=workflow.shard, workflow_id=workflow.id)
+        turn.state.timers.set(
+            workflow.closing_until_us, TimerKind.CLOSING, shard=workflow.shard, workflow_id=workflow.id
+        )
     end_if_closed(turn, workflow)
 
 
-def stop(turn: Turn, workflow: WorkflowState, assignment: "nodes.Assignment", cause: CancelCause) -> None:
+def stop(turn: Turn, workflow: WorkflowState, assignment: Assignment, cause: CancelCause) -> None:
     """Ask a worker to stop an attempt of a workflow that is ending."""
     node, instance = assignment.node, assignment.instance
     if not assignment.cancelling:
         assignment.cancelling = True
         turn.set_node(workflow, node, instance, NodeStatus.CANCELLING)
-        _store_change(turn, workflow, node, instance, NodeStatus.CANCELLING, assignment.attempt, assignment.redeliveries)
+        _store_change(
+            turn, workflow, node, instance, NodeStatus.CANCELLING, assignment.attempt, assignment.redeliveries
+        )
     if assignment.session:
         epoch = turn.state.shards[workflow.shard].epoch
         turn.emit(Stop(assignment.session, workflow.shard, epoch, workflow.id, assignment.id, cause))
@@ -158,12 +167,17 @@ def stop(turn: Turn, workflow: WorkflowState, assignment: "nodes.Assignment", ca
 
 def stop_cause(workflow: WorkflowState) -> CancelCause:
     """Say why the attempts of a workflow that is ending are stopped."""
-    return CancelCause.WORKFLOW_CANCELLED if workflow.status is WorkflowStatus.CANCELLING else CancelCause.WORKFLOW_FAILED
+    return (
+        CancelCause.WORKFLOW_CANCELLED if workflow.status is WorkflowStatus.CANCELLING else CancelCause.WORKFLOW_FAILED
+    )
 
 
 def closing_overdue(turn: Turn, workflow: WorkflowState) -> None:
     """The cancel grace has passed: what still runs counts as cancelled, whatever its workers do."""
-    if workflow.status in (WorkflowStatus.FAILING, WorkflowStatus.CANCELLING) and turn.now_us >= workflow.closing_until_us:
+    if (
+        workflow.status in (WorkflowStatus.FAILING, WorkflowStatus.CANCELLING)
+        and turn.now_us >= workflow.closing_until_us
+    ):
         for assignment in list(workflow.live.values()):
             nodes.cancelled(turn, workflow, assignment, 0)
         end_if_closed(turn, workflow)
@@ -177,7 +191,12 @@ def end_if_closed(turn: Turn, workflow: WorkflowState) -> None:
         if workflow.statuses[node] == NodeStatus.RUNNING:
             turn.set_node(workflow, node, -1, NodeStatus.CANCELLED)
             _store_change(turn, workflow, node, -1, NodeStatus.CANCELLED)
-    _end(turn, workflow, WorkflowStatus.FAILED if workflow.status is WorkflowStatus.FAILING else WorkflowStatus.CANCELLED, None)
+    _end(
+        turn,
+        workflow,
+        WorkflowStatus.FAILED if workflow.status is WorkflowStatus.FAILING else WorkflowStatus.CANCELLED,
+        None,
+    )
 
 
 def finish_if_done(turn: Turn, workflow: WorkflowState) -> None:
@@ -217,7 +236,16 @@ def _end(turn: Turn, workflow: WorkflowState, status: WorkflowStatus, output: by
         )
     )
     turn.emit(
-        Ended(workflow.shard, workflow.id, status, output, failure, workflow.submitted_at_us, turn.now_us, workflow.strategy)
+        Ended(
+            workflow.shard,
+            workflow.id,
+            status,
+            output,
+            failure,
+            workflow.submitted_at_us,
+            turn.now_us,
+            workflow.strategy,
+        )
     )
     forget(turn, workflow)
 
@@ -244,7 +272,15 @@ def read(turn: Turn, shard: ShardState, event: Read) -> None:
     for assignment in workflow.live.values():
         status = NodeStatus.CANCELLING if assignment.cancelling else NodeStatus.RUNNING
         active[assignment.node, assignment.instance] = NodeView(
-            assignment.node, assignment.instance, status, assignment.attempt, assignment.worker, assignment.started_at_us, 0, 0, 0
+            assignment.node,
+            assignment.instance,
+            status,
+            assignment.attempt,
+            assignment.worker,
+            assignment.started_at_us,
+            0,
+            0,
+            0,
         )
     for (node, instance), retry_at_us in workflow.retry_at_us.items():
         attempt = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
@@ -255,7 +291,10 @@ def read(turn: Turn, shard: ShardState, event: Read) -> None:
         workflow.version,
         bytes(workflow.statuses),
         bytes(workflow.attempts),
-        {node: MapView(expanded.width, expanded.ended, bytes(expanded.statuses)) for node, expanded in workflow.maps.items()},
+        {
+            node: MapView(expanded.width, expanded.ended, bytes(expanded.statuses))
+            for node, expanded in workflow.maps.items()
+        },
         active,
         explain.reasons(turn.state, workflow),
     )
@@ -263,7 +302,13 @@ def read(turn: Turn, shard: ShardState, event: Read) -> None:
 
 
 def _store_change(
-    turn: Turn, workflow: WorkflowState, node: int, instance: int, status: NodeStatus, attempt: int | None = None, redeliveries: int = 0
+    turn: Turn,
+    workflow: WorkflowState,
+    node: int,
+    instance: int,
+    status: NodeStatus,
+    attempt: int | None = None,
+    redeliveries: int = 0,
 ) -> None:
     if attempt is None:
         attempt = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
@@ -271,6 +316,14 @@ def _store_change(
     version = turn.state.touch(workflow, node, instance)
     turn.store(
         NodeChanged(
-            workflow.shard, workflow.id, node, instance, version, status, attempt, ended_at_us=ended_at_us, redeliveries=redeliveries
+            workflow.shard,
+            workflow.id,
+            node,
+            instance,
+            version,
+            status,
+            attempt,
+            ended_at_us=ended_at_us,
+            redeliveries=redeliveries,
         )
     )

@@ -48,7 +48,9 @@ class Capability:
     def choose(self, candidates: Sequence[Candidate], turn: int) -> int:
         """Return the least versatile."""
         del turn
-        return min(candidates, key=lambda worker: (worker.executors, worker.assigned / worker.slots, worker.name)).session
+        return min(
+            candidates, key=lambda worker: (worker.executors, worker.assigned / worker.slots, worker.name)
+        ).session
 
 
 _makers: Final[dict[str, Callable[[EngineConfig], Strategy]]] = {
