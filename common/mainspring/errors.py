@@ -15,7 +15,8 @@
     └── StoreError               the database
         ├── StoreUnavailableError    unreachable, restarting, read-only, full
         ├── SchemaError              the schema's version is not the one this build needs
-        └── FencedError              a shard's epoch moved on: its owner is someone else
+        ├── FencedError              a shard's epoch moved on: its owner is someone else
+        └── PoisonBatchError         the database refuses a workflow's rows as such; all others can be written
 
 Any other exception is a bug. Every message names the thing and the next step.
 """
@@ -147,3 +148,13 @@ class FencedError(StoreError):
     def __init__(self, lost: Mapping[int, int]) -> None:
         self.lost = dict(lost)
         super().__init__("lost shards " + ", ".join(f"{s} (now at epoch {e})" for s, e in sorted(self.lost.items())))
+
+
+class PoisonBatchError(StoreError):
+    """The database refuses the rows of one workflow, whenever they come; nothing of their batch was written."""
+
+    def __init__(self, workflow_id: str, reason: str) -> None:
+        self.workflow_id = workflow_id
+        """Empty when rows that belong to no workflow are refused."""
+        self.reason = reason
+        super().__init__(f"the database refuses rows of {f'workflow {workflow_id!r}' if workflow_id else 'no workflow'}: {reason}")

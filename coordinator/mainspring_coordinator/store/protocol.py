@@ -7,8 +7,9 @@ Three sessions, each used by one thread at a time, because drivers are synchrono
 * `LockSession`: elects and renews. Its lock says that a process lives; it is for speed. The epoch is for safety.
 
 Every implementation (SQL on MySQL, MariaDB, SQLite; memory, the oracle of the tests) passes the same suite. All raise
-`StoreUnavailableError` for what may pass by itself, `FencedError` when a shard's epoch moved on, `SchemaError` when the schema's
-revision is wrong, and nothing else for troubles of the database.
+`StoreUnavailableError` for what may pass by itself, `FencedError` when a shard's epoch moved on, `PoisonBatchError` when the rows of
+one workflow are refused as such, `SchemaError` when the schema's revision is wrong, and plain `StoreError` for any other trouble of
+the database, such as a missing right.
 """
 
 from collections.abc import Mapping, Sequence
@@ -233,7 +234,9 @@ class Reader(Protocol):
         """Return one node row with output and progress."""
         ...
 
-    def attempts(self, workflow_id: str, node: int | None = None, instance: int | None = None) -> Sequence[StoredAttempt]:
+    def attempts(
+        self, workflow_id: str, node: int | None = None, instance: int | None = None
+    ) -> Sequence[StoredAttempt]:
         """Return ended attempts of a workflow, or of one of its nodes or instances, by node, instance and attempt."""
         ...
 
@@ -241,7 +244,9 @@ class Reader(Protocol):
         """Return a definition's canonical JSON."""
         ...
 
-    def list_workflows(self, wanted: WorkflowFilter, before: tuple[int, str] | None, limit: int) -> Sequence[StoredWorkflow]:
+    def list_workflows(
+        self, wanted: WorkflowFilter, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredWorkflow]:
         """Return workflows newest first (by submit time, then id, both descending), beyond `before`, without payloads."""
         ...
 
@@ -344,7 +349,10 @@ class Store(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise `SchemaError` with the command to type when the schema's revision is not ours, `StoreUnavailableError` when out of reach."""
+        """Raise `SchemaError` with the command to type when the schema's revision is not ours.
+
+        `StoreUnavailableError` when out of reach, `StoreError` when the server may lose what it acknowledged.
+        """
         ...
 
     def create_cluster(self, wanted: ClusterRow) -> ClusterRow:

@@ -1,0 +1,346 @@
+"""From the rows of a batch to what is written: pure, the same for every database.
+
+A batch may hold several rows of one node or workflow, because two batches were gathered into one. Their order matters, and a statement
+writes many rows in the order of their keys; so rows of one key are folded into the final value of each column before anything is
+written. Then rows are grouped by shape, which is a table with the columns that change, and sorted by primary key: transactions that
+take their locks in one order cannot deadlock.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
+
+from mainspring.limits import statement_bytes_max
+from mainspring_coordinator.engine.rows import (
+    AttemptEnded,
+    IncarnationLost,
+    MapExpanded,
+    NodeAssigned,
+    NodeChanged,
+    PlanSaved,
+    ProgressSaved,
+    Row,
+    WorkflowInserted,
+    WorkflowUpdated,
+)
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, workflow_terminal
+
+Value: TypeAlias = int | str | bytes | None
+Values: TypeAlias = tuple[Any, ...]
+"""One row to be written, as its shape's columns; `Any` because each column has a type of its own."""
+
+
+class Mode(Enum):
+    """What a write does about a row that is there, or is not."""
+
+    INSERT = "insert"
+    """It is not there."""
+    INSERT_ONCE = "insert once"
+    """If it is there, nothing changes."""
+    UPSERT = "upsert"
+    """It is made if it is not there."""
+    UPDATE = "update"
+    """It is there; if not, that is a bug."""
+    UPDATE_IF_THERE = "update if there"
+    """If it is not there, nothing happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which columns of a table are written, and how."""
+
+    table: str
+    mode: Mode
+    keys: tuple[str, ...]
+    """The primary key, first in every row."""
+    columns: tuple[str, ...]
+    """The columns beside the key."""
+    resets: tuple[str, ...] = ()
+    """Columns that a row that is there gets their default for; a new row has it anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableWrite:
+    """Rows of one shape, sorted by primary key."""
+
+    shape: Shape
+    rows: Sequence[Values]
+
+
+_node_keys: Final = ("workflow_id", "node", "instance")
+_inserted_columns: Final = (
+    "shard_id",
+    "digest",
+    "name",
+    "plan_hash",
+    "status",
+    "is_open",
+    "version",
+    "submitted_at_us",
+    "deadline_at_us",
+    "ended_at_us",
+    "closing_until_us",
+    "strategy",
+    "cancel_reason",
+    "failure",
+    "input",
+    "output",
+)
+_updated_columns: Final = (
+    "version",
+    "status",
+    "is_open",
+    "cancel_reason",
+    "failure",
+    "output",
+    "ended_at_us",
+    "closing_until_us",
+)
+_assigned_columns: Final = (
+    "version",
+    "status",
+    "attempt",
+    "assignment",
+    "worker",
+    "incarnation",
+    "started_at_us",
+    "redeliveries",
+)
+_assigned_resets: Final = ("ended_at_us", "run_us", "retry_at_us", "failure", "output")
+_changed_columns: Final = (
+    "version",
+    "status",
+    "attempt",
+    "output",
+    "failure",
+    "ended_at_us",
+    "run_us",
+    "retry_at_us",
+    "redeliveries",
+)
+_expanded_columns: Final = ("version", "status", "width", "started_at_us")
+_reset_values: Final[Mapping[str, Value]] = {
+    "ended_at_us": 0,
+    "run_us": 0,
+    "retry_at_us": 0,
+    "failure": None,
+    "output": None,
+}
+
+plan_shape: Final = Shape("plan_chunks", Mode.INSERT_ONCE, ("shard_id", "plan_hash", "chunk"), ("data",))
+inserted_shape: Final = Shape("workflows", Mode.INSERT, ("workflow_id",), _inserted_columns)
+updated_shape: Final = Shape("workflows", Mode.UPDATE, ("workflow_id",), _updated_columns)
+assigned_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _assigned_columns, _assigned_resets)
+changed_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _changed_columns)
+progress_shape: Final = Shape("nodes", Mode.UPDATE_IF_THERE, _node_keys, ("progress",))
+attempt_shape: Final = Shape(
+    "attempts",
+    Mode.INSERT_ONCE,
+    (*_node_keys, "attempt"),
+    ("worker", "started_at_us", "ended_at_us", "run_us", "failure"),
+)
+lost_shape: Final = Shape("lost_incarnations", Mode.INSERT_ONCE, ("shard_id", "incarnation"), ("worker", "lost_at_us"))
+
+_Key: TypeAlias = tuple[str, int, int]
+_Folded: TypeAlias = dict[str, Value]
+_running: Final = int(NodeStatus.RUNNING)
+
+
+def coalesce(rows: Iterable[Row]) -> Sequence[TableWrite]:
+    """Return what to write for these rows, in the order in which to write it."""
+    folding = _Folding()
+    by_kind = folding.by_kind
+    for row in rows:
+        by_kind[type(row)](row)
+    return [write for write in folding.writes() if write.rows]
+
+
+def _assigned(row: NodeAssigned) -> Values:
+    return (
+        row.workflow_id,
+        row.node,
+        row.instance,
+        row.version,
+        _running,
+        row.attempt,
+        row.assignment,
+        row.worker,
+        row.incarnation,
+        row.started_at_us,
+        row.redeliveries,
+    )
+
+
+def _changed(row: NodeChanged) -> Values:
+    return (
+        row.workflow_id,
+        row.node,
+        row.instance,
+        row.version,
+        row.status,
+        row.attempt,
+        row.output,
+        row.failure,
+        row.ended_at_us,
+        row.run_us,
+        row.retry_at_us,
+        row.redeliveries,
+    )
+
+
+def _fold(row: "NodeAssigned | NodeChanged | _Folded") -> _Folded:
+    if isinstance(row, dict):
+        return row
+    if isinstance(row, NodeAssigned):
+        return dict(zip(_assigned_columns, _assigned(row)[3:], strict=True)) | dict(_reset_values)
+    return dict(zip(_changed_columns, _changed(row)[3:], strict=True))
+
+
+@dataclass(slots=True)
+class _Folding:
+    """Rows of a batch under way, by key."""
+
+    nodes: "dict[_Key, NodeAssigned | NodeChanged | _Folded]" = field(default_factory=dict)
+    """A hot row stays what it is; it is folded into columns only when another kind of row has the same key."""
+    inserted: dict[str, _Folded] = field(default_factory=dict[str, _Folded])
+    updated: dict[str, WorkflowUpdated] = field(default_factory=dict[str, WorkflowUpdated])
+    once: dict[Shape, dict[Values, Values]] = field(
+        default_factory=lambda: {plan_shape: {}, attempt_shape: {}, lost_shape: {}}
+    )
+
+    @property
+    def by_kind(self) -> Mapping[type[Row], Callable[[Any], None]]:
+        """Return what takes in a row, by its class."""
+        return {
+            NodeAssigned: self._add_assigned,
+            NodeChanged: self._add_changed,
+            MapExpanded: self._add_expanded,
+            ProgressSaved: self._add_progress,
+            WorkflowInserted: self._add_inserted,
+            WorkflowUpdated: self._add_updated,
+            AttemptEnded: self._add_attempt,
+            PlanSaved: self._add_plan,
+            IncarnationLost: self._add_lost,
+        }
+
+    def _add_assigned(self, row: NodeAssigned) -> None:
+        key = (row.workflow_id, row.node, row.instance)
+        before = self.nodes.get(key)
+        # An assignment sets every column that a change sets, so that it replaces one.
+        self.nodes[key] = before | _fold(row) if isinstance(before, dict) else row
+
+    def _add_changed(self, row: NodeChanged) -> None:
+        key = (row.workflow_id, row.node, row.instance)
+        before = self.nodes.get(key)
+        self.nodes[key] = row if before is None or type(before) is NodeChanged else _fold(before) | _fold(row)
+
+    def _add_expanded(self, row: MapExpanded) -> None:
+        values: _Folded = dict(zip(_expanded_columns, (row.version, _running, row.width, row.started_at_us), strict=True))
+        self._merge((row.workflow_id, row.node, -1), values)
+
+    def _add_progress(self, row: ProgressSaved) -> None:
+        self._merge((row.workflow_id, row.node, row.instance), {"progress": row.progress})
+
+    def _merge(self, key: _Key, values: _Folded) -> None:
+        before = self.nodes.get(key)
+        self.nodes[key] = values if before is None else _fold(before) | values
+
+    def _add_inserted(self, row: WorkflowInserted) -> None:
+        assert row.workflow_id not in self.inserted, f"workflow {row.workflow_id} is inserted twice in one batch"
+        values: Values = (
+            row.shard,
+            row.digest,
+            row.name,
+            row.plan_hash,
+            int(WorkflowStatus.RUNNING),
+            1,
+            1,
+            row.submitted_at_us,
+            row.deadline_at_us,
+            0,
+            0,
+            row.strategy,
+            "",
+            None,
+            row.input,
+            None,
+        )
+        self.inserted[row.workflow_id] = dict(zip(_inserted_columns, values, strict=True))
+
+    def _add_updated(self, row: WorkflowUpdated) -> None:
+        new = self.inserted.get(row.workflow_id)
+        if new is None:
+            self.updated[row.workflow_id] = row
+        else:
+            new.update(zip(_updated_columns, _updated(row)[1:], strict=True))
+
+    def _add_attempt(self, row: AttemptEnded) -> None:
+        key = (row.workflow_id, row.node, row.instance, row.attempt)
+        self.once[attempt_shape].setdefault(
+            key, (*key, row.worker, row.started_at_us, row.ended_at_us, row.run_us, row.failure)
+        )
+
+    def _add_plan(self, row: PlanSaved) -> None:
+        chunks = self.once[plan_shape]
+        for number, start in enumerate(range(0, len(row.definition) or 1, statement_bytes_max)):
+            key = (row.shard, row.plan_hash, number)
+            chunks.setdefault(key, (*key, row.definition[start : start + statement_bytes_max]))
+
+    def _add_lost(self, row: IncarnationLost) -> None:
+        key = (row.shard, row.incarnation)
+        self.once[lost_shape].setdefault(key, (*key, row.worker, row.lost_at_us))
+
+    def writes(self) -> Iterable[TableWrite]:
+        """Return the writes: what is referred to before what refers to it."""
+        yield self._once(plan_shape)
+        yield TableWrite(
+            inserted_shape,
+            [(key, *values.values()) for key, values in sorted(self.inserted.items(), key=itemgetter(0))],
+        )
+        yield TableWrite(updated_shape, [_updated(row) for _, row in sorted(self.updated.items(), key=itemgetter(0))])
+        yield from self._node_writes()
+        yield self._once(attempt_shape)
+        yield self._once(lost_shape)
+
+    def _once(self, shape: Shape) -> TableWrite:
+        found = self.once[shape]
+        return TableWrite(shape, [found[key] for key in sorted(found)])
+
+    def _node_writes(self) -> Iterable[TableWrite]:
+        assigned: list[Values] = []
+        changed: list[Values] = []
+        folded: dict[Shape, list[Values]] = {}
+        for key in sorted(self.nodes):
+            row = self.nodes[key]
+            if type(row) is NodeAssigned:
+                assigned.append(_assigned(row))
+            elif type(row) is NodeChanged:
+                changed.append(_changed(row))
+            else:
+                assert isinstance(row, dict)
+                shape = (
+                    progress_shape
+                    if row.keys() == {"progress"}
+                    else Shape("nodes", Mode.UPSERT, _node_keys, tuple(sorted(row)))
+                )
+                folded.setdefault(shape, []).append((*key, *(row[column] for column in shape.columns)))
+        yield TableWrite(changed_shape, changed)
+        yield TableWrite(assigned_shape, assigned)
+        for shape in sorted(folded, key=lambda shape: shape.columns):
+            yield TableWrite(shape, folded[shape])
+
+
+def _updated(row: WorkflowUpdated) -> Values:
+    return (
+        row.workflow_id,
+        row.version,
+        int(row.status),
+        int(row.status not in workflow_terminal),
+        row.cancel_reason,
+        row.failure,
+        row.output,
+        row.ended_at_us,
+        row.closing_until_us,
+    )

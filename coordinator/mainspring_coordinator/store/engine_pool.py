@@ -1,0 +1,34 @@
+"""The small pool of connections for reads and for the schema. The journal and the lock never come from it."""
+
+from typing import Any, Final
+
+from sqlalchemy import Engine, QueuePool, create_engine
+
+from mainspring_coordinator.store import mysql_connection, sqlite_connection
+from mainspring_coordinator.store.url import Address, FileAddress
+
+_connections_max: Final = 4
+_pool_wait_s: Final = 10
+_recycle_s: Final = 240
+
+
+def open_engine(address: Address, *, socket_timeout_ms: int | None = None) -> Engine:
+    """Make an engine whose every statement is a transaction of its own; nothing is connected yet."""
+
+    def connect() -> Any:
+        if isinstance(address, FileAddress):
+            return sqlite_connection.connect(address)
+        timeout = {} if socket_timeout_ms is None else {"socket_timeout_ms": socket_timeout_ms}
+        return mysql_connection.connect(address, autocommit=True, **timeout)
+
+    return create_engine(
+        "sqlite+pysqlite://" if isinstance(address, FileAddress) else "mysql+pymysql://",
+        creator=connect,
+        isolation_level="AUTOCOMMIT",
+        poolclass=QueuePool,
+        pool_size=_connections_max,
+        max_overflow=0,
+        pool_timeout=_pool_wait_s,
+        pool_pre_ping=True,
+        pool_recycle=_recycle_s,
+    )

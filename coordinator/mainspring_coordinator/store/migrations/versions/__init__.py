@@ -1,0 +1,1 @@
+"""One module a revision, numbered; each is one idempotent step, and none is changed once released."""

@@ -1,0 +1,108 @@
+"""How every connection to MySQL and MariaDB is made, and how one is told from another and ended.
+
+No connection waits without a bound, and every session sets what the safety of our statements rests on: READ COMMITTED, strict mode,
+utf8mb4, short lock waits.
+"""
+
+import contextlib
+import socket
+from typing import Any, Final
+
+import pymysql
+from pymysql.connections import Connection
+
+from mainspring.limits import connect_timeout_ms, lock_wait_timeout_s, query_timeout_ms
+from mainspring_coordinator.store.protocol import ConnectionId
+from mainspring_coordinator.store.url import ServerAddress
+
+_no_such_thread: Final = 1094
+now_us_sql: Final = "TIMESTAMPDIFF(MICROSECOND,'1970-01-01 00:00:00',UTC_TIMESTAMP(6))"
+"""Database time; independent of the session's time zone."""
+
+
+def connect(
+    address: ServerAddress,
+    *,
+    autocommit: bool,
+    socket_timeout_ms: int = query_timeout_ms,
+    row_lock_wait_s: int = lock_wait_timeout_s,
+    wait_timeout_s: int | None = None,
+) -> "Connection[Any]":
+    """Open a connection. `wait_timeout_s`: after how long without a statement the server ends it."""
+    tls: dict[str, Any] = {"ssl_disabled": True} if not address.ssl else {}
+    if address.ssl and address.ssl_ca:
+        tls = {"ssl_ca": address.ssl_ca, "ssl_verify_cert": True, "ssl_verify_identity": address.ssl_verify_identity}
+    if address.ssl and address.ssl_cert:
+        tls |= {"ssl_cert": address.ssl_cert, "ssl_key": address.ssl_key or address.ssl_cert}
+    connection: Connection[Any] = pymysql.connect(
+        host=address.host,
+        port=address.port,
+        user=address.user,
+        # As bytes: the driver would encode text as latin1 and fail on any other character.
+        password=address.password.encode(),
+        database=address.database,
+        unix_socket=address.unix_socket or None,
+        charset="utf8mb4",
+        connect_timeout=connect_timeout_ms / 1000,
+        read_timeout=socket_timeout_ms / 1000,
+        write_timeout=socket_timeout_ms / 1000,
+        sql_mode="STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION",
+        autocommit=autocommit,
+        local_infile=False,
+        program_name="mainspring",
+        **tls,
+    )
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            waits = (
+                f"innodb_lock_wait_timeout={int(row_lock_wait_s)},SESSION lock_wait_timeout={int(lock_wait_timeout_s)}"
+            )
+            idle = f",SESSION wait_timeout={int(wait_timeout_s)}" if wait_timeout_s is not None else ""
+            cursor.execute(f"SET SESSION {waits}{idle}")
+    except BaseException:
+        abort(connection)
+        raise
+    return connection
+
+
+def identity(connection: "Connection[Any]") -> ConnectionId:
+    """Return a connection's number and its peer as the server sees it."""
+    number = int(connection.thread_id())  # type: ignore[no-untyped-call]  # not in the stubs
+    return ConnectionId(number, _peers(connection).get(number, ""))
+
+
+def kill(connection: "Connection[Any]", other: ConnectionId) -> bool:
+    """End another connection, if it is still the one that is meant: numbers begin again when the server restarts."""
+    if _peers(connection).get(other.id) != other.peer:
+        return False
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"KILL {int(other.id)}")
+    except pymysql.MySQLError as error:
+        if error.args and error.args[0] == _no_such_thread:
+            return False
+        raise
+    return True
+
+
+def _peers(connection: "Connection[Any]") -> dict[int, str]:
+    """Return the peers of all connections of our user, by number."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW PROCESSLIST")
+        return {int(row[0]): str(row[2]) for row in cursor.fetchall()}
+
+
+def abort(connection: "Connection[Any]") -> None:
+    """End a connection at once, from any thread, whatever it is doing: whoever reads from it gets an error."""
+    held: socket.socket | None = getattr(connection, "_sock", None)  # the driver has no public way to interrupt a read
+    if held is not None:
+        # Shut down, not closed: the thread that reads closes it, so that its number cannot pass to another socket meanwhile.
+        with contextlib.suppress(OSError):
+            held.shutdown(socket.SHUT_RDWR)
+
+
+def close(connection: "Connection[Any]") -> None:
+    """Close a connection that no other thread uses; nothing happens when it is closed or broken."""
+    with contextlib.suppress(pymysql.Error, OSError):
+        connection.close()

@@ -1,0 +1,90 @@
+"""The schema's revision: which one this build needs, which one a database has, and how to get from one to the other.
+
+The revisions themselves are Alembic's, in `migrations/`. Each is one idempotent step that looks before it makes, because MySQL does not
+undo a step that failed half-way. On a server, one upgrade at a time: a lock of its own keeps others waiting, bounded.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql import column, table
+
+from mainspring.errors import SchemaError, StoreUnavailableError
+from mainspring_coordinator.store.engine_pool import open_engine
+from mainspring_coordinator.store.errors import driver_errors, translate
+from mainspring_coordinator.store.mysql_lock import lock_prefix
+from mainspring_coordinator.store.url import ServerAddress, parse_url
+
+revision_wanted: Final = "0001"
+"""The revision that this build needs; a test holds it to the last of `migrations/versions`."""
+version_table: Final = "schema_revision"
+"""Where Alembic keeps the revision."""
+_lock_wait_s: Final = 30
+
+
+def revision_found(engine: Engine) -> str | None:
+    """Return a database's revision, None when it has none yet."""
+    versions = table(version_table, column("version_num"))
+    with engine.connect() as connection:
+        if not inspect(connection).has_table(version_table):
+            return None
+        return connection.execute(select(versions.c.version_num)).scalar_one_or_none()
+
+
+def check_revision(engine: Engine, where: str) -> None:
+    """Raise `SchemaError` when a database's revision is not the one that this build needs; `where` names it."""
+    found = revision_found(engine)
+    if found == revision_wanted:
+        return
+    if found is not None and found > revision_wanted:
+        raise SchemaError(
+            f"{where}: its schema is at revision {found}, newer than this build's {revision_wanted}; install a newer mainspring"
+        )
+    has = f"is at revision {found}" if found else "has not been made"
+    raise SchemaError(f"{where}: its schema {has}, this build needs {revision_wanted}; run: mainspring db upgrade")
+
+
+def upgrade(url: str) -> tuple[str | None, str]:
+    """Bring a database to the revision that this build needs; return the revisions before and after."""
+    address = parse_url(url)
+    engine = open_engine(address)
+    try:
+        before = revision_found(engine)
+        if before is not None and before > revision_wanted:
+            check_revision(engine, str(address))
+        with (
+            engine.connect() as connection,
+            _alone(connection, address.database if isinstance(address, ServerAddress) else ""),
+        ):
+            config = Config()
+            config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision_wanted)
+    except (SQLAlchemyError, *driver_errors) as error:
+        raise translate(error, str(address)) from error
+    finally:
+        engine.dispose()
+    return before, revision_wanted
+
+
+@contextmanager
+def _alone(connection: Connection, database: str) -> Iterator[None]:
+    if not database:
+        # SQLite: one process owns the file.
+        yield
+        return
+    name = f"{lock_prefix(database, '')}upgrade"
+    if connection.execute(text("SELECT GET_LOCK(:name,:wait)"), {"name": name, "wait": _lock_wait_s}).scalar() != 1:
+        raise StoreUnavailableError(
+            f"another upgrade of {database!r} has been running for {_lock_wait_s} s; wait for its end and try again"
+        )
+    try:
+        yield
+    finally:
+        connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": name})

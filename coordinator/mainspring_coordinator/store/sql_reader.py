@@ -1,0 +1,243 @@
+"""Reads, for every SQL database: SQLAlchemy Core over a small pool, each statement a transaction of its own."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Engine, Select, and_, case, func, null, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.store import tables
+from mainspring_coordinator.store.errors import driver_errors, translate
+from mainspring_coordinator.store.protocol import (
+    ClusterRow,
+    ConnectionId,
+    CoordinatorRow,
+    ShardRow,
+    StoredAttempt,
+    StoredNode,
+    StoredWorkflow,
+    WorkflowFilter,
+)
+
+_w: Final = tables.workflows.c
+_n: Final = tables.nodes.c
+_a: Final = tables.attempts.c
+_ids_a_statement_max: Final = 1_000
+
+_nodes_version: Final = (
+    select(func.coalesce(func.max(_n.version), 0)).where(_n.workflow_id == _w.workflow_id).scalar_subquery()
+)
+# A node's change does not write the workflow's row; the end of a workflow does, and comes last.
+_version: Final = case(
+    (_w.is_open == 0, _w.version), (_nodes_version > _w.version, _nodes_version), else_=_w.version
+).label("version")
+_workflow_columns: Final = (
+    _w.shard_id,
+    _w.workflow_id,
+    _w.digest,
+    _w.name,
+    _w.plan_hash,
+    _w.status,
+    _version,
+    _w.submitted_at_us,
+    _w.deadline_at_us,
+    _w.ended_at_us,
+    _w.closing_until_us,
+    _w.strategy,
+    _w.cancel_reason,
+    _w.failure,
+)
+_node_columns: Final = (
+    _n.workflow_id,
+    _n.node,
+    _n.instance,
+    _n.status,
+    _n.attempt,
+    _n.assignment,
+    _n.worker,
+    _n.incarnation,
+    _n.started_at_us,
+    _n.ended_at_us,
+    _n.run_us,
+    _n.retry_at_us,
+    _n.width,
+    _n.redeliveries,
+    _n.version,
+    _n.failure,
+)
+_node_order: Final = (_n.workflow_id, _n.node, _n.instance)
+
+
+class SqlReader:
+    """See `Reader`."""
+
+    def __init__(self, engine: Engine, where: str) -> None:
+        """`where` names the database in errors."""
+        self._engine = engine
+        self._where = where
+
+    def _rows(self, query: "Select[Any]") -> Sequence[tuple[Any, ...]]:
+        try:
+            with self._engine.connect() as connection:
+                return [tuple(row) for row in connection.execute(query)]
+        except (SQLAlchemyError, *driver_errors) as error:
+            raise translate(error, self._where) from error
+
+    def cluster(self) -> ClusterRow | None:
+        """See `Reader`."""
+        rows = self._rows(select(tables.cluster.c.name, tables.cluster.c.shards_total))
+        return ClusterRow(*rows[0]) if rows else None
+
+    def shards(self) -> Sequence[ShardRow]:
+        """See `Reader`."""
+        return [ShardRow(*row) for row in self._rows(select(tables.shards).order_by(tables.shards.c.shard_id))]
+
+    def coordinators(self) -> Sequence[CoordinatorRow]:
+        """See `Reader`."""
+        order = (tables.coordinators.c.name, tables.coordinators.c.incarnation)
+        return [coordinator_row(row) for row in self._rows(select(tables.coordinators).order_by(*order))]
+
+    def open_workflows(self, shard: int, after: str, limit: int) -> Sequence[StoredWorkflow]:
+        """See `Reader`."""
+        query = (
+            select(*_workflow_columns, _w.input, null())
+            .where(_w.shard_id == shard, _w.is_open == 1, _w.workflow_id > after)
+            .order_by(_w.workflow_id)
+            .limit(limit)
+        )
+        return [_stored_workflow(row) for row in self._rows(query)]
+
+    def nodes_of(self, workflow_ids: Sequence[str]) -> Sequence[StoredNode]:
+        """See `Reader`."""
+        names = sorted(set(workflow_ids))
+        found: list[StoredNode] = []
+        for start in range(0, len(names), _ids_a_statement_max):
+            part = names[start : start + _ids_a_statement_max]
+            query = select(*_node_columns, null(), _n.progress).where(_n.workflow_id.in_(part)).order_by(*_node_order)
+            found += [_stored_node(row) for row in self._rows(query)]
+        return found
+
+    def workflow(self, workflow_id: str) -> StoredWorkflow | None:
+        """See `Reader`."""
+        rows = self._rows(select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id == workflow_id))
+        return _stored_workflow(rows[0]) if rows else None
+
+    def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
+        """See `Reader`."""
+        wanted = sorted(set(nodes))
+        found: list[StoredNode] = []
+        for start in range(0, len(wanted), _ids_a_statement_max):
+            part = wanted[start : start + _ids_a_statement_max]
+            query = (
+                select(*_node_columns, _n.output, null())
+                .where(_n.workflow_id == workflow_id, _n.node.in_(part))
+                .order_by(*_node_order)
+            )
+            found += [_stored_node(row) for row in self._rows(query)]
+        return found
+
+    def node_page(
+        self, workflow_id: str, after: tuple[int, int], limit: int, statuses: Sequence[NodeStatus] = ()
+    ) -> Sequence[StoredNode]:
+        """See `Reader`."""
+        node, instance = after
+        query = (
+            select(*_node_columns, null(), null())
+            # Both forms of "beyond": the first is what the index can use.
+            .where(_n.workflow_id == workflow_id, _n.node >= node, or_(_n.node > node, _n.instance > instance))
+            .order_by(*_node_order)
+            .limit(limit)
+        )
+        if statuses:
+            query = query.where(_n.status.in_([int(status) for status in statuses]))
+        return [_stored_node(row) for row in self._rows(query)]
+
+    def node(self, workflow_id: str, node: int, instance: int) -> StoredNode | None:
+        """See `Reader`."""
+        query = select(*_node_columns, _n.output, _n.progress)
+        rows = self._rows(query.where(_n.workflow_id == workflow_id, _n.node == node, _n.instance == instance))
+        return _stored_node(rows[0]) if rows else None
+
+    def attempts(
+        self, workflow_id: str, node: int | None = None, instance: int | None = None
+    ) -> Sequence[StoredAttempt]:
+        """See `Reader`."""
+        columns = (_a.node, _a.instance, _a.attempt, _a.worker, _a.started_at_us, _a.ended_at_us, _a.run_us, _a.failure)
+        query = select(*columns).where(_a.workflow_id == workflow_id).order_by(_a.node, _a.instance, _a.attempt)
+        if node is not None:
+            query = query.where(_a.node == node)
+        if instance is not None:
+            query = query.where(_a.instance == instance)
+        return [StoredAttempt(*row) for row in self._rows(query)]
+
+    def plan(self, shard: int, plan_hash: bytes) -> bytes | None:
+        """See `Reader`."""
+        chunk = tables.plan_chunks.c
+        where = (chunk.shard_id == shard, chunk.plan_hash == plan_hash)
+        # One chunk a statement: a large definition must not need a large packet, nor much memory at the server.
+        parts: list[bytes] = []
+        while rows := self._rows(select(chunk.data).where(*where, chunk.chunk == len(parts))):
+            parts.append(rows[0][0])
+        return b"".join(parts) if parts else None
+
+    def list_workflows(
+        self, wanted: WorkflowFilter, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredWorkflow]:
+        """See `Reader`."""
+        query = (
+            select(*_workflow_columns, null(), null())
+            .order_by(_w.submitted_at_us.desc(), _w.workflow_id.desc())
+            .limit(limit)
+        )
+        if wanted.statuses:
+            query = query.where(_w.status.in_([int(status) for status in wanted.statuses]))
+        if wanted.name:
+            query = query.where(_w.name == wanted.name)
+        if wanted.id_prefix:
+            # A range, not LIKE: ids may hold "_", and SQLite's LIKE ignores case. "~" is above every character of an id.
+            query = query.where(_w.workflow_id >= wanted.id_prefix, _w.workflow_id < wanted.id_prefix + "~")
+        if wanted.submitted_from_us:
+            query = query.where(_w.submitted_at_us >= wanted.submitted_from_us)
+        if wanted.submitted_before_us:
+            query = query.where(_w.submitted_at_us < wanted.submitted_before_us)
+        if before is not None:
+            at_us, name = before
+            query = query.where(
+                or_(_w.submitted_at_us < at_us, and_(_w.submitted_at_us == at_us, _w.workflow_id < name))
+            )
+        return [_stored_workflow(row) for row in self._rows(query)]
+
+    def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
+        """See `Reader`."""
+        lost = tables.lost_incarnations.c
+        query = select(lost.incarnation, lost.worker).where(lost.shard_id == shard).order_by(lost.incarnation)
+        return [(incarnation, worker) for incarnation, worker in self._rows(query)]
+
+
+def coordinator_row(row: tuple[Any, ...]) -> CoordinatorRow:
+    """Return a lease row from its columns in the table's order."""
+    incarnation, name, grpc, http, seq, workers, lock, lock_peer, writer, writer_peer, started = row
+    return CoordinatorRow(
+        incarnation,
+        name,
+        grpc,
+        http,
+        seq,
+        workers,
+        ConnectionId(lock, lock_peer),
+        ConnectionId(writer, writer_peer),
+        started,
+    )
+
+
+def _stored_workflow(row: tuple[Any, ...]) -> StoredWorkflow:
+    values = list(row)
+    values[5] = WorkflowStatus(values[5])
+    return StoredWorkflow(*values)
+
+
+def _stored_node(row: tuple[Any, ...]) -> StoredNode:
+    values = list(row)
+    values[3] = NodeStatus(values[3])
+    return StoredNode(*values)

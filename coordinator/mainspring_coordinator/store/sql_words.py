@@ -1,0 +1,161 @@
+"""The words of the journal's SQL, for MySQL and for SQLite.
+
+On MySQL the journal is the hot path, and building a statement is most of what it costs us. So statements are put together here as
+bytes, with literals that this module escapes and that nobody else may make. That is safe because each of our sessions sets a
+`sql_mode` without NO_BACKSLASH_ESCAPES and utf8mb4 as its character set, in which no character hides a quote or a backslash: within
+quotes only these two need an escape.
+
+On SQLite there is no wire: the same shapes become `executemany` with parameters.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, lru_cache
+from typing import Any, Final
+
+from mainspring.limits import statement_bytes_max, statement_rows_max
+from mainspring_coordinator.store.coalesce import Mode, Shape, TableWrite, Values
+from mainspring_coordinator.store.tables import metadata
+
+_updates_a_statement_max: Final = 50  # each row is looked for among all of its statement
+
+
+@lru_cache(maxsize=65_536)
+def text_literal(text: str) -> bytes:
+    """Return a string as a MySQL literal."""
+    return b"'" + text.encode().replace(b"\\", b"\\\\").replace(b"'", b"\\'") + b"'"
+
+
+def bytes_literal(data: bytes | None) -> bytes:
+    """Return bytes as a MySQL literal that no character set applies to."""
+    if data is None:
+        return b"NULL"
+    return b"_binary'" + data.replace(b"\\", b"\\\\").replace(b"'", b"\\'") + b"'"
+
+
+class RowTooLargeError(Exception):
+    """One row is larger than the server's largest packet."""
+
+    def __init__(self, size: int, packet_bytes_max: int) -> None:
+        super().__init__(f"a row takes {size} bytes, the server's max_allowed_packet is {packet_bytes_max}; raise it")
+
+
+class MysqlWords:
+    """How rows of one shape are written on MySQL and MariaDB."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        columns = (*shape.keys, *shape.columns)
+        kinds = [_literal_of(shape.table, column) for column in columns]
+        self._literals: list[tuple[int, Callable[[Any], bytes]]] = [
+            (at, literal) for at, literal in enumerate(kinds) if literal
+        ]
+        self._row = b"(" + b",".join(b"%b" if literal else b"%d" for literal in kinds) + b")"
+        self._head = f"INSERT INTO {shape.table} ({','.join(columns)}) VALUES ".encode()  # noqa: S608  # names of our own tables
+        self._tail = _mysql_tail(shape).encode()
+
+    def statements(self, rows: Sequence[Values], packet_bytes_max: int) -> Iterator[tuple[bytes, int]]:
+        """Yield statements that write these rows, each with the number of its rows, split below every bound."""
+        if self.shape.mode is Mode.UPDATE_IF_THERE:
+            yield from self._updates(rows)
+            return
+        columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
+        for at, literal in self._literals:
+            columns[at] = [literal(value) for value in columns[at]]
+        row_format = self._row
+        texts = [row_format % row for row in zip(*columns, strict=True)]
+        room = len(self._head) + len(self._tail) + 64
+        for part in _split(texts, min(statement_bytes_max, packet_bytes_max - room)):
+            size = room + sum(map(len, part)) + len(part)
+            if size > packet_bytes_max:
+                raise RowTooLargeError(size, packet_bytes_max)
+            yield self._head + b",".join(part) + self._tail, len(part)
+
+    def _updates(self, rows: Sequence[Values]) -> Iterator[tuple[bytes, int]]:
+        """Yield `UPDATE … SET c = CASE WHEN key THEN value … END WHERE keys`: an upsert could make a row that must not be."""
+        (column,) = self.shape.columns
+        literal = _literal_of(self.shape.table, column)
+        assert literal is not None, self.shape
+        for start in range(0, len(rows), _updates_a_statement_max):
+            part = rows[start : start + _updates_a_statement_max]
+            wheres = [
+                b"(workflow_id=%b AND node=%d AND instance=%d)" % (text_literal(row[0]), row[1], row[2]) for row in part
+            ]
+            cases = b" ".join(
+                b"WHEN %b THEN %b" % (where, literal(row[3])) for where, row in zip(wheres, part, strict=True)
+            )
+            head = f"UPDATE {self.shape.table} SET {column}=CASE ".encode()  # noqa: S608  # as above
+            yield head + cases + b" END WHERE " + b" OR ".join(wheres), len(part)
+
+
+def _literal_of(table: str, column: str) -> Callable[[Any], bytes] | None:
+    """Return what makes a literal of this column's values; None: they are whole numbers."""
+    kind = metadata.tables[table].columns[column].type.python_type
+    if kind is str:
+        return text_literal
+    return bytes_literal if kind is bytes else None
+
+
+def _split(texts: Sequence[bytes], bytes_max: int) -> Iterator[Sequence[bytes]]:
+    start = size = 0
+    for at, text in enumerate(texts):
+        if at > start and (size + len(text) > bytes_max or at - start >= statement_rows_max):
+            yield texts[start:at]
+            start, size = at, 0
+        size += len(text) + 1
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _mysql_tail(shape: Shape) -> str:
+    match shape.mode:
+        case Mode.INSERT | Mode.UPDATE_IF_THERE:
+            return ""
+        case Mode.INSERT_ONCE:
+            # Not INSERT IGNORE, which would let any other error of the row pass too.
+            return f" ON DUPLICATE KEY UPDATE {shape.keys[0]}={shape.table}.{shape.keys[0]}"
+        case Mode.UPSERT | Mode.UPDATE:
+            sets = [
+                *(f"{column}=VALUES({column})" for column in shape.columns),
+                *(_reset(shape, column) for column in shape.resets),
+            ]
+            return f" ON DUPLICATE KEY UPDATE {','.join(sets)}"
+
+
+def _reset(shape: Shape, column: str) -> str:
+    return f"{column}={'NULL' if metadata.tables[shape.table].columns[column].nullable else '0'}"
+
+
+@cache
+def mysql_words(shape: Shape) -> MysqlWords:
+    """Return the words of a shape; there are few shapes."""
+    return MysqlWords(shape)
+
+
+@cache
+def sqlite_words(shape: Shape) -> str:
+    """Return the statement that writes one row of a shape on SQLite."""
+    columns = (*shape.keys, *shape.columns)
+    if shape.mode in {Mode.UPDATE, Mode.UPDATE_IF_THERE}:
+        sets = ",".join(f"{column}=?{at}" for at, column in enumerate(shape.columns, len(shape.keys) + 1))
+        wheres = " AND ".join(f"{column}=?{at}" for at, column in enumerate(shape.keys, 1))
+        return f"UPDATE {shape.table} SET {sets} WHERE {wheres}"  # noqa: S608  # names of our own tables and columns
+    marks = ",".join("?" * len(columns))
+    insert = f"INSERT INTO {shape.table} ({','.join(columns)}) VALUES ({marks})"  # noqa: S608  # as above
+    match shape.mode:
+        case Mode.INSERT:
+            return insert
+        case Mode.INSERT_ONCE:
+            return f"{insert} ON CONFLICT({','.join(shape.keys)}) DO NOTHING"
+        case _:
+            sets = ",".join(
+                [
+                    *(f"{column}=excluded.{column}" for column in shape.columns),
+                    *(_reset(shape, column) for column in shape.resets),
+                ]
+            )
+            return f"{insert} ON CONFLICT({','.join(shape.keys)}) DO UPDATE SET {sets}"
+
+
+def is_short(write: TableWrite, affected: int) -> bool:
+    """Tell whether fewer rows were there than a write says; `affected` counts an updated row twice, as MySQL's upsert does."""
+    return write.shape.mode is Mode.UPDATE and affected != 2 * len(write.rows)

@@ -1,0 +1,172 @@
+"""The tables.
+
+InnoDB, utf8mb4. Ids compare byte by byte, payloads are opaque bytes, times are microseconds in database time, states are the numbers
+of `engine.status`. `migrations/` makes them; a test compares both.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, text
+from sqlalchemy.dialects.mysql import LONGBLOB, TINYINT
+from sqlalchemy.types import BINARY, TypeEngine
+
+metadata: Final = MetaData()
+"""All tables of Mainspring except Alembic's own."""
+
+_on_server: Final = ("mysql", "mariadb")
+
+
+def ascii_text(length: int) -> TypeEngine[str]:
+    """Return the type of ids: compared byte by byte."""
+    return String(length).with_variant(String(length, collation="ascii_bin"), *_on_server)
+
+
+def unicode_text(length: int) -> TypeEngine[str]:
+    """Return the type of names and reasons that people write."""
+    return String(length).with_variant(String(length, collation="utf8mb4_bin"), *_on_server)
+
+
+def blob() -> TypeEngine[bytes]:
+    """Return the type of payloads."""
+    return LargeBinary().with_variant(LONGBLOB(), *_on_server)
+
+
+def digest() -> TypeEngine[bytes]:
+    """Return the type of SHA-256 digests."""
+    return LargeBinary(32).with_variant(BINARY(32), *_on_server)
+
+
+def status() -> TypeEngine[int]:
+    """Return the type of states."""
+    return SmallInteger().with_variant(TINYINT(), *_on_server)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+_options: Final[dict[str, Any]] = {
+    f"{dialect}_{key}": value for dialect in _on_server for key, value in (("engine", "InnoDB"), ("charset", "utf8mb4"))
+}
+
+cluster: Final = Table(
+    "cluster",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", unicode_text(64), nullable=False),
+    Column("shards_total", Integer, nullable=False),
+    **_options,
+)
+
+shards: Final = Table(
+    "shards",
+    metadata,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    _number("epoch"),
+    Column("holder", ascii_text(32)),
+    _number("batch_seq"),
+    Column("last_batch_id", LargeBinary(16).with_variant(BINARY(16), *_on_server)),
+    _number("grace_until_us"),
+    **_options,
+)
+
+coordinators: Final = Table(
+    "coordinators",
+    metadata,
+    Column("incarnation", ascii_text(32), primary_key=True),
+    Column("name", unicode_text(255), nullable=False),
+    Column("grpc_address", unicode_text(255), nullable=False),
+    Column("http_address", unicode_text(255), nullable=False),
+    _number("renew_seq"),
+    _number("attached_workers"),
+    _number("lock_connection"),
+    Column("lock_peer", unicode_text(255), nullable=False),
+    _number("writer_connection"),
+    Column("writer_peer", unicode_text(255), nullable=False),
+    _number("started_at_us"),
+    **_options,
+)
+
+plan_chunks: Final = Table(
+    "plan_chunks",
+    metadata,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("plan_hash", digest(), primary_key=True),
+    Column("chunk", Integer, primary_key=True, autoincrement=False),
+    Column("data", blob(), nullable=False),
+    **_options,
+)
+
+workflows: Final = Table(
+    "workflows",
+    metadata,
+    Column("workflow_id", ascii_text(200), primary_key=True),
+    Column("shard_id", Integer, nullable=False, server_default=text("0")),
+    Column("digest", digest(), nullable=False, server_default=text("''")),
+    Column("name", unicode_text(128), nullable=False, server_default=text("''")),
+    Column("plan_hash", digest(), nullable=False, server_default=text("''")),
+    Column("status", status(), nullable=False, server_default=text("0")),
+    Column("is_open", status(), nullable=False, server_default=text("0")),
+    _number("version"),
+    _number("submitted_at_us"),
+    _number("deadline_at_us"),
+    _number("ended_at_us"),
+    _number("closing_until_us"),
+    Column("strategy", unicode_text(64), nullable=False, server_default=text("''")),
+    Column("cancel_reason", unicode_text(1024), nullable=False, server_default=text("''")),
+    Column("failure", blob()),
+    Column("input", blob()),
+    Column("output", blob()),
+    Index("workflows_open", "shard_id", "is_open", "workflow_id"),
+    Index("workflows_submitted", "submitted_at_us", "workflow_id"),
+    **_options,
+)
+
+nodes: Final = Table(
+    "nodes",
+    metadata,
+    Column("workflow_id", ascii_text(200), primary_key=True),
+    Column("node", Integer, primary_key=True, autoincrement=False),
+    Column("instance", Integer, primary_key=True, autoincrement=False),
+    Column("status", status(), nullable=False, server_default=text("0")),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    _number("version"),
+    _number("assignment"),
+    Column("worker", unicode_text(255), nullable=False, server_default=text("''")),
+    Column("incarnation", ascii_text(32), nullable=False, server_default=text("''")),
+    _number("started_at_us"),
+    _number("ended_at_us"),
+    _number("run_us"),
+    _number("retry_at_us"),
+    Column("width", Integer, nullable=False, server_default=text("0")),
+    Column("redeliveries", Integer, nullable=False, server_default=text("0")),
+    Column("failure", blob()),
+    Column("output", blob()),
+    Column("progress", blob()),
+    **_options,
+)
+
+attempts: Final = Table(
+    "attempts",
+    metadata,
+    Column("workflow_id", ascii_text(200), primary_key=True),
+    Column("node", Integer, primary_key=True, autoincrement=False),
+    Column("instance", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("worker", unicode_text(255), nullable=False),
+    _number("started_at_us"),
+    _number("ended_at_us"),
+    _number("run_us"),
+    Column("failure", blob(), nullable=False),
+    **_options,
+)
+
+lost_incarnations: Final = Table(
+    "lost_incarnations",
+    metadata,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("incarnation", ascii_text(32), primary_key=True),
+    Column("worker", unicode_text(255), nullable=False),
+    _number("lost_at_us"),
+    **_options,
+)
