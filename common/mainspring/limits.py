@@ -18,6 +18,8 @@ request_id_bytes_max: Final = 64
 error_type_bytes_max: Final = 200
 cluster_name_bytes_max: Final = 64
 labels_max: Final = 64
+host_bytes_max: Final = 255
+version_bytes_max: Final = 32
 
 # Definitions
 definition_bytes_max: Final = 64 * MIB
@@ -47,6 +49,7 @@ reason_bytes_max: Final = 1 * KIB
 # The wire
 message_bytes_max: Final = 4 * MIB
 message_split_bytes: Final = 2 * MIB
+answer_bytes_max: Final = 20 * MIB
 items_a_message_max: Final = 1_000
 submit_many_items_max: Final = 1_000
 wait_many_ids_max: Final = 10_000
@@ -57,9 +60,29 @@ watchers_a_workflow_max: Final = 100
 watchers_max: Final = 10_000
 watch_queue_messages_max: Final = 256
 stream_queue_messages_max: Final = 1_024
+hello_wait_ms_max: Final = 10_000
+goodbye_wait_ms_max: Final = 1_000
+watch_interval_ms_min: Final = 50
+watch_nodes_a_change_max: Final = 500
+submit_streams_max: Final = 8
+compilations_waiting_max: Final = 64
+spellings_a_plan_max: Final = 16
+read_threads: Final = 4
+reads_waiting_max: Final = 10_000
+histories_cached_events_max: Final = 500_000
+counts_cached_max: Final = 10_000
 connections_max: Final = 4_096
 shards_max: Final = 1_024
 coordinators_max: Final = 1_024
+
+# Clients
+call_timeout_ms_default: Final = 30_000
+try_timeout_ms_max: Final = 15_000  # above recovery_wait_ms_max, so that a shard that recovers is waited for in one try
+first_contact_ms_default: Final = 5_000
+client_retry_delay_ms_first: Final = 50
+client_retry_delay_ms_max: Final = 2_000
+client_stream_ms_max: Final = 600_000  # a stream is opened again at the latest then, so that none outlives its usefulness
+submit_many_calls_max: Final = 4
 
 # Workers
 slots_max: Final = 10_000

@@ -2,7 +2,7 @@
 
 A status carries google.rpc details: ErrorInfo (domain "mainspring") with a stable reason, BadRequest with each problem,
 RetryInfo with the time to try again, Help with where to read on. Details travel in HTTP/2 trailers, which may be
-refused above 8 KiB, so everything here has a budget; what does not fit is counted in the message, never lost in silence.
+refused above 8 KiB, so all of it has a budget; what does not fit is counted in the message, never lost in silence.
 """
 
 import re
@@ -154,6 +154,11 @@ def error_of(
         # A proxy or a peer reset the stream (RELIABILITY 2.5): the connection's failure, not the call's.
         return UnavailableError(f"the connection broke: {message}")
     return MainspringError(f"{code.name}: {message}")
+
+
+def is_ours(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """Tell whether a coordinator said so, and not the transport on the way to it."""
+    return _status_in(rpc_error) is not None
 
 
 def retry_after_ms(error: grpc.aio.AioRpcError | status_pb2.Status | None) -> int | None:

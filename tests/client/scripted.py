@@ -17,8 +17,8 @@ from mainspring.v1 import admin_pb2, client_pb2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Step: TypeAlias = "Message | MainspringError | grpc.StatusCode | Callable[[Any], Any] | Sequence[Step]"
-"""What one call meets: an answer, an error, a bare status code, a function of the request that gives a step (or awaits one);
-for streams a sequence of them."""
+"""What one call meets: an answer, an error, a bare status code, a function of the request that gives a step
+(or awaits one); for streams a sequence of them."""
 
 
 class Scripted:

@@ -7,7 +7,6 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
-from tests.client.scripted import serving
 
 from mainspring.errors import (
     AlreadyExistsError,
@@ -27,6 +26,7 @@ from mainspring.errors import (
 from mainspring.limits import KIB
 from mainspring.rpc_errors import error_from, error_of, retry_after_ms, status_of
 from mainspring.v1 import client_pb2, client_pb2_grpc
+from tests.client.scripted import serving
 
 
 def over_the_wire(error: MainspringError) -> grpc.aio.AioRpcError:

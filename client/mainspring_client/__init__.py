@@ -1,0 +1,42 @@
+"""The client of Mainspring: `Client` (asynchronous), `SyncClient` (the same for plain code), and what they return."""
+
+from mainspring_client.client import Client
+from mainspring_client.handle import Handle
+from mainspring_client.nouns import (
+    AttemptInfo,
+    CoordinatorInfo,
+    HistoryEvent,
+    NodeDetail,
+    NodeInfo,
+    NodeStatus,
+    Result,
+    ShardInfo,
+    Submission,
+    WatchUpdate,
+    WorkerInfo,
+    WorkflowFilter,
+    WorkflowInfo,
+    WorkflowStatus,
+)
+from mainspring_client.sync import SyncClient, SyncHandle
+
+__all__ = [
+    "AttemptInfo",
+    "Client",
+    "CoordinatorInfo",
+    "Handle",
+    "HistoryEvent",
+    "NodeDetail",
+    "NodeInfo",
+    "NodeStatus",
+    "Result",
+    "ShardInfo",
+    "Submission",
+    "SyncClient",
+    "SyncHandle",
+    "WatchUpdate",
+    "WorkerInfo",
+    "WorkflowFilter",
+    "WorkflowInfo",
+    "WorkflowStatus",
+]

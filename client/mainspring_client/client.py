@@ -1,0 +1,224 @@
+"""The asynchronous client: submit workflows, follow them, read them, cancel them.
+
+    async with Client() as client:
+        handle = await client.submit(definition, input={"year": 2024})
+        print(await handle.result())
+
+Every call has a deadline and is tried again when that may help; errors are those of `mainspring.errors`.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Final, Self, TypeAlias
+
+from mainspring.dial import default_grpc_port, parse_addresses
+from mainspring.errors import BadRequestError, MainspringError
+from mainspring.ids import new_request_id
+from mainspring.limits import call_timeout_ms_default, first_contact_ms_default, page_size_max, reason_bytes_max
+from mainspring.v1 import admin_pb2, client_pb2
+from mainspring.wire import clip
+from mainspring_client import following, submitting, wire_nouns
+from mainspring_client.handle import Handle
+from mainspring_client.nouns import (
+    CoordinatorInfo,
+    HistoryEvent,
+    NodeDetail,
+    NodeInfo,
+    NodeStatus,
+    Result,
+    ShardInfo,
+    Submission,
+    WatchUpdate,
+    WorkerInfo,
+    WorkflowFilter,
+    WorkflowInfo,
+    WorkflowStatus,
+)
+from mainspring_client.submitting import pack, pack_all
+from mainspring_client.transport import Transport
+
+address_setting: Final = "MAINSPRING_ADDRESS"
+default_address: Final = f"127.0.0.1:{default_grpc_port}"
+
+WorkflowRef: TypeAlias = str | Handle
+
+
+class Client:
+    """A connection to a cluster, by any of its coordinators. An asynchronous context manager, for one event loop."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = call_timeout_ms_default / 1000,
+        connect_timeout: float = first_contact_ms_default / 1000,
+    ) -> None:
+        """Take "host:port", several with commas, or None for MAINSPRING_ADDRESS, else 127.0.0.1:7320; seconds."""
+        if timeout <= 0 or connect_timeout <= 0:
+            raise BadRequestError("timeout and connect_timeout are seconds above 0", field="timeout")
+        if address is None:
+            address = os.environ.get(address_setting) or default_address
+        self._transport = Transport(
+            parse_addresses(address), timeout_ms=int(timeout * 1000), first_contact_ms=int(connect_timeout * 1000)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; calls under way end with `UnavailableError`."""
+        await self._transport.close()
+
+    def handle(self, workflow_id: str) -> Handle:
+        """Return a handle on a workflow that was submitted elsewhere; asks nothing."""
+        return Handle(self, workflow_id)
+
+    async def submit(self, definition: object, input: object = None, *, workflow_id: str | None = None) -> Handle:  # noqa: A002  (the word of the contract)
+        """Start a workflow: a `mainspring.Workflow`, a `Definition`, or the mapping that its JSON has.
+
+        It is durable when this returns. The same id with the same definition and input is the same workflow; with another
+        definition or input it is an `AlreadyExistsError`.
+        """
+        packed = pack(definition, input, workflow_id)
+        return Handle(self, packed.workflow_id, created=await submitting.submit(self._transport, packed))
+
+    async def submit_many(self, submissions: Iterable[Submission]) -> Sequence[Handle | MainspringError]:
+        """Start many workflows; the answer holds, in the same order, a handle or the error of each.
+
+        They are sent in calls of bounded size, a few at a time, and definitions that they share are sent once a call.
+        """
+        outcomes = await submitting.submit_many(self._transport, pack_all(list(submissions)))
+        return [
+            outcome
+            if isinstance(outcome, MainspringError)
+            else Handle(self, outcome.workflow_id, created=outcome.created)
+            for outcome in outcomes
+        ]
+
+    async def get(self, workflow_id: str) -> WorkflowInfo:
+        """Read a workflow, current as of the call."""
+        request = client_pb2.GetRequest(workflow_id=workflow_id)
+        answer: client_pb2.GetResponse = await self._transport.call(lambda at: at.workflows.Get, request)
+        return wire_nouns.workflow_info(answer.workflow)
+
+    async def nodes(self, workflow_id: str, statuses: Sequence[NodeStatus] = ()) -> AsyncGenerator[NodeInfo]:
+        """Read a workflow's nodes in the order of the definition; instances of a `map` follow their node."""
+        numbers = [wire_nouns.node_status_number(status) for status in statuses]
+        token = ""
+        while True:
+            request = client_pb2.ListNodesRequest(
+                workflow_id=workflow_id, statuses=numbers, page_size=page_size_max, page_token=token
+            )
+            page: client_pb2.ListNodesResponse = await self._transport.call(lambda at: at.workflows.ListNodes, request)
+            for node in page.nodes:
+                yield wire_nouns.node_info(node)
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def node(self, workflow_id: str, node_id: str, instance: int = -1) -> NodeDetail:
+        """Read one node, or one instance of a `map` node, with its payloads and attempts."""
+        request = client_pb2.GetNodeRequest(workflow_id=workflow_id, node_id=node_id, instance=instance)
+        return wire_nouns.node_detail(await self._transport.call(lambda at: at.workflows.GetNode, request))
+
+    async def history(self, workflow_id: str) -> AsyncGenerator[HistoryEvent]:
+        """Read what happened to a workflow, in the order of time."""
+        token = ""
+        while True:
+            request = client_pb2.GetHistoryRequest(workflow_id=workflow_id, page_size=page_size_max, page_token=token)
+            page: client_pb2.GetHistoryResponse = await self._transport.call(
+                lambda at: at.workflows.GetHistory, request
+            )
+            for event in page.events:
+                yield wire_nouns.history_event(event)
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def wait(self, workflow_id: str, timeout: float | None = None) -> Result:  # noqa: ASYNC109  (as of `Handle.result`)
+        """Wait for a workflow's end and return how it ended; `DeadlineError` when `timeout` seconds pass before it."""
+        return await following.wait(self._transport, workflow_id, timeout)
+
+    async def peek(self, workflow_id: str) -> Result:
+        """Return a workflow's result, or its state so far, without waiting."""
+        return await following.poll(self._transport, workflow_id)
+
+    def wait_many(self, workflows: Iterable[WorkflowRef], *, without_output: bool = False) -> AsyncGenerator[Result]:
+        """Wait for many workflows; each is given once, in the order in which they end.
+
+        Ids that name no workflow are a `NotFoundError` at the end, after all others.
+        """
+        ids = [one if isinstance(one, str) else one.workflow_id for one in workflows]
+        return following.wait_many(self._transport, ids, without_output=without_output)
+
+    def watch(self, workflow_id: str, *, after_version: int = 0) -> AsyncGenerator[WatchUpdate]:
+        """Follow a workflow until it ends: a snapshot, then changes; after a break a snapshot again, no older one."""
+        return following.watch(self._transport, workflow_id, after_version)
+
+    async def list(
+        self, only: WorkflowFilter | None = None, *, limit: int | None = None
+    ) -> AsyncGenerator[WorkflowInfo]:
+        """List workflows, newest first, at most `limit`.
+
+        It reads the database, so the newest commits of a moment ago are in it, but it promises no more.
+        """
+        only = only or WorkflowFilter()
+        numbers = [wire_nouns.workflow_status_number(status) for status in only.statuses]
+        token = ""
+        left = limit
+        while left is None or left > 0:
+            request = client_pb2.ListRequest(
+                statuses=numbers,
+                name=only.name,
+                id_prefix=only.id_prefix,
+                submitted_from_us=only.submitted_from_us,
+                submitted_before_us=only.submitted_before_us,
+                page_size=page_size_max if left is None else min(left, page_size_max),
+                page_token=token,
+            )
+            page: client_pb2.ListResponse = await self._transport.call(lambda at: at.workflows.List, request)
+            for workflow in page.workflows:
+                yield wire_nouns.workflow_info(workflow)
+            token = page.next_page_token
+            if not token:
+                return
+            left = None if left is None else left - len(page.workflows)
+
+    async def cancel(self, workflow_id: str, reason: str = "") -> WorkflowStatus:
+        """Ask a workflow to stop, and return its state: CANCELLING, CANCELLED, or how it had ended before."""
+        request = client_pb2.CancelRequest(
+            workflow_id=workflow_id, reason=clip(reason, reason_bytes_max), request_id=new_request_id()
+        )
+        answer: client_pb2.CancelResponse = await self._transport.call(lambda at: at.workflows.Cancel, request)
+        return wire_nouns.workflow_status(answer.status)
+
+    async def cluster(self) -> admin_pb2.GetClusterResponse:
+        """Read what the cluster is."""
+        answer: admin_pb2.GetClusterResponse = await self._transport.call(
+            lambda at: at.admin.GetCluster, admin_pb2.GetClusterRequest()
+        )
+        return answer
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """List the workers attached to the coordinator that answers."""
+        answer: admin_pb2.ListWorkersResponse = await self._transport.call(
+            lambda at: at.admin.ListWorkers, admin_pb2.ListWorkersRequest()
+        )
+        return [wire_nouns.worker_info(worker) for worker in answer.workers]
+
+    async def coordinators(self) -> Sequence[CoordinatorInfo]:
+        """List the coordinators that the database knows."""
+        answer: admin_pb2.ListCoordinatorsResponse = await self._transport.call(
+            lambda at: at.admin.ListCoordinators, admin_pb2.ListCoordinatorsRequest()
+        )
+        return [wire_nouns.coordinator_info(coordinator) for coordinator in answer.coordinators]
+
+    async def shards(self) -> Sequence[ShardInfo]:
+        """List the shards with their owners and epochs."""
+        answer: admin_pb2.ListShardsResponse = await self._transport.call(
+            lambda at: at.admin.ListShards, admin_pb2.ListShardsRequest()
+        )
+        return [wire_nouns.shard_info(shard) for shard in answer.shards]

@@ -1,0 +1,268 @@
+"""The synchronous client: the asynchronous one, run by a background thread.
+
+    with SyncClient() as client:
+        print(client.submit(definition).result())
+
+All synchronous clients of a process share one thread and one event loop, because gRPC's asynchronous side wants one loop a
+process; it starts with the first client and ends with the last. Every method may be called from any thread.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final, Self, TypeVar
+
+from mainspring.errors import MainspringError, UnavailableError
+from mainspring.limits import call_timeout_ms_default, first_contact_ms_default
+from mainspring.v1 import admin_pb2
+from mainspring.workflow import Json
+from mainspring_client.client import Client
+from mainspring_client.handle import Handle
+from mainspring_client.nouns import (
+    CoordinatorInfo,
+    HistoryEvent,
+    NodeDetail,
+    NodeInfo,
+    NodeStatus,
+    Result,
+    ShardInfo,
+    Submission,
+    WatchUpdate,
+    WorkerInfo,
+    WorkflowFilter,
+    WorkflowInfo,
+    WorkflowStatus,
+)
+
+_T = TypeVar("_T")
+
+
+class _LoopThread:
+    """An event loop in a thread of its own, for as long as someone holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def hold(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="mainspring-sync-client", daemon=True
+                )
+                self._thread.start()
+            self._holders += 1
+            return self._loop
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders or self._loop is None or self._thread is None:
+                return
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.run_until_complete(_settle(asyncio.all_tasks(self._loop)))
+            self._loop.close()
+            self._loop = self._thread = None
+
+
+async def _settle(tasks: set[asyncio.Task[Any]]) -> None:
+    """End what a closed client left behind, so that closing the loop finds nothing."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+class _End:
+    """What follows the last item."""
+
+
+_END: Final = _End()
+_shared: Final = _LoopThread()
+
+
+class SyncHandle:
+    """A workflow, by its id."""
+
+    def __init__(self, client: "SyncClient", workflow_id: str, *, created: bool | None = None) -> None:
+        self._client = client
+        self.workflow_id = workflow_id
+        """Its id."""
+        self.created = created
+        """Whether the submit made it (False: it was there already); None when it was not submitted here."""
+
+    def __repr__(self) -> str:
+        return f"SyncHandle({self.workflow_id!r})"
+
+    def result(self, timeout: float | None = None) -> Json:
+        """Wait for the end and return the output, as `Handle.result`."""
+        return self.wait(timeout).value()
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait for the end, as `result`, and return how it ended without raising for it."""
+        return self._client.wait(self.workflow_id, timeout)
+
+    def watch(self, *, after_version: int = 0) -> Iterator[WatchUpdate]:
+        """Follow it until it ends: a snapshot, then changes."""
+        return self._client.watch(self.workflow_id, after_version=after_version)
+
+    def cancel(self, reason: str = "") -> WorkflowStatus:
+        """Ask it to stop, and return its state."""
+        return self._client.cancel(self.workflow_id, reason)
+
+    def get(self) -> WorkflowInfo:
+        """Read it, current as of the call."""
+        return self._client.get(self.workflow_id)
+
+    def nodes(self, statuses: Sequence[NodeStatus] = ()) -> Iterator[NodeInfo]:
+        """Read its nodes in the order of the definition."""
+        return self._client.nodes(self.workflow_id, statuses)
+
+    def node(self, node_id: str, instance: int = -1) -> NodeDetail:
+        """Read one node with its payloads and attempts."""
+        return self._client.node(self.workflow_id, node_id, instance)
+
+    def history(self) -> Iterator[HistoryEvent]:
+        """Read what happened, in the order of time."""
+        return self._client.history(self.workflow_id)
+
+
+class SyncClient:
+    """A connection to a cluster for code without an event loop. A context manager; may be used by several threads."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float = call_timeout_ms_default / 1000,
+        connect_timeout: float = first_contact_ms_default / 1000,
+    ) -> None:
+        """Take what `Client` takes."""
+        self._client = Client(address, timeout=timeout, connect_timeout=connect_timeout)
+        self._lock = threading.Lock()
+        self._under_way: set[Future[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = _shared.hold()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; calls of other threads end with `UnavailableError`. Closing twice is fine."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            under_way = list(self._under_way)
+        if loop is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+        for future in under_way:
+            future.cancel()
+        _shared.release()
+
+    def handle(self, workflow_id: str) -> SyncHandle:
+        """Return a handle on a workflow that was submitted elsewhere; asks nothing."""
+        return SyncHandle(self, workflow_id)
+
+    def submit(self, definition: object, input: object = None, *, workflow_id: str | None = None) -> SyncHandle:  # noqa: A002  (the contract's word)
+        """Start a workflow, as `Client.submit`."""
+        handle = self._run(self._client.submit(definition, input, workflow_id=workflow_id))
+        return SyncHandle(self, handle.workflow_id, created=handle.created)
+
+    def submit_many(self, submissions: Iterable[Submission]) -> Sequence[SyncHandle | MainspringError]:
+        """Start many workflows, as `Client.submit_many`."""
+        return [
+            SyncHandle(self, outcome.workflow_id, created=outcome.created) if isinstance(outcome, Handle) else outcome
+            for outcome in self._run(self._client.submit_many(submissions))
+        ]
+
+    def get(self, workflow_id: str) -> WorkflowInfo:
+        """Read a workflow, current as of the call."""
+        return self._run(self._client.get(workflow_id))
+
+    def nodes(self, workflow_id: str, statuses: Sequence[NodeStatus] = ()) -> Iterator[NodeInfo]:
+        """Read a workflow's nodes in the order of the definition."""
+        return self._each(self._client.nodes(workflow_id, statuses))
+
+    def node(self, workflow_id: str, node_id: str, instance: int = -1) -> NodeDetail:
+        """Read one node with its payloads and attempts."""
+        return self._run(self._client.node(workflow_id, node_id, instance))
+
+    def history(self, workflow_id: str) -> Iterator[HistoryEvent]:
+        """Read what happened to a workflow, in the order of time."""
+        return self._each(self._client.history(workflow_id))
+
+    def wait(self, workflow_id: str, timeout: float | None = None) -> Result:
+        """Wait for a workflow's end and return how it ended."""
+        return self._run(self._client.wait(workflow_id, timeout))
+
+    def peek(self, workflow_id: str) -> Result:
+        """Return a workflow's result, or its state so far, without waiting."""
+        return self._run(self._client.peek(workflow_id))
+
+    def wait_many(self, workflows: "Iterable[str | SyncHandle]", *, without_output: bool = False) -> Iterator[Result]:
+        """Wait for many workflows; each is given once, in the order in which they end."""
+        ids = [one if isinstance(one, str) else one.workflow_id for one in workflows]
+        return self._each(self._client.wait_many(ids, without_output=without_output))
+
+    def watch(self, workflow_id: str, *, after_version: int = 0) -> Iterator[WatchUpdate]:
+        """Follow a workflow until it ends."""
+        return self._each(self._client.watch(workflow_id, after_version=after_version))
+
+    def list(self, only: WorkflowFilter | None = None, *, limit: int | None = None) -> Iterator[WorkflowInfo]:
+        """List workflows, newest first."""
+        return self._each(self._client.list(only, limit=limit))
+
+    def cancel(self, workflow_id: str, reason: str = "") -> WorkflowStatus:
+        """Ask a workflow to stop, and return its state."""
+        return self._run(self._client.cancel(workflow_id, reason))
+
+    def cluster(self) -> admin_pb2.GetClusterResponse:
+        """Read what the cluster is."""
+        return self._run(self._client.cluster())
+
+    def workers(self) -> Sequence[WorkerInfo]:
+        """List the workers attached to the coordinator that answers."""
+        return self._run(self._client.workers())
+
+    def coordinators(self) -> Sequence[CoordinatorInfo]:
+        """List the coordinators that the database knows."""
+        return self._run(self._client.coordinators())
+
+    def shards(self) -> Sequence[ShardInfo]:
+        """List the shards with their owners and epochs."""
+        return self._run(self._client.shards())
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        with self._lock:
+            if self._loop is None:
+                work.close()
+                raise UnavailableError("the client is closed; open a new one")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._under_way.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            raise UnavailableError("the client was closed while the call was under way") from None
+        finally:
+            # On Ctrl-C the waiting thread leaves first: the call must not go on without it.
+            future.cancel()
+            with self._lock:
+                self._under_way.discard(future)
+
+    def _each(self, items: AsyncGenerator[_T]) -> Iterator[_T]:
+        async def following() -> _T | _End:
+            return await anext(items, _END)
+
+        try:
+            while not isinstance(found := self._run(following()), _End):
+                yield found
+        finally:
+            if self._loop is not None:
+                self._run(items.aclose())
