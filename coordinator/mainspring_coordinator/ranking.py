@@ -81,7 +81,7 @@ def _eligible(candidates: Sequence[Candidate]) -> list[str]:
 def _quotas(eligible: Sequence[str], holders: Mapping[int, str | None]) -> dict[str, int]:
     """Share the shards out; those that hold most keep the odd ones.
 
-    What one holds beyond the larger share does not count. So a coordinator that is on its way down to its quota stays where
+    What one holds beyond the larger share does not count. So a coordinator on its way down to its quota stays where
     it is in this order, and the quotas do not change while shards move.
     """
     share, odd = divmod(len(holders), len(eligible))
