@@ -1,4 +1,10 @@
 """Mainspring: durable workflows for teams that already run MySQL.
 
-This package is the language that clients, workers and coordinators share: nouns, ids, bounds, errors, the wire contract.
+This package is the language that clients, workers and coordinators share: nouns, ids, bounds, errors, the wire contract. Users meet
+`Workflow`, which builds definitions, and `Retry`.
 """
+
+from mainspring.builder import Workflow
+from mainspring.workflow import Retry
+
+__all__ = ["Retry", "Workflow"]

@@ -34,6 +34,7 @@ attempts_max: Final = 100
 retry_interval_ms_max: Final = 7 * 24 * 3600 * 1000
 timeout_ms_max: Final = 365 * 24 * 3600 * 1000
 json_depth_max: Final = 200
+yaml_values_max: Final = 5_000_000
 
 # Payloads
 payload_bytes_max: Final = 1 * MIB
@@ -83,6 +84,13 @@ client_retry_delay_ms_first: Final = 50
 client_retry_delay_ms_max: Final = 2_000
 client_stream_ms_max: Final = 600_000  # a stream is opened again at the latest then, so that none outlives its usefulness
 submit_many_calls_max: Final = 4
+
+# The embedded cluster of `mainspring dev`
+dev_start_ms_max: Final = 60_000
+dev_stop_ms_max: Final = 35_000  # above drain_ms_default
+dev_ready_poll_ms: Final = 50
+dev_workers_max: Final = 64
+dev_tail_lines_max: Final = 20
 
 # Workers
 slots_max: Final = 10_000

@@ -1,0 +1,1 @@
+"""Benchmarks: what the system costs, measured from the outside on a real cluster."""

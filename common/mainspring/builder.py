@@ -1,0 +1,192 @@
+"""Workflows written in Python.
+
+    flow = Workflow("calendar-cleanup")
+    fetch = flow.node("fetch", "fetchOldCalendarMappings")
+    delete = flow.map("delete", "deleteSingleCalendar", over=fetch["mappings"], input={"calendar": flow.item["old_id"]})
+    flow.node("mail", "sendEmailNotification", input={"deleted": delete})
+
+What a node gives is named by a reference: `fetch["mappings"]` is the data path `${fetch.mappings}`. References may stand anywhere in
+an input; they are dependencies, too.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+import orjson
+import yaml
+
+from mainspring.definition import definition_to_json, parse_duration
+from mainspring.errors import DefinitionError, Problem
+from mainspring.graph import build_graph
+from mainspring.workflow import ABSENT, Definition, Json, MapOver, Node, Retry
+
+Duration: TypeAlias = timedelta | str
+_plain: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _quoted(name: str) -> str:
+    return name if _plain.fullmatch(name) else orjson.dumps(name).decode()
+
+
+class Reference:
+    """Names a value that exists only while the workflow runs; turns into a data path wherever it stands."""
+
+    __slots__ = ("expression",)
+
+    def __init__(self, expression: str) -> None:
+        self.expression = expression
+        """The JMESPath expression, without "${" and "}"."""
+
+    def __getitem__(self, key: str | int) -> "Reference":
+        """Return a reference to a field or to an element."""
+        step = f"[{key}]" if isinstance(key, int) else f".{_quoted(key)}"
+        return Reference(self.expression + step)
+
+    def path(self, more: str) -> "Reference":
+        """Return a reference with a JMESPath continuation, such as "[*].old_id"."""
+        return Reference(self.expression + more)
+
+    def __str__(self) -> str:
+        return f"${{{self.expression}}}"
+
+    def __repr__(self) -> str:
+        return f"Reference({self.expression!r})"
+
+
+class NodeReference(Reference):
+    """A node of a workflow being built; stands for its output."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, node_id: str) -> None:
+        super().__init__(_quoted(node_id))
+        self.id = node_id
+
+    @property
+    def output(self) -> Reference:
+        """The node's output, said in so many words."""
+        return Reference(self.expression)
+
+
+class Workflow:
+    """Builds a definition, node by node. Problems are raised by `definition`, all at once."""
+
+    item: Final = Reference("item")
+    """Within a `map` node's input: the element."""
+    index: Final = Reference("index")
+    """Within a `map` node's input: the place of the element, from 0."""
+    input: Final = Reference("input")
+    """The workflow's input."""
+
+    def __init__(self, name: str, *, timeout: Duration | None = None) -> None:
+        self.name = name
+        self._timeout_ms = _ms(timeout, "timeout", "")
+        self._nodes: list[Node] = []
+        self._output: object = ABSENT
+
+    def node(
+        self,
+        node_id: str,
+        executor: str,
+        *,
+        input: object = None,  # noqa: A002  (the word of the definition)
+        after: Sequence[NodeReference | str] = (),
+        retry: Retry | None = None,
+        start_to_close: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        allow_failure: bool = False,
+        requires: Mapping[str, str] | None = None,
+        stop_on_disconnect: bool = False,
+        _map: MapOver | None = None,
+    ) -> NodeReference:
+        """Add a node that runs once, after the nodes in `after` and those that its input names."""
+        self._nodes.append(
+            Node(
+                id=node_id,
+                executor=executor,
+                input=_plain_json(input),
+                depends_on=tuple(one.id if isinstance(one, NodeReference) else one for one in after),
+                map=_map,
+                retry=retry or Retry(),
+                start_to_close_ms=_ms(start_to_close, "timeouts.start_to_close", node_id),
+                schedule_to_start_ms=_ms(schedule_to_start, "timeouts.schedule_to_start", node_id),
+                allow_failure=allow_failure,
+                requires=dict(requires or {}),
+                stop_on_disconnect=stop_on_disconnect,
+            )
+        )
+        return NodeReference(node_id)
+
+    def map(
+        self,
+        node_id: str,
+        executor: str,
+        *,
+        over: Reference,
+        input: object = None,  # noqa: A002  (the word of the definition)
+        max_parallel: int = 0,
+        after: Sequence[NodeReference | str] = (),
+        retry: Retry | None = None,
+        start_to_close: Duration | None = None,
+        schedule_to_start: Duration | None = None,
+        allow_failure: bool = False,
+        requires: Mapping[str, str] | None = None,
+        stop_on_disconnect: bool = False,
+    ) -> NodeReference:
+        """Add a node that runs once for each element of a list; its output is the list of theirs, in the same order.
+
+        Without `input`, each instance gets its element.
+        """
+        return self.node(
+            node_id,
+            executor,
+            input=self.item if input is None else input,
+            after=after,
+            retry=retry,
+            start_to_close=start_to_close,
+            schedule_to_start=schedule_to_start,
+            allow_failure=allow_failure,
+            requires=requires,
+            stop_on_disconnect=stop_on_disconnect,
+            _map=MapOver(str(over), max_parallel),
+        )
+
+    def output(self, value: object) -> None:
+        """Set the workflow's output, a value with references."""
+        self._output = _plain_json(value)
+
+    def definition(self) -> Definition:
+        """Return the definition; raises `DefinitionError` with every problem found."""
+        definition = Definition(self.name, tuple(self._nodes), self._output, self._timeout_ms)  # type: ignore[arg-type]  # JSON or ABSENT
+        build_graph(definition)
+        return definition
+
+    def to_json(self) -> str:
+        """Return the definition as JSON."""
+        return orjson.dumps(definition_to_json(self.definition()), option=orjson.OPT_INDENT_2).decode()
+
+    def to_yaml(self) -> str:
+        """Return the definition as YAML."""
+        return yaml.safe_dump(definition_to_json(self.definition()), sort_keys=False, allow_unicode=True)
+
+
+def _plain_json(value: object) -> Json:
+    if isinstance(value, Reference):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_json(one) for one in value]
+    return value  # type: ignore[return-value]  # what JSON cannot hold is refused when the definition is written
+
+
+def _ms(value: Duration | None, at: str, node_id: str) -> int:
+    if value is None:
+        return 0
+    found = round(value.total_seconds() * 1_000) if isinstance(value, timedelta) else parse_duration(value)
+    if found is None:
+        message = f"{value!r} is no duration; give a timedelta, or 500ms, 30s, 5m, 2h or 1d"
+        raise DefinitionError([Problem("BAD_DURATION", message, node_id, at)])
+    return found
