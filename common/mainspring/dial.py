@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from mainspring.errors import SettingsError
-from mainspring.limits import connections_max, message_bytes_max
+from mainspring.limits import answer_bytes_max, connections_max, message_bytes_max
 
 default_grpc_port: Final = 7320
 default_http_port: Final = 3000
@@ -36,8 +36,6 @@ def _shared_options(keepalive: Keepalive) -> Options:
         ("grpc.http2.ping_timeout_ms", keepalive.ping_timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.max_receive_message_length", message_bytes_max),
-        ("grpc.max_send_message_length", message_bytes_max),
     ]
 
 
@@ -45,6 +43,9 @@ def server_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B008
     """Return the options of a server."""
     return [
         *_shared_options(keepalive),
+        ("grpc.max_receive_message_length", message_bytes_max),
+        # A workflow's output, or the collected output of a `map`, may be larger than any request.
+        ("grpc.max_send_message_length", answer_bytes_max),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", max(1, keepalive.time_ms // 2)),
         ("grpc.http2.max_ping_strikes", 5),
         ("grpc.max_allowed_incoming_connections", connections_max),
@@ -57,6 +58,8 @@ def channel_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B00
     """Return the options of a client's channel; retries are ours, because only we know which calls may be repeated."""
     return [
         *_shared_options(keepalive),
+        ("grpc.max_receive_message_length", answer_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
         ("grpc.enable_retries", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),

@@ -1,0 +1,86 @@
+"""All gRPC services of a coordinator, put on a server together: the contract's three, health and reflection."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from mainspring.clock import BootClock, Clock
+from mainspring.dial import open_channel
+from mainspring.v1 import admin_pb2, client_pb2, worker_pb2
+from mainspring.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
+from mainspring.v1.client_pb2_grpc import add_WorkflowsServiceServicer_to_server
+from mainspring.v1.worker_pb2_grpc import add_FleetServiceServicer_to_server
+from mainspring_coordinator.admin import AdminService, Build
+from mainspring_coordinator.fleet import FleetService, FleetTimings
+from mainspring_coordinator.forward import Forwarder
+from mainspring_coordinator.plans import PlanCache
+from mainspring_coordinator.ports import Directory, Loop
+from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.store.protocol import Reader
+from mainspring_coordinator.workflows import WorkflowsService
+
+service_names: Final = tuple(
+    contract.DESCRIPTOR.services_by_name[name].full_name
+    for contract, name in ((client_pb2, "WorkflowsService"), (worker_pb2, "FleetService"), (admin_pb2, "AdminService"))
+)
+
+
+@dataclass(slots=True, eq=False)
+class Services:
+    """What was put on a server."""
+
+    fleet: FleetService
+    forwarder: Forwarder
+    reads: Reads
+    health: health.aio.HealthServicer
+
+    async def set_serving(self, serving: bool) -> None:
+        """Say by the health service whether calls may come."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *service_names):
+            await self.health.set(name, status)
+
+    async def close(self) -> None:
+        """Say goodbye to the workers and free what the services hold; the server is stopped by who started it, after this."""
+        await self.set_serving(False)
+        await self.fleet.close()
+        await self.forwarder.close()
+        self.reads.close()
+
+
+async def add_services(
+    server: grpc.aio.Server,
+    *,
+    loop: Loop,
+    directory: Directory,
+    reader: Reader,
+    plans: PlanCache,
+    build: Build,
+    strategy: str,
+    timings: FleetTimings,
+    clock: Clock | None = None,
+    vitals: Callable[[], tuple[str, str]] = lambda: ("up", "held"),
+    dial: Callable[[str], grpc.aio.Channel] = open_channel,
+) -> Services:
+    """Put all services on a server that has not been started; health says NOT_SERVING until `set_serving`.
+
+    `strategy` is the placement strategy that new workflows are stored with; `vitals` and `dial` as in `FleetService` and `Forwarder`.
+    `plans` stays the caller's to close.
+    """
+    clock = clock if clock is not None else BootClock()
+    reads = Reads(reader)
+    forwarder = Forwarder(loop, directory, dial)
+    fleet = FleetService(loop, directory, build.cluster, timings, version=build.version, clock=clock, vitals=vitals)
+    services = Services(fleet, forwarder, reads, health.aio.HealthServicer())
+    add_WorkflowsServiceServicer_to_server(WorkflowsService(loop, reads, plans, forwarder, strategy), server)
+    add_FleetServiceServicer_to_server(fleet, server)
+    add_AdminServiceServicer_to_server(AdminService(loop, directory, reads, fleet.book, build, clock), server)
+    health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
+    reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    await services.set_serving(False)
+    fleet.start()
+    return services

@@ -1,0 +1,354 @@
+"""Reads of workflows, current as of the call.
+
+A workflow that runs is seen in the memory of its shard's owner, by an answer that reflects a commit. One that is not there has ended,
+and its end never changes, so the database may tell it at once; or there is none, which is said only after a proof, begun after the
+call, that the shard is still ours.
+"""
+
+import base64
+import binascii
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import orjson
+
+from mainspring import limits
+from mainspring.errors import BadRequestError, BusyError, NotFoundError, NotOwnerError, UnavailableError
+from mainspring.ids import is_workflow_id, shard_of
+from mainspring.paths import PathError
+from mainspring.v1 import client_pb2
+from mainspring.wire import null, to_payload
+from mainspring_coordinator import history, views
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, View
+from mainspring_coordinator.engine.events import Read
+from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.plans import PlanCache
+from mainspring_coordinator.ports import Loop
+from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.store.protocol import Reader, StoredNode, StoredWorkflow, WorkflowFilter
+from mainspring_coordinator.views import Sight
+
+_looks_max: Final = 5
+_token_bytes_max: Final = 512
+
+
+def shard_of_workflow(workflow_id: str, shards_total: int, field: str = "workflow_id") -> int:
+    """Return the shard of a workflow id that came from outside; `BadRequestError` when it may not name a workflow."""
+    if not is_workflow_id(workflow_id):
+        raise BadRequestError(
+            f"{field}: {workflow_id[:64]!r} is no workflow id; use 1 to {limits.workflow_id_bytes_max} letters, digits and -_.:@+=",
+            field=field,
+            reason="BAD_WORKFLOW_ID",
+        )
+    return shard_of(workflow_id, shards_total)
+
+
+def check_answer(answer: Answer) -> Answer:
+    """Return an answer of the loop, or raise what it stands for when it is no answer of the engine's to this call."""
+    if answer.code is AnswerCode.BUSY:
+        raise BusyError(answer.message or f"shard {answer.shard} is full; nothing was accepted", retry_after_ms=1_000)
+    if answer.code is AnswerCode.NOT_OWNER:
+        raise NotOwnerError(answer.message or f"shard {answer.shard} is owned by another coordinator now")
+    return answer
+
+
+def not_found(workflow_id: str) -> NotFoundError:
+    """Return the error that says that there is no such workflow."""
+    return NotFoundError(f"there is no workflow {workflow_id!r}; list those there are with: mainspring list")
+
+
+class WorkflowReads:
+    """Looks at workflows of our shards."""
+
+    def __init__(self, loop: Loop, reads: Reads, plans: PlanCache) -> None:
+        self._loop = loop
+        self._reads = reads
+        self._plans = plans
+        self._histories = history.Histories()
+        self._counts: OrderedDict[tuple[str, int], Mapping[NodeStatus, int]] = OrderedDict()
+
+    async def glance(self, shard: int, workflow_id: str) -> View | StoredWorkflow:
+        """Return the view of a workflow that runs, or the row of one that has ended. `NotFoundError` when there is none."""
+        for _ in range(_looks_max):
+            answer = check_answer(await self._loop.ask(shard, lambda token: Read(token, shard, workflow_id)))
+            if answer.view is not None:
+                return answer.view
+            stored = await self.row(shard, workflow_id)
+            if stored is None:
+                raise not_found(workflow_id)
+            if views.has_ended(stored.status):
+                return stored
+            # It was submitted, or came back into memory, between the two looks.
+        raise UnavailableError(f"workflow {workflow_id!r} is being loaded; try again")
+
+    async def row(self, shard: int, workflow_id: str) -> StoredWorkflow | None:
+        """Return the row of a workflow that is not in memory; None, after a proof, when there is none."""
+        stored = await self._reads.run(lambda reader: reader.workflow(workflow_id))
+        if stored is None:
+            await self._loop.prove(shard)
+            stored = await self._reads.run(lambda reader: reader.workflow(workflow_id))
+        return stored
+
+    async def look(self, shard: int, workflow_id: str, before: Sight | None = None) -> Sight:
+        """Return a workflow as it is now. What cannot have changed since `before` is not read again."""
+        seen = await self.glance(shard, workflow_id)
+        if isinstance(seen, StoredWorkflow):
+            return Sight(seen, None, await self._plan(seen))
+        if before is not None and before.view is not None and before.view.status is seen.status:
+            return Sight(before.stored, seen, before.plan)
+        stored = await self.row(shard, workflow_id)
+        assert stored is not None, f"workflow {workflow_id} is in memory and has no row"
+        # It may have ended since the answer; then the row is the later truth.
+        return Sight(stored, None if views.has_ended(stored.status) else seen, await self._plan(stored))
+
+    async def message(self, sight: Sight) -> client_pb2.Workflow:
+        """Return a workflow with its node counts as a message."""
+        if sight.view is not None:
+            return views.workflow_message(sight, sight.view.node_counts)
+        key = (sight.stored.workflow_id, sight.stored.version)
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = await self._reads.run(lambda reader: views.node_counts(reader, sight))
+            if len(self._counts) > limits.counts_cached_max:
+                self._counts.popitem(last=False)
+        return views.workflow_message(sight, counts)
+
+    async def list_nodes(self, shard: int, request: client_pb2.ListNodesRequest) -> client_pb2.ListNodesResponse:
+        """Answer ListNodes."""
+        limit = page_size(request.page_size, default=200)
+        statuses = [NodeStatus(status) for status in checked_statuses(request.statuses, len(NodeStatus), 16)]
+        after = _node_key(request.page_token)
+        sight = await self.look(shard, request.workflow_id)
+        nodes, last = await self._reads.run(lambda reader: views.node_page(reader, sight, after, limit, statuses))
+        return client_pb2.ListNodesResponse(nodes=nodes, next_page_token=to_token(*last) if last is not None else "")
+
+    async def get_node(self, shard: int, request: client_pb2.GetNodeRequest) -> client_pb2.GetNodeResponse:
+        """Answer GetNode."""
+        sight = await self.look(shard, request.workflow_id)
+        node = sight.plan.graph.index.get(request.node_id)
+        if node is None:
+            raise NotFoundError(
+                f"workflow {request.workflow_id!r} has no node {request.node_id[:128]!r}; "
+                f"list its nodes with: mainspring get {request.workflow_id}"
+            )
+        return await self._reads.run(lambda reader: _read_node(reader, sight, node, request.instance))
+
+    async def nodes(self, sight: Sight, after: tuple[int, int]) -> tuple[list[client_pb2.Node], tuple[int, int] | None]:
+        """Return a page of a snapshot, and its last key, None at the end."""
+        return await self._reads.run(lambda reader: views.node_page(reader, sight, after, limits.page_size_max))
+
+    async def changed_nodes(self, sight: Sight, keys: Sequence[tuple[int, int]]) -> list[client_pb2.Node]:
+        """Return some nodes and instances, sorted."""
+        return await self._reads.run(lambda reader: _read_changed(reader, sight, sorted(keys)))
+
+    async def get_history(self, shard: int, request: client_pb2.GetHistoryRequest) -> client_pb2.GetHistoryResponse:
+        """Answer GetHistory."""
+        limit = page_size(request.page_size, default=limits.page_size_max)
+        start = _place(request.page_token)
+        sight = await self.look(shard, request.workflow_id)
+        lines = self._histories.known(sight)
+        if lines is None:
+            lines = await self._reads.run(lambda reader: history.tell(reader, sight))
+            self._histories.keep(sight, lines)
+        events = history.page(lines, sight, start, limit)
+        following = start + len(events)
+        return client_pb2.GetHistoryResponse(
+            events=events,
+            next_page_token=to_token(following) if following < len(lines) else "",
+        )
+
+    async def list_workflows(self, request: client_pb2.ListRequest) -> client_pb2.ListResponse:
+        """Answer List, from the database, anywhere."""
+        limit = page_size(request.page_size, default=100)
+        _check_text(request.name, "name", limits.name_bytes_max)
+        _check_text(request.id_prefix, "id_prefix", limits.workflow_id_bytes_max)
+        for field in ("submitted_from_us", "submitted_before_us"):
+            if getattr(request, field) < 0:
+                raise BadRequestError(f"{field}: a time before 1970; send microseconds, 0 for no bound", field=field)
+        wanted = WorkflowFilter(
+            [WorkflowStatus(status) for status in checked_statuses(request.statuses, len(WorkflowStatus), 8)],
+            request.name,
+            request.id_prefix,
+            request.submitted_from_us,
+            request.submitted_before_us,
+        )
+        before = _submitted_before(request.page_token)
+        found = await self._reads.run(lambda reader: reader.list_workflows(wanted, before, limit + 1))
+        workflows: list[client_pb2.Workflow] = []
+        size = 0
+        for stored in found[:limit]:
+            workflows.append(views.listed_workflow(stored))
+            size += workflows[-1].ByteSize()
+            if size >= limits.message_split_bytes:
+                break
+        last = workflows[-1] if len(workflows) < len(found) else None
+        return client_pb2.ListResponse(
+            workflows=workflows,
+            next_page_token=to_token(last.submitted_at_us, last.workflow_id) if last is not None else "",
+        )
+
+    async def rows(self, shard: int, workflow_ids: Sequence[str]) -> dict[str, StoredWorkflow]:
+        """Return the rows of workflows that are not in memory; those that are not in the answer do not exist, which is proven."""
+        found = await self._reads.run(lambda reader: _read_rows(reader, workflow_ids))
+        known = {stored.workflow_id: stored for stored in found}
+        missing = [workflow_id for workflow_id in workflow_ids if workflow_id not in known]
+        if missing:
+            await self._loop.prove(shard)
+            for stored in await self._reads.run(lambda reader: _read_rows(reader, missing)):
+                known[stored.workflow_id] = stored
+        return known
+
+    async def _plan(self, stored: StoredWorkflow) -> Plan:
+        plan = self._plans.get(stored.plan_hash)
+        if plan is None:
+            definition = await self._reads.run(lambda reader: reader.plan(stored.shard, stored.plan_hash))
+            assert definition is not None, f"workflow {stored.workflow_id} has no plan {stored.plan_hash.hex()}"
+            plan = await self._plans.compile(definition)
+        return plan
+
+
+def _read_rows(reader: Reader, workflow_ids: Sequence[str]) -> list[StoredWorkflow]:
+    found = (reader.workflow(workflow_id) for workflow_id in workflow_ids)
+    return [stored for stored in found if stored is not None]
+
+
+def _read_changed(reader: Reader, sight: Sight, keys: Sequence[tuple[int, int]]) -> list[client_pb2.Node]:
+    rows: dict[tuple[int, int], StoredNode] = {}
+    for node, instance in keys:
+        if (node, instance) not in rows:
+            # One look brings the neighbours too, which in a wide `map` have mostly changed as well.
+            for row in reader.node_page(sight.stored.workflow_id, (node, instance - 1), 50 if len(keys) > 1 else 1):
+                rows[row.node, row.instance] = row
+    return [views.node_message(sight, *key, rows.get(key)) for key in keys]
+
+
+def _read_node(reader: Reader, sight: Sight, node: int, instance: int) -> client_pb2.GetNodeResponse:
+    workflow_id = sight.stored.workflow_id
+    definition = sight.plan.nodes[node]
+    row = reader.node(workflow_id, node, instance) if instance >= -1 else None
+    if instance < -1 or (instance >= 0 and row is None):
+        raise NotFoundError(
+            f"node {definition.id!r} of workflow {workflow_id!r} has no instance {instance} that has begun; "
+            "-1 names the node itself"
+        )
+    response = client_pb2.GetNodeResponse(
+        node=views.node_message(sight, node, instance, row),
+        attempts=[views.attempt_message(attempt) for attempt in reader.attempts(workflow_id, node, instance)],
+    )
+    if row is None:
+        return response
+    ran = row.attempt > 0 and (definition.map is None or instance >= 0)
+    given = _input_of(reader, sight, node, instance) if ran else None
+    if given is not None:
+        response.input.CopyFrom(to_payload(given))
+    if row.status is NodeStatus.SUCCEEDED:
+        response.output.CopyFrom(to_payload(row.output if row.output is not None else null))
+    if row.progress is not None:
+        response.progress.CopyFrom(to_payload(row.progress))
+    return response
+
+
+def _input_of(reader: Reader, sight: Sight, node: int, instance: int) -> bytes | None:
+    """Make the input again as the engine made it; None if it cannot be made, which the node's failure tells."""
+    plan, stored = sight.plan, sight.stored
+    refs = sorted({*plan.input_refs[node], *(plan.over_refs[node] if instance >= 0 else ())})
+    scope = {
+        "input": stored.input if stored.input is not None else null,
+        "workflow": orjson.dumps({"id": stored.workflow_id, "name": plan.name}),
+        **{plan.graph.ids[ref]: null for ref in refs},
+    }
+    if refs:
+        for row in reader.outputs(stored.workflow_id, refs):
+            if row.instance < 0 and row.output is not None:
+                scope[plan.graph.ids[row.node]] = row.output
+    try:
+        over = plan.graph.overs[node]
+        if instance >= 0 and over is not None:
+            items = over.evaluate_list(scope)
+            if instance >= len(items):
+                return None
+            scope["item"] = items[instance]
+            scope["index"] = b"%d" % instance
+        return plan.graph.inputs[node].render(scope)
+    except PathError:
+        return None
+
+
+def page_size(asked: int, *, default: int) -> int:
+    """Return how many items a page has."""
+    if asked > limits.page_size_max:
+        raise BadRequestError(
+            f"page_size: {asked} is over the bound of {limits.page_size_max}; read by page", field="page_size"
+        )
+    return asked or default
+
+
+def checked_statuses(statuses: Sequence[int], highest: int, count_max: int) -> Sequence[int]:
+    """Return the states of a filter; `BadRequestError` when one is not known or they are too many."""
+    if len(statuses) > count_max:
+        raise BadRequestError(f"statuses: {len(statuses)} are over the bound of {count_max}", field="statuses")
+    for index, status in enumerate(statuses):
+        if not 1 <= status <= highest:
+            raise BadRequestError(f"statuses[{index}]: {status} is no state; leave it out", field=f"statuses[{index}]")
+    return statuses
+
+
+def to_token(*parts: int | str) -> str:
+    """Write a place in a list as a page token."""
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
+
+
+def from_token(token: str, kinds: tuple[type, ...]) -> tuple[object, ...] | None:
+    """Read a page token; None for the first page."""
+    if not token:
+        return None
+    if len(token) > _token_bytes_max:
+        raise _bad_token()
+    try:
+        parts = orjson.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise _bad_token() from error
+    if not isinstance(parts, list) or [type(part) for part in parts] != list(kinds):
+        raise _bad_token()
+    return tuple(parts)
+
+
+def _node_key(token: str) -> tuple[int, int]:
+    parts = from_token(token, (int, int))
+    if parts is None:
+        return views.first_key
+    node, instance = parts
+    assert isinstance(node, int)
+    assert isinstance(instance, int)
+    return node, instance
+
+
+def _place(token: str) -> int:
+    parts = from_token(token, (int,))
+    place = parts[0] if parts is not None else 0
+    if not isinstance(place, int) or place < 0:
+        raise _bad_token()
+    return place
+
+
+def _submitted_before(token: str) -> tuple[int, str] | None:
+    parts = from_token(token, (int, str))
+    if parts is None:
+        return None
+    submitted_at_us, workflow_id = parts
+    assert isinstance(submitted_at_us, int)
+    assert isinstance(workflow_id, str)
+    return submitted_at_us, workflow_id
+
+
+def _bad_token() -> BadRequestError:
+    return BadRequestError(
+        "page_token: not one of ours; send it as it was given, or none for the first page", field="page_token"
+    )
+
+
+def _check_text(text: str, field: str, bytes_max: int) -> None:
+    if len(text.encode()) > bytes_max:
+        raise BadRequestError(f"{field}: longer than {bytes_max} bytes", field=field)

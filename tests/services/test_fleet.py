@@ -1,0 +1,496 @@
+"""The workers' stream: attaching, packing, hearing, ending."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from mainspring import limits
+from mainspring.errors import BusyError
+from mainspring.v1 import admin_pb2, worker_pb2
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    CancelCause,
+    Disposition,
+    EchoCredit,
+    Refuse,
+    Replace,
+    ReportBacklog,
+    Stop,
+    Welcomed,
+)
+from mainspring_coordinator.engine.events import (
+    CreditSet,
+    Inventory,
+    LoadReported,
+    ProgressReported,
+    Results,
+    WorkerAttached,
+    WorkerDetached,
+    WorkerDraining,
+)
+from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.fleet import FleetTimings
+from tests.services.rig import Host, WorkerEnd, assignment, hello, story
+
+
+@story
+async def test_a_worker_that_attaches_is_told_the_cluster() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        welcome = await worker.welcome()
+        assert (welcome.cluster, welcome.name, welcome.shards_total) == ("test", "one", 4)
+        assert [(item.shard, item.epoch, item.owned) for item in welcome.shards] == [(n, 1, True) for n in range(4)]
+        assert [item.incarnation for item in welcome.coordinators] == [host.directory.incarnation]
+        assert (welcome.heartbeat_interval_ms, welcome.silence_limit_ms) == (30_000, 90_000)
+        (attached,) = await host.loop.wait_for(WorkerAttached)
+        assert (attached.name, attached.executors, attached.slots) == ("w1", frozenset({"echo"}), 100)
+        assert attached.labels == {"gpu": "no"}
+
+
+@story
+async def test_all_that_a_commit_releases_is_one_message() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        effects = [assignment(1, number) for number in range(100)]
+        acks = [Ack(1, 0, 1, "wf", 7, Disposition.RECORDED)]
+        stops = [Stop(1, 2, 1, "wf", 8, CancelCause.TIMED_OUT)]
+        host.loop.deliver(1, [*effects, *acks, *stops, EchoCredit(1, 4), ReportBacklog(1, 0)])
+        message = await worker.read()
+        assert message is not None
+        assert len(message.assignments) == 100
+        assert (len(message.acks), len(message.cancels), message.credit_seq, message.seq) == (1, 1, 4, 2)
+        assert message.HasField("backlog")
+        sent = message.assignments[5]
+        assert (sent.shard, sent.id, sent.ordinal, sent.workflow_id) == (1, 1 << 32 | 5, 5, "wf-5")
+        assert (sent.node_id, sent.instance, sent.input.data, sent.HasField("progress")) == ("a", -1, b"{}", False)
+
+
+@story
+async def test_commits_that_follow_each_other_share_a_message_until_it_is_written() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        for number in range(50):
+            host.loop.deliver(1, [assignment(1, number)])
+        message = await worker.read()
+        assert message is not None
+        assert len(message.assignments) == 50
+
+
+@story
+async def test_items_over_the_bound_of_a_message_go_into_the_next() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        host.loop.deliver(1, [assignment(1, number) for number in range(limits.items_a_message_max + 1)])
+        sizes = [len(message.assignments) for message in [await worker.read(), await worker.read()] if message]
+        assert sizes == [limits.items_a_message_max, 1]
+
+
+@story
+async def test_large_inputs_are_split_over_messages_that_stay_below_the_bound() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        large = b'"' + b"x" * (limits.payload_bytes_max - 2) + b'"'
+        host.loop.deliver(1, [assignment(1, number, large) for number in range(5)])
+        got: list[int] = []
+        while len(got) < 5:
+            message = await worker.read()
+            assert message is not None
+            assert message.ByteSize() <= limits.message_split_bytes
+            got += [item.ordinal for item in message.assignments]
+        assert got == [0, 1, 2, 3, 4]
+
+
+@story
+async def test_what_a_worker_says_becomes_events_in_order() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        await worker.send(
+            inventory=[
+                worker_pb2.ShardInventory(shard=2, epoch=1, queued=[1], running=[2], finished=[3], ordinal_seen=9)
+            ],
+            results=[
+                worker_pb2.Result(
+                    shard=1, id=5, outcome=worker_pb2.OUTCOME_SUCCEEDED, output={"data": b"[1]"}, run_us=7
+                ),
+                worker_pb2.Result(
+                    shard=1, id=6, outcome=worker_pb2.OUTCOME_FAILED, failure={"type": "E", "message": "m"}
+                ),
+                worker_pb2.Result(shard=1, id=7, outcome=worker_pb2.OUTCOME_NOT_STARTED),
+                worker_pb2.Result(shard=1, id=8, outcome=worker_pb2.OUTCOME_SUCCEEDED),
+            ],
+            progress=[worker_pb2.Progress(shard=0, id=4, details={"data": b"{}"})],
+            credit=worker_pb2.Credit(seq=1, limit=50),
+            load=worker_pb2.LoadReport(cpu_percent=250.0, memory_percent=float("nan")),
+            draining=worker_pb2.Draining(),
+        )
+        await host.loop.wait_for(WorkerDraining)
+        assert host.loop.events[1] == Inventory(1, 2, 1, [1], [2], [3], 9)
+        results = host.loop.events[2]
+        assert isinstance(results, Results)
+        assert [(item.status, item.output) for item in results.items] == [
+            (NodeStatus.SUCCEEDED, b"[1]"),
+            (NodeStatus.FAILED, b"null"),
+            (NodeStatus.READY, b"null"),
+            (NodeStatus.SUCCEEDED, b"null"),
+        ]
+        assert results.items[1].failure is not None
+        assert results.items[1].failure.type == "E"
+        assert host.loop.events[3:] == [
+            ProgressReported(1, 0, 4, b"{}"),
+            CreditSet(1, 1, 50),
+            LoadReported(1, 100.0, 0.0),
+            WorkerDraining(1),
+        ]
+
+
+@story
+async def test_an_output_that_cannot_be_taken_fails_its_attempt_not_the_stream() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        outputs: list[dict[str, Any]] = [
+            {"data": b"not json"},
+            {"data": b"1", "encoding": "pickle"},
+            {"data": b'"' + b"x" * limits.payload_bytes_max + b'"'},
+        ]
+        await worker.send(
+            results=[
+                worker_pb2.Result(shard=0, id=1 + index, outcome=worker_pb2.OUTCOME_SUCCEEDED, output=output)
+                for index, output in enumerate(outputs)
+            ]
+        )
+        (results,) = await host.loop.wait_for(Results)
+        assert [item.status for item in results.items] == [NodeStatus.FAILED] * 3
+        assert [item.failure.type for item in results.items] == [
+            "mainspring.ResultRefused",
+            "mainspring.ResultRefused",
+            "mainspring.PayloadTooLarge",
+        ]
+        assert all(item.failure.non_retryable for item in results.items)
+
+
+_R = worker_pb2.Result
+_breaches: list[tuple[str, dict[str, Any]]] = [
+    ("seq", {"seq": 7}),
+    ("hello", {"hello": hello()}),
+    ("inventory[0].shard", {"inventory": [worker_pb2.ShardInventory(shard=4)]}),
+    ("inventory[0].epoch", {"inventory": [worker_pb2.ShardInventory(shard=0, epoch=2**31)]}),
+    ("results[1].shard", {"results": [_R(shard=0, id=1, outcome=worker_pb2.OUTCOME_CANCELLED), _R(shard=9, id=1)]}),
+    ("results[0].id", {"results": [_R(outcome=worker_pb2.OUTCOME_CANCELLED)]}),
+    ("results[0].outcome", {"results": [_R(id=1)]}),
+    ("results", {"results": [_R(id=1, outcome=worker_pb2.OUTCOME_CANCELLED)] * 1_001}),
+    ("progress[0].details", {"progress": [worker_pb2.Progress(id=1, details={"data": b"x" * 5_000})]}),
+    ("progress[0].shard", {"progress": [worker_pb2.Progress(shard=4, id=1)]}),
+    ("credit.limit", {"credit": worker_pb2.Credit(seq=1, limit=101)}),
+    ("credit.seq", {"credit": worker_pb2.Credit(seq=0, limit=1)}),
+]
+
+
+@pytest.mark.parametrize(("field", "message"), _breaches, ids=[field for field, _ in _breaches])
+def test_a_breach_of_the_contract_ends_the_stream_and_names_the_field(field: str, message: dict[str, Any]) -> None:
+    @story
+    async def told() -> None:
+        async with Host() as host:
+            worker = WorkerEnd(host)
+            await worker.welcome()
+            await worker.send(**message)
+            goodbye = await worker.goodbye()
+            assert goodbye.reason == worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR
+            assert f": {field}: " in goodbye.message
+            (detached,) = await host.loop.wait_for(WorkerDetached)
+            assert not detached.goodbye
+
+    told()
+
+
+_refusals: list[tuple[str, int, dict[str, Any]]] = [
+    ("hello.protocol", worker_pb2.GOODBYE_REASON_INCOMPATIBLE, {"protocol": 2}),
+    ("hello.cluster", worker_pb2.GOODBYE_REASON_WRONG_CLUSTER, {"cluster": "other"}),
+    ("hello.name", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"name": ""}),
+    ("hello.name", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"name": "x" * 129}),
+    ("hello.incarnation", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"incarnation": "A" * 32}),
+    ("hello.host", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"host": "x" * 256}),
+    ("hello.labels", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"labels": {str(n): "" for n in range(65)}}),
+    ("hello.labels['a']", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"labels": {"a": "x" * 129}}),
+    ("hello.executors", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"executors": []}),
+    ("hello.executors[1]", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"executors": ["a", ""]}),
+    ("hello.slots", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"slots": 0}),
+    ("hello.workflows_max", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"workflows_max": 10_001}),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "reason", "change"), _refusals, ids=[f"{f}-{i}" for i, (f, _, _) in enumerate(_refusals)]
+)
+def test_a_hello_out_of_its_bounds_is_refused_with_its_field(field: str, reason: int, change: dict[str, Any]) -> None:
+    @story
+    async def told() -> None:
+        async with Host() as host:
+            worker = WorkerEnd(host)
+            await worker.send(hello=hello(**change))
+            goodbye = await worker.goodbye()
+            assert goodbye.reason == reason
+            assert f"{field}: " in goodbye.message
+            assert host.loop.events == []
+
+    told()
+
+
+@story
+async def test_a_stream_that_begins_without_hello_is_refused() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.send(load=worker_pb2.LoadReport())
+        goodbye = await worker.goodbye()
+        assert goodbye.reason == worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR
+        assert "hello: missing" in goodbye.message
+
+
+@story
+async def test_the_engines_refusal_reaches_the_worker_with_its_words() -> None:
+    async with Host() as host:
+        host.loop.welcoming = False
+        worker = WorkerEnd(host)
+        await worker.send(hello=hello())
+        await host.loop.wait_for(WorkerAttached)
+        host.loop.deliver(1, [Refuse(1, "NAME_TAKEN", "a worker named 'w1' is attached already")])
+        goodbye = await worker.goodbye()
+        assert goodbye.reason == worker_pb2.GOODBYE_REASON_NAME_TAKEN
+        assert "is attached already" in goodbye.message
+
+
+@story
+async def test_the_end_of_a_replaced_stream_never_touches_the_newer_one() -> None:
+    async with Host() as host:
+        old = WorkerEnd(host)
+        await old.welcome()
+        new = WorkerEnd(host)
+        await new.welcome()
+        host.loop.deliver(1, [Replace(1)])
+        goodbye = await old.goodbye()
+        assert goodbye.reason == worker_pb2.GOODBYE_REASON_REPLACED
+        (detached,) = await host.loop.wait_for(WorkerDetached)
+        assert detached == WorkerDetached(1, goodbye=False)
+        assert list(host.loop.outlets) == [2]
+        answer = await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())
+        assert [worker.status for worker in answer.workers] == [admin_pb2.WORKER_STATUS_ACTIVE]
+        host.loop.deliver(2, [assignment(2, 1)])
+        message = await new.read()
+        assert message is not None
+        assert len(message.assignments) == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_only_a_goodbye_makes_the_end_of_a_stream_a_wanted_one(wanted: bool) -> None:  # noqa: FBT001  (pytest hands it over)
+    @story
+    async def told() -> None:
+        async with Host() as host:
+            worker = WorkerEnd(host)
+            await worker.welcome()
+            if wanted:
+                await worker.send(goodbye=worker_pb2.Goodbye(reason=worker_pb2.GOODBYE_REASON_SHUTDOWN))
+            await worker.call.done_writing()
+            assert await worker.read() is None
+            assert await host.loop.wait_for(WorkerDetached) == [WorkerDetached(1, goodbye=wanted)]
+            assert host.loop.outlets == {}
+            answer = await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())
+            assert [worker.status for worker in answer.workers] == ([] if wanted else [admin_pb2.WORKER_STATUS_ABSENT])
+
+    told()
+
+
+@story
+async def test_a_worker_whose_call_is_cancelled_is_detached() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        worker.call.cancel()
+        assert await host.loop.wait_for(WorkerDetached) == [WorkerDetached(1, goodbye=False)]
+
+
+@story
+async def test_a_silent_worker_is_ended_as_lost() -> None:
+    async with Host(timings=FleetTimings(1_000, 3_000, 500)) as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        for _ in range(13):
+            host.clock.us += 250_000
+            host.services.fleet.beat()
+        goodbye = await worker.goodbye()
+        assert goodbye.reason == worker_pb2.GOODBYE_REASON_SILENT
+        assert await host.loop.wait_for(WorkerDetached) == [WorkerDetached(1, goodbye=False)]
+
+
+@story
+async def test_a_stall_of_our_own_extends_all_deadlines() -> None:
+    async with Host(timings=FleetTimings(1_000, 3_000, 500)) as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        host.clock.us += 60_000_000
+        host.services.fleet.beat()
+        message = await worker.read()
+        assert message is not None
+        assert message.HasField("heartbeat")
+        assert not message.HasField("goodbye")
+
+
+@story
+async def test_a_stream_without_hello_is_ended_after_a_bounded_wait() -> None:
+    async with Host() as host:
+        mute = host.fleet.Attach()
+        await host.loop.wait_for_sessions(1)
+        for _ in range(12):
+            host.clock.us += 1_000_000
+            host.services.fleet.beat()
+        message = await mute.read()
+        assert isinstance(message, worker_pb2.AttachResponse)
+        assert message.goodbye.reason == worker_pb2.GOODBYE_REASON_SILENT
+        assert "no Hello" in message.goodbye.message
+
+
+@story
+async def test_a_hello_that_the_loop_does_not_answer_is_ended_after_a_bounded_wait() -> None:
+    async with Host() as host:
+        host.loop.welcoming = False
+        worker = WorkerEnd(host)
+        await worker.send(hello=hello())
+        await host.loop.wait_for(WorkerAttached)
+        for _ in range(12):
+            host.clock.us += 1_000_000
+            host.services.fleet.beat()
+        goodbye = await worker.goodbye()
+        assert "attach again" in goodbye.message
+
+
+@story
+async def test_heartbeats_go_both_ways_and_measure_the_round_trip() -> None:
+    async with Host(timings=FleetTimings(1_000, 3_000, 500)) as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        await worker.send(heartbeat=worker_pb2.WorkerHeartbeat(ping=11, load=worker_pb2.LoadReport(cpu_percent=12.5)))
+        answer = await worker.read()
+        assert answer is not None
+        assert (answer.heartbeat.pong, answer.heartbeat.ping, answer.heartbeat.last_seq_seen) == (11, 0, 2)
+        assert (answer.heartbeat.database, answer.heartbeat.lock) == ("up", "held")
+        for _ in range(4):
+            host.clock.us += 250_000
+            host.services.fleet.beat()
+        beat = await worker.read()
+        assert beat is not None
+        assert beat.heartbeat.ping == 1
+        host.clock.us += 1_500
+        await worker.send(heartbeat=worker_pb2.WorkerHeartbeat(pong=1), credit=worker_pb2.Credit(seq=1, limit=9))
+        await host.loop.wait_for(CreditSet)
+        listed = await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())
+        (row,) = listed.workers
+        assert (row.round_trip_us, row.cpu_percent, row.credit, row.silent_ms) == (1_500, 12.5, 9, 0)
+
+
+@story
+async def test_changes_of_ownership_are_told_as_differences() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        host.loop.outlets[1].shards_changed({0: 1, 1: 1, 2: 5})
+        message = await worker.read()
+        assert message is not None
+        assert sorted((item.shard, item.epoch, item.owned) for item in message.shards) == [(2, 5, True), (3, 1, False)]
+
+
+@story
+async def test_a_full_queue_of_the_loop_makes_the_worker_wait_and_loses_nothing() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        host.loop.full = BusyError("full", retry_after_ms=1)
+        await worker.send(credit=worker_pb2.Credit(seq=1, limit=1))
+        await worker.send(credit=worker_pb2.Credit(seq=2, limit=2))
+        asyncio.get_running_loop().call_later(0.02, setattr, host.loop, "full", None)
+        assert await host.loop.wait_for(CreditSet, 2) == [CreditSet(1, 1, 1), CreditSet(1, 2, 2)]
+
+
+@story
+async def test_a_worker_that_does_not_read_is_cut_off_and_others_are_served() -> None:
+    async with Host(timings=FleetTimings(1_000, 3_000, 500)) as host:
+        stuck = WorkerEnd(host)
+        await stuck.welcome()
+        fine = WorkerEnd(host)
+        await fine.welcome(name="w2", incarnation="b" * 32)
+        large = b'"' + b"x" * (limits.payload_bytes_max - 2) + b'"'
+        host.loop.deliver(1, [assignment(1, number, large) for number in range(40)])
+        host.loop.deliver(2, [assignment(2, 1)])
+        message = await fine.read()
+        assert message is not None
+        for _ in range(16):
+            host.clock.us += 250_000
+            await fine.send(heartbeat=worker_pb2.WorkerHeartbeat())
+            host.services.fleet.beat()
+        assert WorkerDetached(1, goodbye=False) in await host.loop.wait_for(WorkerDetached)
+
+
+@story
+async def test_closing_says_goodbye_behind_what_waits_and_takes_no_new_workers() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        host.loop.deliver(1, [Ack(1, 0, 1, "wf", 7, Disposition.STALE)])
+        closing = asyncio.create_task(host.services.fleet.close())
+        message = await worker.read()
+        assert message is not None
+        assert len(message.acks) == 1
+        goodbye = message.goodbye if message.HasField("goodbye") else await worker.goodbye()
+        assert goodbye.reason == worker_pb2.GOODBYE_REASON_SHUTDOWN
+        await closing
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await WorkerEnd(host).welcome()
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@story
+async def test_the_book_counts_assignments_between_two_inventories() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        await worker.send(
+            inventory=[worker_pb2.ShardInventory(shard=0, epoch=1, running=[1, 2])],
+            credit=worker_pb2.Credit(seq=1, limit=5),
+        )
+        await host.loop.wait_for(CreditSet)
+        host.loop.deliver(1, [assignment(1, 4), assignment(1, 5), Ack(1, 0, 1, "wf", 1, Disposition.RECORDED)])
+        (row,) = (await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
+        assert row.assigned == 3
+
+
+def test_an_effect_that_cannot_be_packed_ends_the_stream_not_the_loop() -> None:
+    @story
+    async def told() -> None:
+        async with Host() as host:
+            worker = WorkerEnd(host)
+            await worker.welcome()
+            host.loop.deliver(1, [assignment(1, 1, shard=-1)])
+            goodbye = await worker.goodbye()
+            assert "incident" in goodbye.message
+
+    told()
+
+
+def test_welcomed_twice_is_welcomed_once_a_session() -> None:
+    @story
+    async def told() -> None:
+        async with Host() as host:
+            worker = WorkerEnd(host)
+            await worker.welcome()
+            host.loop.deliver(1, [Welcomed(1), Ack(1, 0, 1, "wf", 7, Disposition.NOT_OWNER)])
+            message = await worker.read()
+            assert message is not None
+            assert message.acks[0].disposition == worker_pb2.ACK_DISPOSITION_NOT_OWNER
+
+    told()
