@@ -237,7 +237,9 @@ class _Folding:
         self.nodes[key] = row if before is None or type(before) is NodeChanged else _fold(before) | _fold(row)
 
     def _add_expanded(self, row: MapExpanded) -> None:
-        values: _Folded = dict(zip(_expanded_columns, (row.version, _running, row.width, row.started_at_us), strict=True))
+        values: _Folded = dict(
+            zip(_expanded_columns, (row.version, _running, row.width, row.started_at_us), strict=True)
+        )
         self._merge((row.workflow_id, row.node, -1), values)
 
     def _add_progress(self, row: ProgressSaved) -> None:

@@ -1,0 +1,161 @@
+"""What the store in memory holds, and its reads."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from threading import RLock
+
+from mainspring_coordinator.engine.status import NodeStatus, workflow_terminal
+from mainspring_coordinator.store.protocol import (
+    ClusterRow,
+    CoordinatorRow,
+    ShardRow,
+    StoredAttempt,
+    StoredNode,
+    StoredWorkflow,
+    WorkflowFilter,
+)
+
+NodeKey = tuple[str, int, int]
+
+
+@dataclass(slots=True)
+class MemoryTables:
+    """Everything that is stored; whoever touches it holds `lock`."""
+
+    lock: RLock = field(default_factory=RLock)
+    cluster: ClusterRow | None = None
+    shards: dict[int, ShardRow] = field(default_factory=dict[int, ShardRow])
+    coordinators: dict[str, CoordinatorRow] = field(default_factory=dict[str, CoordinatorRow])
+    plans: dict[tuple[int, bytes], bytes] = field(default_factory=dict[tuple[int, bytes], bytes])
+    workflows: dict[str, StoredWorkflow] = field(default_factory=dict[str, StoredWorkflow])
+    """Their `version` is that of the workflow's own row."""
+    nodes: dict[NodeKey, StoredNode] = field(default_factory=dict[NodeKey, StoredNode])
+    attempts: dict[tuple[str, int, int, int], StoredAttempt] = field(
+        default_factory=dict[tuple[str, int, int, int], StoredAttempt]
+    )
+    lost: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
+
+
+class MemoryReader:
+    """See `Reader`."""
+
+    def __init__(self, tables: MemoryTables) -> None:
+        self._tables = tables
+
+    def cluster(self) -> ClusterRow | None:
+        """See `Reader`."""
+        with self._tables.lock:
+            return self._tables.cluster
+
+    def shards(self) -> Sequence[ShardRow]:
+        """See `Reader`."""
+        with self._tables.lock:
+            return [row for _, row in sorted(self._tables.shards.items())]
+
+    def coordinators(self) -> Sequence[CoordinatorRow]:
+        """See `Reader`."""
+        with self._tables.lock:
+            return sorted(self._tables.coordinators.values(), key=lambda row: (row.name, row.incarnation))
+
+    def open_workflows(self, shard: int, after: str, limit: int) -> Sequence[StoredWorkflow]:
+        """See `Reader`."""
+        with self._tables.lock:
+            found = (
+                row
+                for name, row in sorted(self._tables.workflows.items())
+                if row.shard == shard and row.status not in workflow_terminal and name > after
+            )
+            return [replace(self._whole(row), output=None) for row in list(found)[:limit]]
+
+    def nodes_of(self, workflow_ids: Sequence[str]) -> Sequence[StoredNode]:
+        """See `Reader`."""
+        wanted = set(workflow_ids)
+        return [replace(row, output=None) for row in self._nodes() if row.workflow_id in wanted]
+
+    def workflow(self, workflow_id: str) -> StoredWorkflow | None:
+        """See `Reader`."""
+        with self._tables.lock:
+            row = self._tables.workflows.get(workflow_id)
+            return self._whole(row) if row is not None else None
+
+    def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
+        """See `Reader`."""
+        return [
+            replace(row, progress=None) for row in self._nodes() if row.workflow_id == workflow_id and row.node in nodes
+        ]
+
+    def node_page(
+        self, workflow_id: str, after: tuple[int, int], limit: int, statuses: Sequence[NodeStatus] = ()
+    ) -> Sequence[StoredNode]:
+        """See `Reader`."""
+        found = [
+            replace(row, output=None, progress=None)
+            for row in self._nodes()
+            if row.workflow_id == workflow_id
+            and (row.node, row.instance) > after
+            and (not statuses or row.status in statuses)
+        ]
+        return found[:limit]
+
+    def node(self, workflow_id: str, node: int, instance: int) -> StoredNode | None:
+        """See `Reader`."""
+        with self._tables.lock:
+            return self._tables.nodes.get((workflow_id, node, instance))
+
+    def attempts(
+        self, workflow_id: str, node: int | None = None, instance: int | None = None
+    ) -> Sequence[StoredAttempt]:
+        """See `Reader`."""
+        with self._tables.lock:
+            return [
+                row
+                for key, row in sorted(self._tables.attempts.items())
+                if key[0] == workflow_id
+                and (node is None or row.node == node)
+                and (instance is None or row.instance == instance)
+            ]
+
+    def plan(self, shard: int, plan_hash: bytes) -> bytes | None:
+        """See `Reader`."""
+        with self._tables.lock:
+            return self._tables.plans.get((shard, plan_hash))
+
+    def list_workflows(
+        self, wanted: WorkflowFilter, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredWorkflow]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = sorted(self._tables.workflows.values(), key=_age, reverse=True)
+            found = [row for row in rows if _shows(wanted, row) and (before is None or _age(row) < before)]
+            return [replace(self._whole(row), input=None, output=None) for row in found[:limit]]
+
+    def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
+        """See `Reader`."""
+        with self._tables.lock:
+            return [
+                (incarnation, worker) for (at, incarnation), worker in sorted(self._tables.lost.items()) if at == shard
+            ]
+
+    def _nodes(self) -> Iterable[StoredNode]:
+        with self._tables.lock:
+            return [row for _, row in sorted(self._tables.nodes.items())]
+
+    def _whole(self, row: StoredWorkflow) -> StoredWorkflow:
+        if row.status in workflow_terminal:
+            return row
+        nodes = (node.version for node in self._tables.nodes.values() if node.workflow_id == row.workflow_id)
+        return replace(row, version=max((row.version, *nodes)))
+
+
+def _age(row: StoredWorkflow) -> tuple[int, str]:
+    return row.submitted_at_us, row.workflow_id
+
+
+def _shows(wanted: WorkflowFilter, row: StoredWorkflow) -> bool:
+    return (
+        (not wanted.statuses or row.status in wanted.statuses)
+        and (not wanted.name or row.name == wanted.name)
+        and row.workflow_id.startswith(wanted.id_prefix)
+        and row.submitted_at_us >= wanted.submitted_from_us
+        and (not wanted.submitted_before_us or row.submitted_at_us < wanted.submitted_before_us)
+    )

@@ -1,0 +1,146 @@
+"""What each row means, said as plainly as can be: the oracle that the SQL databases are compared with.
+
+Rows are applied one by one in their order; nothing is folded or grouped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mainspring_coordinator.engine.rows import (
+    AttemptEnded,
+    IncarnationLost,
+    MapExpanded,
+    NodeAssigned,
+    NodeChanged,
+    PlanSaved,
+    ProgressSaved,
+    Row,
+    WorkflowInserted,
+    WorkflowUpdated,
+)
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.store.memory_reader import MemoryTables, NodeKey
+from mainspring_coordinator.store.protocol import StoredAttempt, StoredNode, StoredWorkflow
+
+
+def missing_workflow(tables: MemoryTables, rows: Sequence[Row]) -> str | None:
+    """Return a workflow that is updated though it is not there."""
+    there = {row.workflow_id for row in rows if isinstance(row, WorkflowInserted)}
+    updated = (row.workflow_id for row in rows if isinstance(row, WorkflowUpdated))
+    return next((name for name in updated if name not in there and name not in tables.workflows), None)
+
+
+def apply(tables: MemoryTables, row: Row) -> None:
+    """Write one row."""
+    match row:
+        case PlanSaved():
+            tables.plans.setdefault((row.shard, row.plan_hash), row.definition)
+        case WorkflowInserted():
+            tables.workflows[row.workflow_id] = _new_workflow(row)
+        case WorkflowUpdated():
+            tables.workflows[row.workflow_id] = replace(
+                tables.workflows[row.workflow_id],
+                version=row.version,
+                status=row.status,
+                cancel_reason=row.cancel_reason,
+                failure=row.failure,
+                output=row.output,
+                ended_at_us=row.ended_at_us,
+                closing_until_us=row.closing_until_us,
+            )
+        case AttemptEnded():
+            key = (row.workflow_id, row.node, row.instance, row.attempt)
+            ended = StoredAttempt(*key[1:], row.worker, row.started_at_us, row.ended_at_us, row.run_us, row.failure)
+            tables.attempts.setdefault(key, ended)
+        case IncarnationLost():
+            tables.lost.setdefault((row.shard, row.incarnation), row.worker)
+        case _:
+            _apply_to_node(tables, row)
+
+
+def _apply_to_node(tables: MemoryTables, row: NodeAssigned | NodeChanged | MapExpanded | ProgressSaved) -> None:
+    key = (row.workflow_id, row.node, -1 if isinstance(row, MapExpanded) else row.instance)
+    match row:
+        case ProgressSaved():
+            if key in tables.nodes:
+                tables.nodes[key] = replace(tables.nodes[key], progress=row.progress)
+            return
+        case MapExpanded():
+            before = tables.nodes.get(key) or _new_node(key)
+            after = replace(
+                before, version=row.version, status=NodeStatus.RUNNING, width=row.width, started_at_us=row.started_at_us
+            )
+        case NodeAssigned():
+            after = replace(
+                tables.nodes.get(key) or _new_node(key),
+                version=row.version,
+                status=NodeStatus.RUNNING,
+                attempt=row.attempt,
+                assignment=row.assignment,
+                worker=row.worker,
+                incarnation=row.incarnation,
+                started_at_us=row.started_at_us,
+                redeliveries=row.redeliveries,
+                # What the attempt before left is in a row of its own.
+                ended_at_us=0,
+                run_us=0,
+                retry_at_us=0,
+                failure=None,
+                output=None,
+            )
+        case NodeChanged():
+            after = replace(
+                tables.nodes.get(key) or _new_node(key),
+                version=row.version,
+                status=row.status,
+                attempt=row.attempt,
+                output=row.output,
+                failure=row.failure,
+                ended_at_us=row.ended_at_us,
+                run_us=row.run_us,
+                retry_at_us=row.retry_at_us,
+                redeliveries=row.redeliveries,
+            )
+    tables.nodes[key] = after
+
+
+def _new_workflow(row: WorkflowInserted) -> StoredWorkflow:
+    return StoredWorkflow(
+        shard=row.shard,
+        workflow_id=row.workflow_id,
+        digest=row.digest,
+        name=row.name,
+        plan_hash=row.plan_hash,
+        status=WorkflowStatus.RUNNING,
+        version=1,
+        submitted_at_us=row.submitted_at_us,
+        deadline_at_us=row.deadline_at_us,
+        ended_at_us=0,
+        closing_until_us=0,
+        strategy=row.strategy,
+        cancel_reason="",
+        failure=None,
+        input=row.input,
+        output=None,
+    )
+
+
+def _new_node(key: NodeKey) -> StoredNode:
+    return StoredNode(
+        workflow_id=key[0],
+        node=key[1],
+        instance=key[2],
+        status=NodeStatus.WAITING,
+        attempt=0,
+        assignment=0,
+        worker="",
+        incarnation="",
+        started_at_us=0,
+        ended_at_us=0,
+        run_us=0,
+        retry_at_us=0,
+        width=0,
+        redeliveries=0,
+        version=0,
+        failure=None,
+    )

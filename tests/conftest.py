@@ -1,0 +1,41 @@
+"""Servers for all tests: private ones, started when the first test asks, stopped at the end."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.mariadb import MariadbServer
+from tests.servers.mysql import MysqlServer
+from tests.servers.process import ServerError
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "mysql: needs a real MySQL server; skipped with one line where none can be had")
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariadbServer]:
+    """A private MariaDB."""
+    if reason := MariadbServer.missing():
+        pytest.fail(reason)
+    with MariadbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[MysqlServer]:
+    """A private MySQL."""
+    if reason := MysqlServer.missing():
+        pytest.skip(reason)
+    try:
+        server = MysqlServer().start()
+    except ServerError as error:
+        pytest.skip(str(error).splitlines()[0])
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariadbServer) -> str:
+    """An empty database of its own on MariaDB."""
+    return mariadb_server.url(mariadb_server.new_database())

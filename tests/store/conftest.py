@@ -1,0 +1,61 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mainspring_coordinator.store.memory import MemoryStore
+from mainspring_coordinator.store.open import open_store
+from mainspring_coordinator.store.protocol import Store
+from mainspring_coordinator.store.schema import upgrade
+
+servers = [pytest.param("mariadb"), pytest.param("mysql", marks=pytest.mark.mysql)]
+databases = ["sqlite", *servers]
+
+
+@pytest.fixture(scope="session")
+def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Make an empty database of a kind and return its URL."""
+
+    def make(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'mainspring.db'}"
+        server = request.getfixturevalue(f"{kind}_server")
+        return str(server.url(server.new_database()))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_store(new_url: Callable[[str], str]) -> Callable[[str], Store]:
+    """Make a store of a kind, its schema made."""
+
+    def make(kind: str) -> Store:
+        if kind == "memory":
+            return MemoryStore()
+        url = new_url(kind)
+        upgrade(url)
+        return open_store(url)
+
+    return make
+
+
+@pytest.fixture(params=["memory", *databases])
+def store(request: pytest.FixtureRequest, new_store: Callable[[str], Store]) -> Iterator[Store]:
+    """A new store of each kind in turn."""
+    made = new_store(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=servers)
+def server_url(request: pytest.FixtureRequest, new_url: Callable[[str], str]) -> str:
+    """A new database, its schema made, on each server in turn."""
+    url = new_url(request.param)
+    upgrade(url)
+    return url
+
+
+@pytest.fixture(params=databases)
+def database_url(request: pytest.FixtureRequest, new_url: Callable[[str], str]) -> str:
+    """An empty database of each kind in turn."""
+    return new_url(request.param)
