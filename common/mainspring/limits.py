@@ -124,3 +124,6 @@ lock_wait_timeout_s: Final = 5
 database_start_wait_ms_max: Final = 30_000
 epoch_max: Final = 2**31 - 1
 assignment_number_max: Final = 2**31 - 1
+
+# Logs
+log_value_bytes_max: Final = 8 * KIB

@@ -52,6 +52,10 @@ class Listener(Protocol):
         """The term is over, and so is every right to write or to speak; the writer is closed already."""
         ...
 
+    def on_tick(self) -> None:
+        """Comes each 0.2 s, between terms as well."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
@@ -113,7 +117,7 @@ class Election:
         self._withdrawn = False
         self._given_up: str | None = None
         self._begun = False
-        self._database_up = False
+        self._answered_us: int | None = None
         self._signature: object = None
         # As the event loop knows it:
         self._ticked_us = 0
@@ -162,10 +166,13 @@ class Election:
         """Return database time; there must have been a term."""
         return self._database_clock.now_us(self._clock.now_us())
 
-    @property
-    def database_up(self) -> bool:
-        """Whether the database answered last time."""
-        return self._database_up
+    def loop_silent_us(self) -> int:
+        """Return since when the event loop has not ticked."""
+        return self._clock.now_us() - self._ticked_us
+
+    def database_silent_us(self) -> int | None:
+        """Return since when the database has not answered us, None when it never did."""
+        return None if self._answered_us is None else self._clock.now_us() - self._answered_us
 
     # -- ports.Directory ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +204,7 @@ class Election:
 
     def looked(self, view: View) -> None:
         """The cluster was looked at: tell it if anything is new."""
-        self._database_up = True
+        self._answered_us = self._clock.now_us()
         owners = {shard: (row.epoch, view.holders[shard]) for shard, row in view.shards.items()}
         signature = (set(view.live), set(view.dead), owners)
         if signature != self._signature:
@@ -248,6 +255,7 @@ class Election:
             self._measures.loop_lag(max(0.0, (now_us - self._ticked_us) / 1_000_000 - _tick_s))
         self._ticked_us = now_us
         self._ticker = self._aio.call_later(_tick_s, self._tick)
+        self._listener.on_tick()
 
     def _finish_start(self, outcome: ClusterRow | Exception) -> None:
         if self._started.done():
@@ -345,7 +353,6 @@ class Election:
             told = True
             self._step_on(term, cluster)
         except (TermLost, MainspringError) as error:
-            self._database_up = not isinstance(error, StoreUnavailableError)
             reason = str(error)
             _log.warning("term_lost", incarnation=term.incarnation, reason=reason)
             raise

@@ -1,0 +1,75 @@
+"""Log lines: JSON on stderr for machines, readable in a terminal; the same for our own lines and those of libraries.
+
+No line carries a payload or a secret. Callers name things (workflow, node, shard) instead of showing them; should one pass a payload
+or a secret after all, it is replaced here, and every text is cut to its bound.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+
+from mainspring.limits import log_value_bytes_max
+from mainspring.settings_model import mask
+from mainspring.wire import clip
+
+_PAYLOADS: Final = frozenset({"input", "output", "payload", "progress"})
+_SECRETS: Final = ("password", "passwd", "secret", "token", "authorization", "cookie", "credential")
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure_logs(level: str = "info", stream: TextIO | None = None) -> None:
+    """Send all log lines of `level` and above to `stream`, stderr unless set; call it once, before the first line."""
+    out = stream or sys.stderr
+    render: list[structlog.typing.Processor]
+    if out.isatty():
+        render = [structlog.dev.ConsoleRenderer(colors=True)]
+    else:
+        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _keep_private,
+    ]
+    structlog.configure(
+        processors=[*shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    _bring_in_libraries(shared, render, out, _LEVELS[level])
+
+
+def _bring_in_libraries(
+    shared: list[structlog.typing.Processor], render: list[structlog.typing.Processor], out: TextIO, level: int
+) -> None:
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # A library's chatter is not ours: only what it warns of, unless everything is asked for.
+    root.setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
+
+
+def _keep_private(
+    logger: object, method: str, event: MutableMapping[str, Any]
+) -> Mapping[str, Any] | str | bytes | bytearray | tuple[Any, ...]:
+    del logger, method  # a processor gets them
+    for key, value in event.items():
+        name = key.lower()
+        if name in _PAYLOADS or isinstance(value, bytes | bytearray | memoryview):
+            event[key] = f"<{len(value)} left out>" if hasattr(value, "__len__") else "<left out>"
+        elif any(word in name for word in _SECRETS):
+            event[key] = "****"
+        elif isinstance(value, str):
+            text = mask(value) if name.endswith("url") else value
+            event[key] = clip(text, log_value_bytes_max)
+    return event

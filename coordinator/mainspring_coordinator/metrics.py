@@ -1,0 +1,127 @@
+"""What a coordinator measures, for Prometheus.
+
+The first three are the deployment guide's, name by name; ours begin with `mainspring_`. Labels are bounded: a value that is not
+among those known becomes "other". The registry is our own, so that several coordinators fit into one process of a test.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mainspring_coordinator.engine.effects import Ended
+from mainspring_coordinator.engine.status import WorkflowStatus
+from mainspring_coordinator.usage import Usage
+from mainspring_coordinator.writer import Written
+
+lock_buckets_s: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10)
+_COMMIT_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_LAG_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_ROWS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
+_STATUSES: Final = {
+    WorkflowStatus.SUCCEEDED: "succeeded",
+    WorkflowStatus.FAILED: "failed",
+    WorkflowStatus.CANCELLED: "cancelled",
+}
+_STRATEGIES: Final = frozenset({"load-balanced", "round-robin", "capability", "locality", "affinity", "dynamic"})
+
+
+class Metrics:
+    """Implements `election.Measures` and `loop.Observer`. Safe from any thread."""
+
+    def __init__(self, engine_id: str, usage: Usage) -> None:
+        """`engine_id` is ENGINE_INSTANCE_ID."""
+        self._engine_id = engine_id
+        self.registry = registry = CollectorRegistry()
+        self._executions = Counter(
+            "workflow_executions_total",
+            "Workflows that ended, by the coordinator that owned them",
+            ("engine_id", "status", "assignment_strategy"),
+            registry=registry,
+        )
+        self._lock_acquisition = Histogram(
+            "lock_acquisition_duration_seconds",
+            "From deciding to take a free shard to its epoch committed",
+            ("lock_type",),
+            buckets=lock_buckets_s,
+            registry=registry,
+        ).labels("shard")
+        self._load = Gauge(
+            "engine_load",
+            "Load of this process: cpu and memory in percent, workflows as a count",
+            ("engine_id", "metric_type"),
+            registry=registry,
+        )
+        self._load.labels(engine_id, "cpu").set_function(usage.cpu_percent)
+        self._load.labels(engine_id, "memory").set_function(usage.memory_percent)
+        self._commit = Histogram(
+            "mainspring_commit_duration_seconds",
+            "A batch at the journal, from its first statement to its commit",
+            buckets=_COMMIT_BUCKETS_S,
+            registry=registry,
+        )
+        self._batch_rows = Histogram(
+            "mainspring_batch_rows", "Rows a committed batch", buckets=_ROWS_BUCKETS, registry=registry
+        )
+        self._refused = Counter(
+            "mainspring_refused_results_total", "Results of attempts that no longer counted", registry=registry
+        )
+        self._lag = Histogram(
+            "mainspring_loop_lag_seconds",
+            "By how much the event loop ticked too late",
+            buckets=_LAG_BUCKETS_S,
+            registry=registry,
+        )
+        self._jumps = Counter(
+            "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
+        )
+
+    def watch(
+        self,
+        *,
+        active_workflows: Callable[[], float],
+        queue_depth: Callable[[], float],
+        shards_owned: Callable[[], float],
+        workers_attached: Callable[[], float],
+    ) -> None:
+        """Read these whenever the metrics are asked for."""
+        self._load.labels(self._engine_id, "workflows").set_function(active_workflows)
+        for name, meaning, read in (
+            ("mainspring_queue_depth", "Events that wait for the control loop", queue_depth),
+            ("mainspring_shards_owned", "Shards that this coordinator owns", shards_owned),
+            ("mainspring_workers_attached", "Workers attached to this coordinator", workers_attached),
+        ):
+            Gauge(name, meaning, registry=self.registry).set_function(read)
+
+    def text(self) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    # election.Measures
+    def shard_taken(self, seconds: float) -> None:
+        """A free shard was taken, so long after it was decided."""
+        self._lock_acquisition.observe(seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        """The event loop ticked so much too late."""
+        self._lag.observe(seconds)
+
+    def clock_jumped(self, seconds: float) -> None:
+        """Database time jumped."""
+        del seconds  # the log line tells it
+        self._jumps.inc()
+
+    # loop.Observer
+    def committed(self, written: Written) -> None:
+        """A batch was committed."""
+        self._commit.observe(written.seconds)
+        self._batch_rows.observe(written.rows)
+
+    def ended(self, effect: Ended) -> None:
+        """A workflow's end was committed."""
+        strategy = effect.strategy if effect.strategy in _STRATEGIES else "other"
+        self._executions.labels(self._engine_id, _STATUSES.get(effect.status, "other"), strategy).inc()
+
+    def refused(self, count: int) -> None:
+        """Late results were refused."""
+        self._refused.inc(count)

@@ -1,0 +1,203 @@
+"""`/health`, `/ready` and `/metrics` over HTTP, for probes and Prometheus.
+
+`/health` says whether the process should live: it fails only when the control loop has stopped, so that no probe restarts a healthy
+process because its database is away. `/ready` says whether work should be sent here. No answer waits for anything: each judges by
+how long ago a part was last heard of, so that a stalled part cannot stall a probe.
+"""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mainspring.errors import SettingsError
+from mainspring_coordinator.metrics import Metrics
+from mainspring_coordinator.usage import Usage
+
+_silent_us_max: Final = 5_000_000
+"""A part that was not heard of for longer does not work."""
+
+
+class Probed(Protocol):
+    """A coordinator as its probes see it; nothing here may block."""
+
+    @property
+    def instance_id(self) -> str:
+        """ENGINE_INSTANCE_ID."""
+        ...
+
+    def loop_silent_us(self) -> int:
+        """Return since when the control loop has not run."""
+        ...
+
+    def database_silent_us(self) -> int | None:
+        """Return since when the database has not answered, None when it never did."""
+        ...
+
+    def lock_held(self) -> bool:
+        """Tell whether a term is under way and its lease fresh."""
+        ...
+
+    def draining(self) -> bool:
+        """Tell whether the process is about to stop."""
+        ...
+
+    def active_workflows(self) -> int:
+        """Return how many unfinished workflows are ours."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `/ready`."""
+
+    name: str
+    error: str | None
+
+    def to_json(self) -> dict[str, str]:
+        """Return it as the guide writes it."""
+        if self.error is None:
+            return {"name": self.name, "status": "fulfilled"}
+        return {"name": self.name, "status": "rejected", "error": self.error}
+
+
+def health(probed: Probed, usage: Usage, started_s: float) -> tuple[int, dict[str, Any]]:
+    """Return status code and body of `/health`."""
+    healthy = probed.loop_silent_us() <= _silent_us_max
+    body = {
+        "status": "healthy" if healthy else "unhealthy",
+        # Shown to people; no decision rests on it.
+        "timestamp": datetime.fromtimestamp(time.time_ns() / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "instanceId": probed.instance_id,
+        "uptime": round(time.monotonic() - started_s, 3),
+        "memory": usage.memory_bytes(),
+        "load": {
+            "activeWorkflows": probed.active_workflows(),
+            "cpuUsage": round(usage.cpu_percent(), 1),
+            "memoryUsage": round(usage.memory_percent(), 1),
+        },
+        "database": "down" if _database_error(probed) else "up",
+        "distributedLock": "held" if probed.lock_held() else "not_held",
+    }
+    return (200 if healthy else 503), body
+
+
+def ready(probed: Probed) -> tuple[int, dict[str, Any]]:
+    """Return status code and body of `/ready`."""
+    checks = [
+        Check("database", _database_error(probed)),
+        Check("scheduler", _scheduler_error(probed)),
+        Check("lockManager", None if probed.lock_held() else "no term is under way; the log says why"),
+    ]
+    fine = all(check.error is None for check in checks)
+    body = {"status": "ready" if fine else "not_ready", "checks": [check.to_json() for check in checks]}
+    return (200 if fine else 503), body
+
+
+def _database_error(probed: Probed) -> str | None:
+    silent_us = probed.database_silent_us()
+    if silent_us is None:
+        return "the database has not answered yet"
+    return f"the database has not answered for {silent_us // 1_000} ms" if silent_us > _silent_us_max else None
+
+
+def _scheduler_error(probed: Probed) -> str | None:
+    silent_us = probed.loop_silent_us()
+    if silent_us > _silent_us_max:
+        return f"the control loop has not run for {silent_us // 1_000} ms"
+    return "draining: the process is about to stop" if probed.draining() else None
+
+
+def make_app(probed: Probed, usage: Usage, metrics: Metrics) -> Starlette:
+    """Return the HTTP application."""
+    started_s = time.monotonic()
+
+    async def get_health(_request: Request) -> Response:
+        code, body = health(probed, usage, started_s)
+        return JSONResponse(body, code)
+
+    async def get_ready(_request: Request) -> Response:
+        code, body = ready(probed)
+        return JSONResponse(body, code)
+
+    async def get_metrics(_request: Request) -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return Starlette(routes=[Route("/health", get_health), Route("/ready", get_ready), Route("/metrics", get_metrics)])
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn within a process that handles its signals itself."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+class ProbeServer:
+    """Serves an application on the running event loop."""
+
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        """Port 0 takes a free one."""
+        self._app = app
+        self._host = host
+        self._port = port
+        self._listener: socket.socket | None = None
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is served, once started."""
+        return self._port
+
+    async def start(self) -> None:
+        """Listen. `SettingsError` names a port that is taken."""
+        self._listener = listener = _listen(self._host, self._port)
+        self._port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            limit_concurrency=200,
+        )
+        config.load()
+        self._server = server = _Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        self._task = asyncio.create_task(server.main_loop())
+
+    async def stop(self) -> None:
+        """Stop listening and end what is open; bounded."""
+        if self._server is None or self._task is None or self._listener is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        await self._server.shutdown(sockets=[self._listener])
+        self._server = None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    bare = host.strip("[]")
+    try:
+        return socket.create_server(
+            (bare, port), family=socket.AF_INET6 if ":" in bare else socket.AF_INET, backlog=128
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"HTTP_PORT: cannot listen on {host}:{port}: {error.strerror}; free the port or set HTTP_PORT (0: a free one) "
+            "or HTTP_HOST"
+        ) from error

@@ -1,0 +1,114 @@
+"""What probes are told, in each state of a coordinator, and over a real socket."""
+
+import asyncio
+import re
+import socket
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from mainspring.errors import SettingsError
+from mainspring_coordinator.metrics import Metrics
+from mainspring_coordinator.probes import ProbeServer, health, make_app, ready
+from mainspring_coordinator.usage import Usage
+
+
+@dataclass
+class Coordinator:
+    instance_id: str = "engine-1"
+    loop_silent: int = 200_000
+    database_silent: int | None = 200_000
+    held: bool = True
+    stopping: bool = False
+
+    def loop_silent_us(self) -> int:
+        return self.loop_silent
+
+    def database_silent_us(self) -> int | None:
+        return self.database_silent
+
+    def lock_held(self) -> bool:
+        return self.held
+
+    def draining(self) -> bool:
+        return self.stopping
+
+    def active_workflows(self) -> int:
+        return 3
+
+
+HEALTH = [
+    (Coordinator(), 200, "healthy", "up", "held"),
+    (Coordinator(database_silent=9_000_000), 200, "healthy", "down", "held"),
+    (Coordinator(database_silent=None, held=False), 200, "healthy", "down", "not_held"),
+    (Coordinator(stopping=True), 200, "healthy", "up", "held"),
+    (Coordinator(loop_silent=9_000_000), 503, "unhealthy", "up", "held"),
+]
+
+
+@pytest.mark.parametrize(("coordinator", "code", "status", "database", "lock"), HEALTH)
+def test_health_fails_only_when_the_control_loop_has_stopped(
+    coordinator: Coordinator, code: int, status: str, database: str, lock: str
+) -> None:
+    told, body = health(coordinator, Usage(), 0)
+    assert (told, body["status"], body["database"], body["distributedLock"]) == (code, status, database, lock)
+
+
+def test_health_has_the_guides_fields() -> None:
+    _, body = health(Coordinator(), Usage(), 0)
+    assert list(body) == [
+        "status", "timestamp", "instanceId", "uptime", "memory", "load", "database", "distributedLock"
+    ]  # fmt: skip
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", body["timestamp"])
+    assert body["instanceId"] == "engine-1"
+    assert body["memory"]["rss"] > 1_000_000
+    assert list(body["load"]) == ["activeWorkflows", "cpuUsage", "memoryUsage"]
+    assert body["load"]["activeWorkflows"] == 3
+
+
+READY = [
+    (Coordinator(), 200, []),
+    (Coordinator(database_silent=9_000_000), 503, ["database"]),
+    (Coordinator(database_silent=None, held=False), 503, ["database", "lockManager"]),
+    (Coordinator(loop_silent=9_000_000), 503, ["scheduler"]),
+    (Coordinator(stopping=True), 503, ["scheduler"]),
+    (Coordinator(held=False), 503, ["lockManager"]),
+]
+
+
+@pytest.mark.parametrize(("coordinator", "code", "rejected"), READY)
+def test_ready_names_what_is_not(coordinator: Coordinator, code: int, rejected: list[str]) -> None:
+    told, body = ready(coordinator)
+    assert told == code
+    assert body["status"] == ("not_ready" if rejected else "ready")
+    assert [check["name"] for check in body["checks"]] == ["database", "scheduler", "lockManager"]
+    assert [check["name"] for check in body["checks"] if check["status"] == "rejected"] == rejected
+    assert all(("error" in check) == (check["name"] in rejected) for check in body["checks"])
+
+
+def test_the_server_answers_on_a_free_port_and_stops() -> None:
+    async def story() -> None:
+        usage = Usage()
+        server = ProbeServer(make_app(Coordinator(), usage, Metrics("engine-1", usage)), "127.0.0.1", 0)
+        await server.start()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+            assert (await client.get("/health")).json()["status"] == "healthy"
+            assert (await client.get("/ready")).status_code == 200
+            assert "engine_load" in (await client.get("/metrics")).text
+            assert (await client.get("/nothing")).status_code == 404
+            assert (await client.post("/health")).status_code == 405
+        await server.stop()
+        await server.stop()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", server.port)
+
+    asyncio.run(story())
+
+
+def test_a_port_that_is_taken_is_named_with_the_setting_to_change() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = ProbeServer(make_app(Coordinator(), Usage(), Metrics("e", Usage())), "127.0.0.1", port)
+        with pytest.raises(SettingsError, match=rf"HTTP_PORT: cannot listen on 127\.0\.0\.1:{port}"):
+            asyncio.run(server.start())

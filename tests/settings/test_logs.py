@@ -1,0 +1,90 @@
+"""Log lines are JSON for machines, readable for people, and never carry a payload or a secret."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from mainspring.logs import configure_logs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(out: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_a_line_for_machines_is_json_with_time_and_level() -> None:
+    out = io.StringIO()
+    configure_logs("info", out)
+    structlog.get_logger().info("shard_taken", shard=3)
+    (line,) = lines(out)
+    assert line["event"] == "shard_taken"
+    assert line["level"] == "info"
+    assert line["shard"] == 3
+    assert line["timestamp"].endswith("Z")
+
+
+def test_a_line_for_people_is_not_json() -> None:
+    out = Terminal()
+    configure_logs("info", out)
+    structlog.get_logger().info("shard_taken", shard=3)
+    assert "shard_taken" in out.getvalue()
+    assert not out.getvalue().startswith("{")
+
+
+def test_lines_below_the_level_are_left_out() -> None:
+    out = io.StringIO()
+    configure_logs("warning", out)
+    structlog.get_logger().info("quiet")
+    structlog.get_logger().warning("loud")
+    assert [line["event"] for line in lines(out)] == ["loud"]
+
+
+def test_libraries_speak_in_the_same_form_when_they_warn() -> None:
+    out = io.StringIO()
+    configure_logs("info", out)
+    logging.getLogger("uvicorn").info("chatter")
+    logging.getLogger("uvicorn").warning("port %s", 3000)
+    (line,) = lines(out)
+    assert (line["event"], line["logger"]) == ("port 3000", "uvicorn")
+
+
+def test_payloads_and_secrets_are_left_out_and_texts_are_bounded() -> None:
+    out = io.StringIO()
+    configure_logs("info", out)
+    structlog.get_logger().info(
+        "all", input=b"hush", raw=b"hush", db_password="hush", database_url="mysql://u:hush@h/d", text="x" * 10_000
+    )
+    (line,) = lines(out)
+    assert "hush" not in out.getvalue()
+    assert line["database_url"] == "mysql://u:****@h/d"
+    assert len(line["text"].encode()) <= 8_192
+
+
+def test_a_stack_is_in_the_line() -> None:
+    out = io.StringIO()
+    configure_logs("info", out)
+    try:
+        int("boom")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    (line,) = lines(out)
+    assert "ValueError: invalid literal" in line["exception"]
