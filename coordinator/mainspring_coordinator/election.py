@@ -266,6 +266,7 @@ class Election:
             self._started.set_exception(outcome)
 
     def _finish(self) -> None:
+        self._finish_start(StoreUnavailableError("the election was stopped before its first term began"))
         if not self._ended.done():
             self._ended.set_result(None)
 
