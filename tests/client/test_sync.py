@@ -2,10 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -13,36 +11,14 @@ from mainspring.errors import NotFoundError, UnavailableError
 from mainspring.v1 import client_pb2, workflow_pb2
 from mainspring_client import Submission, SyncClient, SyncHandle, WorkflowStatus
 from tests.client.answers import definition, ended, many_submitted, node, result, seen, submitted, workflow
-from tests.client.scripted import Scripted, serving
-
-
-@contextmanager
-def served(**script: Any) -> Iterator[tuple[Scripted, str]]:
-    """Serve a script from another thread; the clients' loop is not the server's."""
-    ready: list[tuple[Scripted, str]] = []
-    began, over = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with serving(**script) as served_at:
-            ready.append(served_at)
-            began.set()
-            await asyncio.to_thread(over.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert began.wait(10)
-    try:
-        yield ready[0]
-    finally:
-        over.set()
-        thread.join()
+from tests.client.conftest import Served
 
 
 def client_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "mainspring-sync-client"]
 
 
-def test_it_does_what_the_asynchronous_client_does() -> None:
+def test_it_does_what_the_asynchronous_client_does(served: Served) -> None:
     many = client_pb2.WaitManyResponse(results=[ended("a"), ended("b")])
     script = {
         "Submit": [submitted],
@@ -70,7 +46,7 @@ def test_it_does_what_the_asynchronous_client_does() -> None:
     assert client_threads() == []
 
 
-def test_errors_are_those_of_the_asynchronous_client() -> None:
+def test_errors_are_those_of_the_asynchronous_client(served: Served) -> None:
     with (
         served(Get=[NotFoundError("no workflow 'w'")]) as (_, address),
         SyncClient(address) as client,
@@ -79,7 +55,7 @@ def test_errors_are_those_of_the_asynchronous_client() -> None:
         client.get("w")
 
 
-def test_several_threads_use_one_client_and_clients_share_one_thread() -> None:
+def test_several_threads_use_one_client_and_clients_share_one_thread(served: Served) -> None:
     with (
         served(Submit=[submitted], GetResult=[result(output=b"7")]) as (scripted, address),
         SyncClient(address) as one,
@@ -93,7 +69,7 @@ def test_several_threads_use_one_client_and_clients_share_one_thread() -> None:
 
 
 @pytest.mark.parametrize("call", [lambda c: c.wait("w"), lambda c: list(c.watch("w"))])
-def test_closing_ends_the_calls_of_other_threads(call: Callable[[SyncClient], object]) -> None:
+def test_closing_ends_the_calls_of_other_threads(served: Served, call: Callable[[SyncClient], object]) -> None:
     asked = threading.Event()
 
     async def never(_: object) -> None:
@@ -113,7 +89,7 @@ def test_closing_ends_the_calls_of_other_threads(call: Callable[[SyncClient], ob
     assert client_threads() == []
 
 
-def test_an_iteration_left_early_ends_its_stream() -> None:
+def test_an_iteration_left_early_ends_its_stream(served: Served) -> None:
     with (
         served(Watch=[[seen(1, node(), snapshot=True), seen(2, node())]]) as (_, address),
         SyncClient(address) as client,

@@ -1,0 +1,18 @@
+"""The `mainspring` command.
+
+app        the program: options for all commands, errors to exit codes
+output     what goes to the terminal, to a pipe, or to a program (`--json`)
+workflows  submit, get, history, result, list, watch, cancel
+cluster    workers, coordinators, shards
+processes  dev, coordinator, worker, db
+project    init, validate
+"""
+
+import os
+
+# gRPC's own remarks about connections that come and go are not for whoever types commands; its errors reach them as ours.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+from mainspring_client.cli.program import main
+
+__all__ = ["main"]

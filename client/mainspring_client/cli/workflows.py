@@ -1,0 +1,350 @@
+"""The commands about workflows: submit, get, history, result, list, watch, cancel."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mainspring.definition import definition_to_json
+from mainspring.errors import WorkflowFailedError
+from mainspring_client.cli.app import (
+    AddressOption,
+    JsonOption,
+    Session,
+    app,
+    ask,
+    examples,
+    exit_unavailable,
+    session_of,
+)
+from mainspring_client.cli.output import first_line, json_text, moment, since, span
+from mainspring_client.cli.progress import duration, showing, trouble
+from mainspring_client.cli.reading import read_definition, read_json
+from mainspring_client.client import Client
+from mainspring_client.nouns import (
+    NodeDetail,
+    NodeInfo,
+    NodeStatus,
+    Result,
+    WorkflowFilter,
+    WorkflowInfo,
+    WorkflowStatus,
+)
+
+WorkflowArgument = Annotated[str, typer.Argument(metavar="WF", help="The workflow's id.")]
+_nodes_shown_max = 200
+
+
+@app.command(
+    epilog=examples(
+        "mainspring submit workflow.yaml --watch",
+        "mainspring submit workflow.yaml --input '{\"year\": 2024}' --id cleanup-2024",
+        "mainspring submit workflow.yaml --input @input.json",
+    )
+)
+def submit(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The definition: .yaml, .yml or .json, or - for standard input.")],
+    input_: Annotated[
+        str, typer.Option("--input", metavar="JSON|@FILE", help="The workflow's input, or the file that holds it.")
+    ] = "null",
+    workflow_id: Annotated[
+        str | None, typer.Option("--id", help="The workflow's id; submitting the same twice is one workflow.")
+    ] = None,
+    watch_: Annotated[bool, typer.Option("--watch", help="Follow it until it ends, and print its output.")] = False,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a workflow."""
+    session = session_of(ctx, address, as_json=as_json)
+    definition = definition_to_json(read_definition(file))
+    value = read_json(input_, "--input")
+
+    async def work(client: Client) -> None:
+        handle = await client.submit(definition, value, workflow_id=workflow_id)
+        said = {"workflow_id": handle.workflow_id, "created": handle.created}
+        if session.out.as_json:
+            (session.out.record if watch_ else session.out.document)(said)
+        else:
+            session.out.line(f"{handle.workflow_id} {'started' if handle.created else 'was there already'}")
+        if watch_:
+            await _follow(session, client, handle.workflow_id)
+        else:
+            session.out.hint(f"follow it with: mainspring watch {handle.workflow_id}")
+
+    ask(session, work)
+
+
+@app.command(epilog=examples("mainspring watch cleanup-2024"))
+def watch(
+    ctx: typer.Context, workflow_id: WorkflowArgument, address: AddressOption = None, as_json: JsonOption = False
+) -> None:
+    """Follow a workflow until it ends, and print its output."""
+    session = session_of(ctx, address, as_json=as_json)
+    ask(session, lambda client: _follow(session, client, workflow_id))
+
+
+@app.command(
+    epilog=examples(
+        "mainspring get cleanup-2024",
+        "mainspring get cleanup-2024 delete --instance 7",
+        "mainspring get cleanup-2024 --state FAILED",
+    )
+)
+def get(
+    ctx: typer.Context,
+    workflow_id: WorkflowArgument,
+    node_id: Annotated[
+        str | None, typer.Argument(metavar="[NODE]", help="One node: its input, output, stack, attempts.")
+    ] = None,
+    instance: Annotated[
+        int, typer.Option("--instance", min=-1, help="One instance of a map node.", show_default=False)
+    ] = -1,
+    state: Annotated[
+        list[NodeStatus] | None, typer.Option("--state", case_sensitive=False, help="Only nodes in this state.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help=f"All nodes, not only the first {_nodes_shown_max}.")] = False,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a workflow and its nodes, or one node.
+
+    Of one node it shows all that is known: input, output, error, stack, progress, attempts.
+    """
+    session = session_of(ctx, address, as_json=as_json)
+    if node_id is not None:
+        detail = ask(session, lambda client: client.node(workflow_id, node_id, instance))
+        if session.out.as_json:
+            session.out.document(detail)
+        else:
+            _show_node(session, workflow_id, detail)
+        return
+    limit = None if every or as_json or session.out.as_json else _nodes_shown_max
+
+    async def work(client: Client) -> tuple[WorkflowInfo, list[NodeInfo]]:
+        workflow = await client.get(workflow_id)
+        nodes: list[NodeInfo] = []
+        async for node in client.nodes(workflow_id, state or ()):
+            if limit is not None and len(nodes) > limit:
+                break
+            nodes.append(node)
+        return workflow, nodes
+
+    workflow, nodes = ask(session, work)
+    if session.out.as_json:
+        session.out.document({"workflow": workflow, "nodes": nodes})
+        return
+    _show_workflow(session, workflow)
+    session.out.table(
+        ["node", "state", "attempt", "worker", "started", "time", "last error or reason"],
+        [_node_row(node) for node in nodes[:limit]],
+    )
+    if limit is not None and len(nodes) > limit:
+        session.out.hint(f"these are the first {limit}; see all with: mainspring get {workflow_id} --all")
+
+
+@app.command(epilog=examples("mainspring history cleanup-2024"))
+def history(
+    ctx: typer.Context, workflow_id: WorkflowArgument, address: AddressOption = None, as_json: JsonOption = False
+) -> None:
+    """List what happened to a workflow, in the order of time."""
+    session = session_of(ctx, address, as_json=as_json)
+
+    async def work(client: Client) -> None:
+        async for event in client.history(workflow_id):
+            if session.out.as_json:
+                session.out.record(event)
+                continue
+            label = event.node_id if event.instance < 0 else f"{event.node_id}[{event.instance}]"
+            attempt = f"attempt {event.attempt}" if event.attempt else ""
+            error = f"{event.failure.type}: {first_line(event.failure.message)}" if event.failure is not None else ""
+            parts = (moment(event.at_us), f"{event.type:<18}", label, attempt, event.worker, error, event.note)
+            session.out.line("  ".join(part for part in parts if part).rstrip())
+
+    ask(session, work)
+
+
+@app.command(
+    epilog=examples(
+        "mainspring result cleanup-2024",
+        "mainspring result cleanup-2024 --timeout 60",
+        "mainspring result cleanup-2024 --no-wait",
+    )
+)
+def result(
+    ctx: typer.Context,
+    workflow_id: WorkflowArgument,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Wait at most so many seconds.", show_default="no limit")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end, or take what there is.")] = True,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Wait for a workflow's end and print its output as JSON."""
+    session = session_of(ctx, address, as_json=as_json)
+    found = ask(session, lambda client: client.wait(workflow_id, timeout) if wait else client.peek(workflow_id))
+    if session.out.as_json:
+        session.out.document(found)
+    if not found.status.terminal:
+        if not session.out.as_json:
+            session.out.line(f"{workflow_id} is {found.status}")
+        raise typer.Exit(exit_unavailable)
+    _end(session, found, say=not session.out.as_json)
+
+
+@app.command(
+    "list",
+    epilog=examples(
+        "mainspring list --state FAILED",
+        "mainspring list --name cleanup --limit 10",
+        "mainspring list --prefix nightly-",
+    ),
+)
+def list_(
+    ctx: typer.Context,
+    state: Annotated[
+        list[WorkflowStatus] | None,
+        typer.Option("--state", case_sensitive=False, help="Only workflows in this state; may be repeated."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Only those whose definition has this name.", show_default=False)] = "",
+    prefix: Annotated[str, typer.Option(help="Only those whose id begins so.", show_default=False)] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List workflows, newest first."""
+    session = session_of(ctx, address, as_json=as_json)
+    only = WorkflowFilter(statuses=tuple(state or ()), name=name, id_prefix=prefix)
+
+    async def work(client: Client) -> list[WorkflowInfo]:
+        return [workflow async for workflow in client.list(only, limit=limit)]
+
+    found = ask(session, work)
+    if session.out.as_json:
+        session.out.document(found)
+        return
+    rows = [
+        [
+            one.workflow_id,
+            one.name,
+            one.status,
+            moment(one.submitted_at_us),
+            since(one.submitted_at_us, one.ended_at_us),
+            f"{one.failure.type}: {first_line(one.failure.message)}" if one.failure is not None else "",
+        ]
+        for one in found
+    ]
+    session.out.table(["workflow", "name", "state", "submitted", "time", "error"], rows)
+    if not found:
+        session.out.hint("no workflow matches; submit one with: mainspring submit FILE")
+
+
+@app.command(epilog=examples("mainspring cancel cleanup-2024 --reason 'wrong year'"))
+def cancel(
+    ctx: typer.Context,
+    workflow_id: WorkflowArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the history.", show_default=False)] = "",
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a workflow to stop."""
+    session = session_of(ctx, address, as_json=as_json)
+    status = ask(session, lambda client: client.cancel(workflow_id, reason))
+    if session.out.as_json:
+        session.out.document({"workflow_id": workflow_id, "status": status})
+    else:
+        session.out.line(f"{workflow_id} is {status}")
+
+
+async def _follow(session: Session, client: Client, workflow_id: str) -> None:
+    over = False
+    try:
+        async with showing(session.out) as show:
+            async for update in client.watch(workflow_id):
+                show.heard(update)
+        over = True
+    finally:
+        if not over:
+            session.out.hint(f"what you no longer see goes on; follow it with: mainspring watch {workflow_id}")
+    found = await client.wait(workflow_id)
+    if session.out.as_json:
+        session.out.record(found)
+    _end(session, found, say=not session.out.as_json)
+
+
+def _end(session: Session, found: Result, *, say: bool) -> None:
+    """Print the output, or raise what tells why there is none."""
+    error = found.error()
+    if error is None:
+        if say:
+            session.out.line(json_text(found.output))
+        return
+    if isinstance(error, WorkflowFailedError) and error.failure.stack and say:
+        session.out.side.print(error.failure.stack, markup=False, highlight=False, style="dim")
+    raise error
+
+
+def _show_workflow(session: Session, workflow: WorkflowInfo) -> None:
+    failure = workflow.failure
+    counts = ", ".join(f"{count:,} {status.lower()}" for status, count in workflow.node_counts.items() if count)
+    session.out.fields(
+        [
+            ("workflow", workflow.workflow_id),
+            ("name", workflow.name),
+            ("state", workflow.status),
+            ("submitted", moment(workflow.submitted_at_us)),
+            ("ended", moment(workflow.ended_at_us)),
+            ("time", since(workflow.submitted_at_us, workflow.ended_at_us)),
+            ("nodes", f"{workflow.nodes_total:,} ({counts})" if counts else f"{workflow.nodes_total:,}"),
+            ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
+            ("at node", failure.node_id if failure is not None else ""),
+            ("cancelled for", workflow.cancel_reason),
+            ("strategy", workflow.assignment_strategy),
+        ]
+    )
+
+
+def _node_row(node: NodeInfo) -> list[str]:
+    attempt = f"{node.instances_ended}/{node.width}" if node.width else str(node.attempt or "")
+    return [node.label, node.status, attempt, node.worker, moment(node.started_at_us), duration(node), trouble(node)]
+
+
+def _show_node(session: Session, workflow_id: str, detail: NodeDetail) -> None:
+    node = detail.node
+    failure = node.failure
+    session.out.fields(
+        [
+            ("workflow", workflow_id),
+            ("node", node.label),
+            ("executor", node.executor),
+            ("state", node.status),
+            ("waits for", node.waiting_reason),
+            ("depends on", ", ".join(node.depends_on)),
+            ("instances", f"{node.instances_ended} of {node.width} ended" if node.width else ""),
+            ("attempt", str(node.attempt or "")),
+            ("worker", node.worker),
+            ("started", moment(node.started_at_us)),
+            ("time", duration(node)),
+            ("ran", span(node.run_us) if node.run_us else ""),
+            ("next attempt", moment(node.retry_at_us)),
+            ("input", json_text(detail.input) if node.attempt else ""),
+            ("output", json_text(detail.output) if node.status is NodeStatus.SUCCEEDED else ""),
+            ("progress", json_text(detail.progress) if detail.progress is not None else ""),
+            ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
+            ("stack", failure.stack.rstrip() if failure is not None else ""),
+        ]
+    )
+    if detail.attempts:
+        session.out.line("")
+        rows = [
+            [
+                str(one.attempt),
+                one.worker,
+                moment(one.started_at_us),
+                since(one.started_at_us, one.ended_at_us),
+                f"{one.failure.type}: {first_line(one.failure.message)}" if one.failure is not None else "",
+            ]
+            for one in detail.attempts
+        ]
+        session.out.table(["attempt", "worker", "started", "time", "error"], rows)
