@@ -664,6 +664,7 @@ class AttachResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     CREDIT_SEQ_FIELD_NUMBER: _builtins.int
+    COORDINATORS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """The number of this message in the stream, from 1."""
     credit_seq: _builtins.int
@@ -704,6 +705,10 @@ class AttachResponse(_message.Message):
     def goodbye(self) -> Global___Goodbye:
         """The last message of a wanted end, or the refusal of Hello."""
 
+    @_builtins.property
+    def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoordinatorAddress]:
+        """All live coordinators, set when one came or went; empty otherwise. At most 1,024."""
+
     def __init__(
         self,
         *,
@@ -718,10 +723,11 @@ class AttachResponse(_message.Message):
         heartbeat: Global___CoordinatorHeartbeat | None = ...,
         goodbye: Global___Goodbye | None = ...,
         credit_seq: _builtins.int = ...,
+        coordinators: _abc.Iterable[Global___CoordinatorAddress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assignments", b"assignments", "backlog", b"backlog", "cancels", b"cancels", "credit_seq", b"credit_seq", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "seq", b"seq", "shards", b"shards", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assignments", b"assignments", "backlog", b"backlog", "cancels", b"cancels", "coordinators", b"coordinators", "credit_seq", b"credit_seq", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "seq", b"seq", "shards", b"shards", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,74 @@
+"""A process that runs attempts one after the other on behalf of a worker; see `processes`."""
+
+import importlib
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from mainspring.failures import failure_to_json
+from mainspring_worker.context import AttemptCancelled, Context
+from mainspring_worker.executors import registry
+from mainspring_worker.outcome import Ended, raised, returned
+
+
+class _Line:
+    """The socket to the worker; lines may be written from any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = socket.socket(fileno=descriptor).makefile("rwb")
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (orjson.loads(line) for line in iter(self._file.readline, b""))
+
+    def write(self, message: object) -> None:
+        """Send a message."""
+        with self._lock:
+            self._file.write(orjson.dumps(message) + b"\n")
+            self._file.flush()
+
+
+def _run(line: _Line, order: dict[str, Any], context: Context) -> None:
+    found = registry[order["executor"]]
+    arguments = (orjson.loads(order["input"]), context)[: found.parameters]
+    try:
+        ended = returned(found.function(*arguments))
+    except AttemptCancelled:
+        ended = Ended(cancelled=True)
+    except Exception as error:  # user code may raise anything; it becomes the attempt's failure
+        ended = raised(error)
+    failure = orjson.loads(failure_to_json(ended.failure)) if ended.failure is not None else None
+    line.write({"output": ended.output.decode(), "failure": failure, "cancelled": ended.cancelled})
+
+
+def main() -> int:
+    """Import what registers the executors, then run what is ordered until the worker hangs up."""
+    line = _Line(int(sys.argv[1]))
+    for module in sys.argv[2:]:
+        importlib.import_module(module)
+    context: Context | None = None
+    for message in line:
+        if "cancel" in message:
+            if context is not None:
+                context.cancel(message["cancel"])
+            continue
+        context = Context(
+            message["workflow_id"],
+            message["workflow_name"],
+            message["node_id"],
+            message["instance"],
+            message["attempt"],
+            message["previous_progress"],
+            lambda details: line.write({"progress": orjson.loads(details)}),
+        )
+        # A thread, so that a cancel can be read while the code runs.
+        threading.Thread(target=_run, args=(line, message, context), daemon=True).start()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A worker's `/health`, `/ready` and `/metrics`, as the guide has them for every engine."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import psutil
+import uvicorn
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mainspring.errors import SettingsError
+from mainspring_worker.executors import Executor
+from mainspring_worker.worker import Worker
+
+_buckets: Final = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+
+
+class _Server(uvicorn.Server):
+    """Serves within our event loop; signals are the worker's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+
+class WorkerProbes:
+    """What a worker tells of itself over HTTP."""
+
+    def __init__(self, instance_id: str) -> None:
+        self._instance_id = instance_id
+        self._started_s = time.monotonic()
+        self.registry = CollectorRegistry()
+        self._durations = Histogram(
+            "node_execution_duration_seconds",
+            "How long attempts of nodes ran",
+            ("engine_id", "node_type", "executor"),
+            buckets=_buckets,
+            registry=self.registry,
+        )
+        self._load = Gauge(
+            "engine_load", "How busy the engine is", ("engine_id", "metric_type"), registry=self.registry
+        )
+
+    def attempt_ended(self, executor: Executor, is_map: bool, seconds: float) -> None:
+        """Measure an attempt."""
+        self._durations.labels(self._instance_id, "map" if is_map else "task", executor.name).observe(seconds)
+
+    @asynccontextmanager
+    async def serving(self, worker: Worker, host: str, port: int) -> AsyncIterator[None]:
+        """Serve while the block runs; port 0: not at all. `SettingsError` when the port is taken."""
+        if not port:
+            yield
+            return
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            listener.close()
+            raise SettingsError(
+                f"HTTP_PORT: {host}:{port} cannot be used ({error.strerror}); set HTTP_PORT or --http-port"
+            ) from error
+        config = uvicorn.Config(
+            self.app(worker), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        server = _Server(config)
+        task = asyncio.get_running_loop().create_task(server.serve([listener]))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await task
+            listener.close()
+
+    def app(self, worker: Worker) -> Starlette:
+        """Return the application."""
+
+        async def health(request: Request) -> JSONResponse:
+            del request
+            return JSONResponse(self.health(worker))
+
+        async def ready(request: Request) -> JSONResponse:
+            del request
+            status, body = self.ready(worker)
+            return JSONResponse(body, status)
+
+        async def metrics(request: Request) -> Response:
+            del request
+            self._load.labels(self._instance_id, "cpu").set(worker.load.cpu)
+            self._load.labels(self._instance_id, "memory").set(worker.load.memory)
+            self._load.labels(self._instance_id, "workflows").set(worker.active_workflows)
+            return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+        return Starlette(routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)])
+
+    def health(self, worker: Worker) -> dict[str, Any]:
+        """Return the body of `/health`; that it is answered at all shows that the worker's loop turns."""
+        memory = psutil.Process().memory_info()
+        return {
+            "status": "healthy",
+            # Shown to people; no decision rests on it.
+            "timestamp": datetime.fromtimestamp(time.time_ns() / 1e9, UTC).isoformat(timespec="milliseconds"),
+            "instanceId": self._instance_id,
+            "uptime": round(time.monotonic() - self._started_s, 3),
+            "memory": {"rss": memory.rss, "vms": memory.vms},
+            "load": {
+                "activeWorkflows": worker.active_workflows,
+                "cpuUsage": round(worker.load.cpu, 1),
+                "memoryUsage": round(worker.load.memory, 1),
+            },
+            "database": worker.database,
+            "distributedLock": worker.lock,
+        }
+
+    def ready(self, worker: Worker) -> tuple[int, dict[str, Any]]:
+        """Return status and body of `/ready`."""
+        check = {"name": "scheduler", "status": "fulfilled" if worker.attached else "rejected"}
+        if not worker.attached:
+            check["error"] = "not attached to any coordinator"
+        fine = worker.attached > 0
+        return (200 if fine else 503), {"status": "ready" if fine else "not_ready", "checks": [check]}
