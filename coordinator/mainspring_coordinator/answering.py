@@ -5,9 +5,10 @@ id and the stack. The status of a forwarded call is passed on as the owner gave 
 """
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import wraps
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -16,21 +17,18 @@ import structlog
 from mainspring.errors import MainspringError
 from mainspring.rpc_errors import abort_with, code_and_reason
 
-_S = TypeVar("_S")
-_Q = TypeVar("_Q")
-_A = TypeVar("_A")
+_Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Any]])
+_StreamHandler = TypeVar("_StreamHandler", bound=Callable[..., AsyncGenerator[Any, None]])
 _log: Final = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def answers(
-    handler: Callable[[_S, _Q, Context], Awaitable[_A]],
-) -> Callable[[_S, _Q, Context], Awaitable[_A]]:
+def answers(handler: _Handler) -> _Handler:
     """Turn what a handler with one answer raises into a status."""
 
     @wraps(handler)
-    async def answered(service: _S, request: _Q, context: Context) -> _A:
+    async def answered(service: object, request: object, context: Context) -> object:
         try:
             return await handler(service, request, context)
         except grpc.aio.AbortError:
@@ -38,28 +36,24 @@ def answers(
         except Exception as error:
             await _end(context, error, handler.__name__, request)
 
-    return answered
+    return cast("_Handler", answered)
 
 
-def streams(
-    handler: Callable[[_S, _Q, Context], AsyncIterator[_A]],
-) -> Callable[[_S, _Q, Context], AsyncIterator[_A]]:
+def streams(handler: _StreamHandler) -> _StreamHandler:
     """Turn what a handler with a stream of answers raises into a status."""
 
     @wraps(handler)
-    async def streamed(service: _S, request: _Q, context: Context) -> AsyncIterator[_A]:
-        answers_of = handler(service, request, context)
+    async def streamed(service: object, request: object, context: Context) -> AsyncIterator[object]:
         try:
-            async for answer in answers_of:
-                yield answer
+            async with aclosing(handler(service, request, context)) as answers_of:
+                async for answer in answers_of:
+                    yield answer
         except grpc.aio.AbortError:
             raise
         except Exception as error:
             await _end(context, error, handler.__name__, request)
-        finally:
-            await answers_of.aclose()  # type: ignore[attr-defined]  # an async generator, whose `finally` must run now
 
-    return streamed
+    return cast("_StreamHandler", streamed)
 
 
 async def _end(context: Context, error: Exception, name: str, request: object) -> NoReturn:

@@ -94,6 +94,11 @@ class FleetService(FleetServiceServicer):
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
             self._beating = None
+        if self._tasks:
+            # Ends that the loop has no room for; who stops needs not hear them.
+            _, unheard = await asyncio.wait(self._tasks, timeout=limits.goodbye_wait_ms_max / 1_000)
+            for task in unheard:
+                task.cancel()
 
     async def dismiss(self, reason: worker_pb2.GoodbyeReason.ValueType, message: str) -> None:
         """Say goodbye to all workers, and return when their streams have ended; they may attach again at once."""
@@ -444,11 +449,10 @@ class Session:
             return
         stated = self._entry.stated
         for effect in effects:
-            kind = type(effect)
-            if kind is Assign:
-                stated[effect.shard] = stated.get(effect.shard, 0) + 1  # type: ignore[union-attr]  # told by its type
-            elif kind is Ack and effect.disposition is not Disposition.NOT_OWNER:  # type: ignore[union-attr]  # told by its type
-                stated[effect.shard] = max(0, stated.get(effect.shard, 0) - 1)  # type: ignore[union-attr]  # told by its type
+            if isinstance(effect, Assign):
+                stated[effect.shard] = stated.get(effect.shard, 0) + 1
+            elif isinstance(effect, Ack) and effect.disposition is not Disposition.NOT_OWNER:
+                stated[effect.shard] = max(0, stated.get(effect.shard, 0) - 1)
 
     def _written_soon(self) -> None:
         if self._outbox.overflown:

@@ -9,7 +9,7 @@ everything that waits to be written waits in one message that is still open.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 from mainspring import limits
 from mainspring.errors import BadRequestError, Failure
@@ -240,19 +240,21 @@ class Outbox:
         if self.closed:
             return
         for effect in effects:
-            kind = type(effect)
-            if kind is Assign:
-                self._assign(effect)  # type: ignore[arg-type]  # told by its type, which costs less than isinstance
-            elif kind is Ack:
+            if isinstance(effect, Assign):
+                self._assign(effect)
+            elif isinstance(effect, Ack):
                 self._for(0).acks.add(
                     shard=effect.shard,
                     id=effect.assignment,
                     epoch=effect.epoch,
-                    disposition=effect.disposition,  # type: ignore[union-attr]  # see above
+                    disposition=cast("worker_pb2.AckDisposition.ValueType", effect.disposition),
                 )
             elif isinstance(effect, Stop):
                 self._for(0).cancels.add(
-                    shard=effect.shard, epoch=effect.epoch, id=effect.assignment, cause=effect.cause.value
+                    shard=effect.shard,
+                    epoch=effect.epoch,
+                    id=effect.assignment,
+                    cause=cast("worker_pb2.CancelCause.ValueType", effect.cause),
                 )
             elif isinstance(effect, EchoCredit):
                 self.message().credit_seq = effect.seq

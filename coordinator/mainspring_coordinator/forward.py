@@ -8,9 +8,10 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -32,6 +33,7 @@ forwarded_key: Final = "x-mainspring-forwarded"
 forwarded_metadata: Final = ((forwarded_key, "1"),)
 _look_again_s: Final = 0.05
 """Between two looks at who owns a shard; the directory itself is polled every 0.2 s."""
+_answered_s: Final = 1.0
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
 
@@ -54,11 +56,21 @@ class Patience:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._until = asyncio.get_running_loop().time() + limits.recovery_wait_ms_max / 1_000
+        self._clock = asyncio.get_running_loop().time
+        self._tried_at = self._clock()
+        self._until = self._tried_at + limits.recovery_wait_ms_max / 1_000
+
+    def begin_try(self) -> None:
+        """Note that the call is tried now."""
+        self._tried_at = self._clock()
 
     async def pause(self, shard: int, cause: Exception | None = None) -> None:
         """Wait a moment before looking again; `UnavailableError` when the wait is over."""
-        left_s = self._until - asyncio.get_running_loop().time()
+        now = self._clock()
+        if now - self._tried_at > _answered_s:
+            # Somebody had it for a while, so this is another search: a long poll may outlive several owners.
+            self._until = now + limits.recovery_wait_ms_max / 1_000
+        left_s = self._until - now
         deadline_s = self._context.time_remaining()
         # The last 100 ms before the deadline are kept to tell the caller more than "deadline exceeded".
         if left_s <= 0 or (deadline_s is not None and deadline_s < 0.1 + _look_again_s):
@@ -67,10 +79,6 @@ class Patience:
                 "look at `mainspring shards` and `mainspring coordinators`"
             ) from cause
         await asyncio.sleep(_look_again_s)
-
-    def renew(self) -> None:
-        """Begin the wait anew, because the call made progress."""
-        self._until = asyncio.get_running_loop().time() + limits.recovery_wait_ms_max / 1_000
 
 
 class Forwarder:
@@ -109,6 +117,7 @@ class Forwarder:
         while True:
             owner = self.find(shard)
             cause: Exception | None = None
+            patience.begin_try()
             try:
                 if owner is True:
                     return await here()
@@ -141,25 +150,34 @@ class Forwarder:
         self,
         shard: int,
         context: Context,
-        here: Callable[[], AsyncIterator[_A]],
-        there: Callable[[Stub, float | None], AsyncIterable[_A]],
-    ) -> AsyncIterator[_A]:
+        here: Callable[[], AsyncGenerator[_A, None]],
+        there: Callable[[Stub, float | None], "grpc.aio.UnaryStreamCall[Any, _A]"],
+    ) -> AsyncGenerator[_A, None]:
         """Pipe a stream from where its shard is owned; when it moves, both callables begin again from what was passed on."""
         if is_forwarded(context):
             self.demand_ours(shard)
-            async for answer in here():
-                yield answer
+            async with aclosing(here()) as ours:
+                async for answer in ours:
+                    yield answer
             return
         patience = Patience(context)
         while True:
             owner = self.find(shard)
             cause: Exception | None = None
+            patience.begin_try()
             try:
+                if owner is True:
+                    async with aclosing(here()) as ours:
+                        async for answer in ours:
+                            yield answer
+                    return
                 if owner is not False:
-                    source = here() if owner is True else there(owner.stub, context.time_remaining())
-                    async for answer in source:
-                        patience.renew()
-                        yield answer
+                    theirs = there(owner.stub, context.time_remaining())
+                    try:
+                        async for answer in theirs:
+                            yield answer
+                    finally:
+                        theirs.cancel()
                     return
             except NotOwnerError as error:
                 cause = error

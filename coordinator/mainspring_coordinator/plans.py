@@ -14,7 +14,7 @@ from typing import Final
 
 from mainspring import limits
 from mainspring.definition import parse_definition
-from mainspring.errors import BadRequestError, BusyError
+from mainspring.errors import BusyError
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 
 _inline_bytes_max: Final = 64 * limits.KIB
@@ -28,11 +28,7 @@ class _Kept:
 
 def compile_bytes(data: bytes) -> Plan:
     """Parse and compile the JSON of a definition; raises `DefinitionError` with every problem found."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise BadRequestError(f"definition: not UTF-8: {error}", field="definition", reason="NOT_JSON") from error
-    return compile_plan(parse_definition(text, format="json"))
+    return compile_plan(parse_definition(data, format="json"))
 
 
 class PlanCache:

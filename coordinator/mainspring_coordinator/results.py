@@ -5,7 +5,7 @@ one that both see is told once. Ends that are committed together leave in one me
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -67,7 +67,7 @@ class Results:
 
     async def many(
         self, request: client_pb2.WaitManyRequest, context: Context
-    ) -> AsyncIterator[client_pb2.WaitManyResponse]:
+    ) -> AsyncGenerator[client_pb2.WaitManyResponse, None]:
         """Answer WaitMany."""
         if not 1 <= len(request.workflow_ids) <= limits.wait_many_ids_max:
             raise BadRequestError(
@@ -90,6 +90,8 @@ class Results:
                         task.result()  # raises what ended it
                 for message in gathered.take():
                     yield message
+            for task in tasks:
+                task.result()  # one may have failed while the last message was sent
         finally:
             for task in tasks:
                 task.cancel()

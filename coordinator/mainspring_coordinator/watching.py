@@ -5,8 +5,11 @@ queue; past a bound they become a new snapshot. A version is never followed by a
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import Final
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc.aio
 
 from mainspring import limits
 from mainspring.errors import NotOwnerError
@@ -34,30 +37,31 @@ class Watching:
 
     async def watch(
         self, request: client_pb2.WatchRequest, context: Context
-    ) -> AsyncIterator[client_pb2.WatchResponse]:
+    ) -> AsyncGenerator[client_pb2.WatchResponse, None]:
         """Answer Watch."""
         workflow_id = request.workflow_id
         shard = shard_of_workflow(workflow_id, self._loop.shards_total)
         whole = shown = request.after_version
         """The version that the client has seen in whole, and the highest that it has seen a part of."""
 
-        def here() -> AsyncIterator[client_pb2.WatchResponse]:
+        def here() -> AsyncGenerator[client_pb2.WatchResponse, None]:
             return self._here(shard, workflow_id, whole)
 
-        def there(stub: Stub, time_left_s: float | None) -> AsyncIterable[client_pb2.WatchResponse]:
+        def there(stub: Stub, time_left_s: float | None) -> "grpc.aio.UnaryStreamCall[Any, client_pb2.WatchResponse]":
             asked = client_pb2.WatchRequest(workflow_id=workflow_id, after_version=whole)
             return stub.Watch(asked, timeout=time_left_s, metadata=forwarded_metadata)
 
-        async for response in self._forwarder.stream(shard, context, here, there):
-            version = response.workflow.version
-            if version < shown:
-                continue
-            shown = version
-            if not response.more:
-                whole = version
-            yield response
+        async with aclosing(self._forwarder.stream(shard, context, here, there)) as responses:
+            async for response in responses:
+                version = response.workflow.version
+                if version < shown:
+                    continue
+                shown = version
+                if not response.more:
+                    whole = version
+                yield response
 
-    async def _here(self, shard: int, workflow_id: str, after: int) -> AsyncIterator[client_pb2.WatchResponse]:
+    async def _here(self, shard: int, workflow_id: str, after: int) -> AsyncGenerator[client_pb2.WatchResponse, None]:
         feed = _Feed(shard)
         unsubscribe = self._loop.subscribe(workflow_id, feed.notify)
         forget = self._loop.on_shard_lost(feed.lost)
@@ -79,9 +83,10 @@ class Watching:
                         if told and changed is not None and not skipped
                         else self._snapshot(sight)
                     )
-                    async for response in source:
-                        nodes += len(response.nodes)
-                        yield response
+                    async with aclosing(source) as responses:
+                        async for response in responses:
+                            nodes += len(response.nodes)
+                            yield response
                     told = True
                 if ended:
                     return
@@ -90,14 +95,16 @@ class Watching:
             forget()
             unsubscribe()
 
-    async def _snapshot(self, sight: Sight) -> AsyncIterator[client_pb2.WatchResponse]:
+    async def _snapshot(self, sight: Sight) -> AsyncGenerator[client_pb2.WatchResponse, None]:
         workflow = await self._reads.message(sight)
         key: tuple[int, int] | None = views.first_key
         while key is not None:
             nodes, key = await self._reads.nodes(sight, key)
             yield client_pb2.WatchResponse(workflow=workflow, nodes=nodes, snapshot=True, more=key is not None)
 
-    async def _change(self, sight: Sight, changed: set[tuple[int, int]]) -> AsyncIterator[client_pb2.WatchResponse]:
+    async def _change(
+        self, sight: Sight, changed: set[tuple[int, int]]
+    ) -> AsyncGenerator[client_pb2.WatchResponse, None]:
         workflow = await self._reads.message(sight)
         nodes = await self._reads.changed_nodes(sight, list(changed)) if changed else []
         yield client_pb2.WatchResponse(workflow=workflow, nodes=nodes)

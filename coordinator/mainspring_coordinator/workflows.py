@@ -1,6 +1,6 @@
 """The clients' service: each call of `WorkflowsService`, and where it is answered."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from mainspring import limits
@@ -98,7 +98,7 @@ class WorkflowsService(WorkflowsServiceServicer):
     @streams
     def WaitMany(
         self, request: client_pb2.WaitManyRequest, context: Context
-    ) -> AsyncIterator[client_pb2.WaitManyResponse]:
+    ) -> AsyncGenerator[client_pb2.WaitManyResponse, None]:
         """Wait for the ends of many workflows."""
         return self._results.many(request, context)
 
@@ -108,7 +108,9 @@ class WorkflowsService(WorkflowsServiceServicer):
         return await self._reads.list_workflows(request)
 
     @streams
-    def Watch(self, request: client_pb2.WatchRequest, context: Context) -> AsyncIterator[client_pb2.WatchResponse]:
+    def Watch(
+        self, request: client_pb2.WatchRequest, context: Context
+    ) -> AsyncGenerator[client_pb2.WatchResponse, None]:
         """Follow a workflow."""
         return self._watching.watch(request, context)
 

@@ -5,11 +5,12 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
 import orjson
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from mainspring.dial import open_channel, server_options
@@ -19,9 +20,8 @@ from mainspring.v1.admin_pb2_grpc import AdminServiceStub
 from mainspring.v1.client_pb2_grpc import WorkflowsServiceStub
 from mainspring.v1.worker_pb2_grpc import FleetServiceStub
 from mainspring_coordinator.admin import Build
-from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, NodeView, View
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Ended, NodeView, View, Welcomed
 from mainspring_coordinator.engine.events import Cancel, Event, Read, Submit, WorkerAttached
-from mainspring_coordinator.engine.effects import Welcomed
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.fleet import FleetTimings
@@ -39,6 +39,7 @@ from mainspring_coordinator.store.protocol import (
     WorkflowFilter,
 )
 
+_M = TypeVar("_M", bound=Message)
 shards_total = 4
 
 
@@ -50,7 +51,7 @@ def story(told: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
         asyncio.run(told())
 
     # pytest would look through the wrapper and see a coroutine.
-    del test.__wrapped__  # type: ignore[attr-defined]  # set by `wraps`
+    del test.__wrapped__
     return test
 
 
@@ -253,11 +254,26 @@ class FakeLoop:
 
     def subscribe(self, workflow_id: str, notify: Callable[[WorkflowEffect], None]) -> Callable[[], None]:
         self.subscribers.setdefault(workflow_id, []).append(notify)
-        return lambda: self.subscribers[workflow_id].remove(notify)
+        return lambda: self._forget(self.subscribers[workflow_id], notify)
 
     def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
         self.lost_subscribers.append(notify)
-        return lambda: self.lost_subscribers.remove(notify)
+        return lambda: self._forget(self.lost_subscribers, notify)
+
+    def _forget(self, notified: list[Any], notify: object) -> None:
+        notified.remove(notify)
+        self.arrived.set()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nobody is subscribed to anything."""
+        return not any(self.subscribers.values()) and not self.lost_subscribers
+
+    async def wait_until_quiet(self) -> None:
+        """Return when nobody is subscribed to anything any more."""
+        while not self.is_quiet:
+            self.arrived.clear()
+            await self.arrived.wait()
 
     def tell(self, effect: WorkflowEffect) -> None:
         """Let the subscribers of a workflow know, as a commit does."""
@@ -301,7 +317,7 @@ class Host:
         self.timings = timings if timings is not None else FleetTimings()
         self.address = ""
 
-    async def __aenter__(self) -> "Host":
+    async def __aenter__(self) -> Self:
         self.server = grpc.aio.server(options=server_options())
         self.services: Services = await add_services(
             self.server,
@@ -432,28 +448,28 @@ def status_in(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     raise AssertionError(f"no details in {error}")
 
 
+def _detail(error: grpc.aio.AioRpcError, kind: type[_M]) -> _M:
+    detail = kind()
+    assert any(packed.Unpack(detail) for packed in status_in(error).details), f"no {kind.__name__} in {error}"
+    return detail
+
+
 def reason_in(error: grpc.aio.AioRpcError) -> str:
     """Return the stable reason of an error."""
-    info = error_details_pb2.ErrorInfo()
-    packed = next(detail for detail in status_in(error).details if detail.Is(info.DESCRIPTOR))
-    packed.Unpack(info)
+    info = _detail(error, error_details_pb2.ErrorInfo)
     assert info.domain == "mainspring"
     return info.reason
 
 
 def fields_in(error: grpc.aio.AioRpcError) -> list[str]:
     """Return the fields that an error names."""
-    request = error_details_pb2.BadRequest()
-    packed = next(detail for detail in status_in(error).details if detail.Is(request.DESCRIPTOR))
-    packed.Unpack(request)
+    request = _detail(error, error_details_pb2.BadRequest)
     return [violation.field for violation in request.field_violations]
 
 
 def retry_ms_in(error: grpc.aio.AioRpcError) -> int:
     """Return when to try again."""
-    info = error_details_pb2.RetryInfo()
-    packed = next(detail for detail in status_in(error).details if detail.Is(info.DESCRIPTOR))
-    packed.Unpack(info)
+    info = _detail(error, error_details_pb2.RetryInfo)
     return info.retry_delay.ToMilliseconds()
 
 
@@ -498,6 +514,22 @@ def assignment(session: int, number: int, data: bytes = b"{}", **rest: Any) -> A
     return Assign(**fields)
 
 
+def ended(workflow_id: str, output: bytes | None = b'"done"', **rest: Any) -> Ended:
+    """Return the effect of a workflow's end."""
+    fields: dict[str, Any] = {
+        "shard": zlib.crc32(workflow_id.encode()) % shards_total,
+        "workflow_id": workflow_id,
+        "status": WorkflowStatus.SUCCEEDED,
+        "output": output,
+        "failure": None,
+        "submitted_at_us": 1_000,
+        "ended_at_us": 9_000,
+        "strategy": "round-robin",
+        **rest,
+    }
+    return Ended(**fields)
+
+
 class WorkerEnd:
     """The worker's side of a stream."""
 
@@ -512,7 +544,10 @@ class WorkerEnd:
     async def read(self) -> worker_pb2.AttachResponse | None:
         """Return the next message, None at the end of the stream."""
         message = await self.call.read()
-        return None if message is grpc.aio.EOF else message
+        if message is grpc.aio.EOF:
+            return None
+        assert isinstance(message, worker_pb2.AttachResponse)
+        return message
 
     async def welcome(self, **rest: Any) -> worker_pb2.Welcome:
         """Attach."""

@@ -9,7 +9,8 @@ import pytest
 
 from mainspring import limits
 from mainspring.errors import BusyError
-from mainspring.v1 import admin_pb2, worker_pb2
+from mainspring.v1 import admin_pb2, worker_pb2, workflow_pb2
+from mainspring.wire import to_payload
 from mainspring_coordinator.engine.effects import (
     Ack,
     CancelCause,
@@ -118,15 +119,18 @@ async def test_what_a_worker_says_becomes_events_in_order() -> None:
             ],
             results=[
                 worker_pb2.Result(
-                    shard=1, id=5, outcome=worker_pb2.OUTCOME_SUCCEEDED, output={"data": b"[1]"}, run_us=7
+                    shard=1, id=5, outcome=worker_pb2.OUTCOME_SUCCEEDED, output=to_payload(b"[1]"), run_us=7
                 ),
                 worker_pb2.Result(
-                    shard=1, id=6, outcome=worker_pb2.OUTCOME_FAILED, failure={"type": "E", "message": "m"}
+                    shard=1,
+                    id=6,
+                    outcome=worker_pb2.OUTCOME_FAILED,
+                    failure=workflow_pb2.Failure(type="E", message="m"),
                 ),
                 worker_pb2.Result(shard=1, id=7, outcome=worker_pb2.OUTCOME_NOT_STARTED),
                 worker_pb2.Result(shard=1, id=8, outcome=worker_pb2.OUTCOME_SUCCEEDED),
             ],
-            progress=[worker_pb2.Progress(shard=0, id=4, details={"data": b"{}"})],
+            progress=[worker_pb2.Progress(shard=0, id=4, details=to_payload(b"{}"))],
             credit=worker_pb2.Credit(seq=1, limit=50),
             load=worker_pb2.LoadReport(cpu_percent=250.0, memory_percent=float("nan")),
             draining=worker_pb2.Draining(),
@@ -163,7 +167,9 @@ async def test_an_output_that_cannot_be_taken_fails_its_attempt_not_the_stream()
         ]
         await worker.send(
             results=[
-                worker_pb2.Result(shard=0, id=1 + index, outcome=worker_pb2.OUTCOME_SUCCEEDED, output=output)
+                worker_pb2.Result(
+                    shard=0, id=1 + index, outcome=worker_pb2.OUTCOME_SUCCEEDED, output=workflow_pb2.Payload(**output)
+                )
                 for index, output in enumerate(outputs)
             ]
         )
@@ -187,7 +193,7 @@ _breaches: list[tuple[str, dict[str, Any]]] = [
     ("results[0].id", {"results": [_R(outcome=worker_pb2.OUTCOME_CANCELLED)]}),
     ("results[0].outcome", {"results": [_R(id=1)]}),
     ("results", {"results": [_R(id=1, outcome=worker_pb2.OUTCOME_CANCELLED)] * 1_001}),
-    ("progress[0].details", {"progress": [worker_pb2.Progress(id=1, details={"data": b"x" * 5_000})]}),
+    ("progress[0].details", {"progress": [worker_pb2.Progress(id=1, details=to_payload(b"x" * 5_000))]}),
     ("progress[0].shard", {"progress": [worker_pb2.Progress(shard=4, id=1)]}),
     ("credit.limit", {"credit": worker_pb2.Credit(seq=1, limit=101)}),
     ("credit.seq", {"credit": worker_pb2.Credit(seq=0, limit=1)}),
@@ -289,7 +295,7 @@ async def test_the_end_of_a_replaced_stream_never_touches_the_newer_one() -> Non
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_only_a_goodbye_makes_the_end_of_a_stream_a_wanted_one(wanted: bool) -> None:  # noqa: FBT001  (pytest hands it over)
+def test_only_a_goodbye_makes_the_end_of_a_stream_a_wanted_one(wanted: bool) -> None:
     @story
     async def told() -> None:
         async with Host() as host:
