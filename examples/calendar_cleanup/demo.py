@@ -7,7 +7,6 @@ did; stops everything. The exit code is 0 only if every calendar, delete and mai
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -16,8 +15,6 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-from mainspring.definition import parse_definition
-from mainspring_client.dev import DevCluster
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -25,9 +22,10 @@ from rich.table import Table
 from examples.calendar_cleanup import calendars
 from examples.calendar_cleanup.progress import Progress
 from examples.calendar_cleanup.servers import calendar_server, fill_mappings, mail_server, user
+from mainspring.definition import parse_definition
 from mainspring.errors import MainspringError
-from mainspring_client import Client, Handle
-from mainspring_client.nouns import NodeDetail, NodeInfo
+from mainspring_client import Client, Handle, NodeDetail, NodeInfo
+from mainspring_client.dev import DevCluster
 
 executors = "examples.calendar_cleanup.tasks"
 report_to = "team-lead@example.org"
@@ -123,10 +121,16 @@ async def run(console: Console, database_url: str | None) -> Outcome:
             "SMTP_HOST": "127.0.0.1",
             "SMTP_PORT": str(mailbox.port),
         }
-        os.environ.update(environment)  # the workers inherit it
-        cluster = await stack.enter_async_context(
-            DevCluster(imports=[executors], workers=2, slots=8, data=folder / "cluster", database_url=database_url)
+        embedded = DevCluster(
+            imports=[executors],
+            workers=2,
+            slots=8,
+            data=folder / "cluster",
+            database_url=database_url,
+            directory=Path(__file__).parents[2],
+            environment=environment,
         )
+        cluster = await stack.enter_async_context(embedded)
         console.print(f"Mainspring at {cluster.address}: 1 coordinator, 2 workers", highlight=False)
         client = await stack.enter_async_context(Client(cluster.address))
         definition = parse_definition(Path(__file__).with_name("workflow.yaml").read_bytes(), format="yaml")

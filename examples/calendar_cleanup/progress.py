@@ -4,7 +4,7 @@ from collections import Counter
 
 from rich.table import Table
 
-from mainspring_client.nouns import NodeInfo, NodeStatus, WatchUpdate
+from mainspring_client import NodeInfo, NodeStatus, WatchUpdate
 
 styles = {
     NodeStatus.SUCCEEDED: "green",

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mainspring_client.dev import DevCluster
 from rich.console import Console
 from rich.table import Table
 
 from examples.wfformat.trace import Bounds, Trace, TraceError, read_trace
 from mainspring.errors import MainspringError
-from mainspring_client import Client
-from mainspring_client.nouns import HistoryEvent
+from mainspring_client import Client, HistoryEvent
+from mainspring_client.dev import DevCluster
 
 executors = "examples.wfformat.tasks"
 run_timeout_s = 24 * 3600
@@ -95,7 +94,13 @@ async def run_all(traces: Iterable[Trace], options: argparse.Namespace) -> list[
             data = Path(stack.enter_context(TemporaryDirectory(prefix="mainspring-wfformat-")))
             slots_each = -(-options.slots // options.workers)
             slots = slots_each * options.workers
-            cluster = DevCluster(imports=[executors], workers=options.workers, slots=slots_each, data=data)
+            cluster = DevCluster(
+                imports=[executors],
+                workers=options.workers,
+                slots=slots_each,
+                data=data,
+                directory=Path(__file__).parents[2],
+            )
             address = (await stack.enter_async_context(cluster)).address
         client = await stack.enter_async_context(Client(address))
         return [await run_trace(client, trace, slots=slots, speedup=options.speedup) for trace in traces]

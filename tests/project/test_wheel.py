@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZipFile]:
     built = os.environ.get("MAINSPRING_TEST_WHEEL")
     if built is None:
         out = tmp_path_factory.mktemp("wheel")
-        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, root]
+        command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(root)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (path,) = out.glob("*.whl")
     else:
