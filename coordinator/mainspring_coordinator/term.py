@@ -218,12 +218,13 @@ class Term:
                 return
 
     def _refuse_elder(self, view: View) -> None:
-        # Two that began at the same moment saw nobody; the younger one yields.
-        mine = (self._started_at_us, self.incarnation)
+        # Two that began at the same moment saw nobody: the one that owns something stays, else the elder one.
+        owning = set(view.holders.values())
+        hung = {seizure.incarnation for seizure in view.seize}
+        mine = (self.incarnation not in owning, self._started_at_us, self.incarnation)
         for row in view.live.values():
-            if (row.started_at_us, row.incarnation) < mine and row.incarnation not in {
-                s.incarnation for s in view.seize
-            }:
+            theirs = (row.incarnation not in owning, row.started_at_us, row.incarnation)
+            if theirs < mine and row.incarnation not in hung:
                 raise _not_alone(row)
 
     # -- the dead and the hung ---------------------------------------------------------------------------------------------

@@ -254,3 +254,15 @@ def test_the_recovery_grace_is_stored_with_the_epoch() -> None:
     cluster.add("one")
     graces = {row.grace_until_us - cluster.database.now_us() for row in cluster.database.shards.values()}
     assert graces == {9_714_000}
+
+
+def test_a_lone_owner_stays_beside_one_that_claims_to_be_older() -> None:
+    cluster = Cluster()
+    one = cluster.add("one", lone=True)
+    cluster.database.offset_us -= 3600 * SECOND  # the database's clock went back
+    other = Node(cluster, "other", lone=False, workers=0).begin()
+    other.term._lone = True
+    with pytest.raises(SettingsError, match="coordinator 'one'"):
+        other.step()
+    cluster.run(2)
+    assert (one.lost, len(one.shards)) == (None, 16)
