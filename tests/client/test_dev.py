@@ -1,0 +1,296 @@
+"""The embedded cluster's own duties, with parts that are played: start, readiness, deaths, signals, what is left behind.
+
+The parts are tiny programs in the folder that the cluster runs in, where `python -m` finds them first.
+"""
+
+import asyncio
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mainspring.errors import BadRequestError, SettingsError, UnavailableError
+from mainspring_client.cli.program import app
+from mainspring_client.dev import DevCluster, require_free
+
+COORDINATOR = """
+import http.server, json, os, signal, sys, threading
+if sys.argv[1:3] == ["db", "upgrade"]:
+    sys.exit(int(os.environ.get("UPGRADE_EXIT", "0")))
+if os.environ.get("PLAY") == "refuse":
+    print("the schema is of another version: mainspring db upgrade", file=sys.stderr)
+    sys.exit(1)
+asked = 0
+class Probes(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global asked
+        asked += 1
+        self.send_response(200 if asked > 2 else 503)
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", int(os.environ["HTTP_PORT"])), Probes)
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+print("not json", flush=True)
+print(json.dumps({"event": "listening", "grpc": "127.0.0.1:7", "http": "127.0.0.1:%d" % server.server_port}), flush=True)
+server.serve_forever()
+print("stopped", os.environ["DATABASE_URL"], flush=True)
+"""
+WORKER = """
+import json, os, signal, sys
+print("worker", *sys.argv[1:], file=sys.stderr, flush=True)
+play = os.environ.get("PLAY")
+if play == "crash":
+    print("ModuleNotFoundError: No module named 'tasks'", file=sys.stderr)
+    sys.exit(2)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+print(json.dumps({"event": "attached"}), flush=True)
+while True:
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    if play != "stubborn":
+        break
+print("drained", flush=True)
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    for name, text in (("mainspring_coordinator", COORDINATOR), ("mainspring_worker", WORKER)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "__main__.py").write_text(text)
+    return tmp_path
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_it_starts_serves_and_leaves_nothing_behind(parts: Path) -> None:
+    async def play() -> None:
+        async with DevCluster(imports=["tasks", "more"], workers=2, slots=7, directory=parts) as cluster:
+            assert cluster.address == "127.0.0.1:7"
+            pids = [cluster.coordinator.pid, *(worker.pid for worker in cluster.workers)]
+            assert len(set(pids)) == 3
+            assert all(map(alive, pids))
+            log = (cluster.data / "worker-1.log").read_text()
+            assert log.startswith("worker --address 127.0.0.1:7 --name worker-1 --import tasks --import more --slots 7")
+        assert not any(map(alive, pids))
+        assert not cluster.data.exists()
+        assert list(cluster.workers[0].tail)[-1] == "drained"
+        assert list(cluster.coordinator.tail)[-1].startswith("stopped sqlite:///")
+
+    asyncio.run(play())
+
+
+def test_its_data_stay_where_they_were_wanted_and_its_parts_get_the_settings(parts: Path) -> None:
+    async def play() -> None:
+        url = "mysql://here/db"
+        async with DevCluster(
+            directory=parts, data=parts / "data", database_url=url, environment={"NODE_ENV": "test"}
+        ) as cluster:
+            assert cluster.workers == []
+        assert f"stopped {url}" in (parts / "data" / "coordinator.log").read_text()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"PLAY": "refuse"}, "coordinator ended with exit code 1 before it was listening"),
+        ({"PLAY": "crash"}, "worker-1 ended with exit code 2 before it was attached"),
+        ({"UPGRADE_EXIT": "3"}, "the database could not be prepared"),
+    ],
+)
+def test_a_part_that_does_not_start_is_reported_with_its_last_lines(
+    parts: Path, environment: dict[str, str], message: str
+) -> None:
+    async def play() -> None:
+        cluster = DevCluster(
+            imports=["tasks"], workers=1, directory=parts, data=parts / "data", environment=environment
+        )
+        with pytest.raises(UnavailableError, match=message) as caught:
+            await cluster.start()
+        if environment.get("PLAY") == "crash":
+            assert "No module named 'tasks'" in str(caught.value)
+        started = [child for child in (cluster.coordinator, *cluster.workers) if child.started]
+        assert not any(alive(child.pid) for child in started)
+
+    asyncio.run(play())
+
+
+def test_a_part_that_will_not_end_is_killed(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mainspring_client.dev.dev_stop_ms_max", 200)
+
+    async def play() -> None:
+        async with DevCluster(
+            imports=["tasks"], workers=1, directory=parts, environment={"PLAY": "stubborn"}
+        ) as cluster:
+            pid = cluster.workers[0].pid
+        assert not alive(pid)
+        assert cluster.workers[0].exited.result() == -signal.SIGKILL
+
+    asyncio.run(play())
+
+
+def test_the_death_of_a_part_is_noticed(parts: Path) -> None:
+    async def play() -> None:
+        async with DevCluster(imports=["tasks"], workers=2, directory=parts) as cluster:
+            os.kill(cluster.workers[1].pid, signal.SIGKILL)
+            child = await cluster.ended()
+            assert child.name == "worker-2"
+            assert "worker-2 --import tasks" in str(child.failure("worker-2 is gone"))
+
+    asyncio.run(play())
+
+
+def test_a_taken_port_is_named_with_the_setting_to_change() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError) as caught:
+            require_free(port, "GRPC_PORT")
+    assert str(caught.value) == (
+        f"port {port} on 127.0.0.1 is taken, perhaps by a cluster that runs already; choose another with GRPC_PORT or --grpc-port"
+    )
+    require_free(port, "GRPC_PORT")
+
+
+def test_too_many_workers_are_refused() -> None:
+    with pytest.raises(BadRequestError, match="workers: 1000 is not within 0 to 64"):
+        DevCluster(workers=1000)
+
+
+# The command
+
+
+def dev(parts: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "mainspring_client", "dev", "--free-ports", *arguments]
+    return subprocess.Popen(
+        command, cwd=parts, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_dev_runs_until_a_signal_and_lets_workers_finish(parts: Path, number: signal.Signals) -> None:
+    with dev(parts, "--import", "tasks", "--json") as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert (ready["grpc"], ready["workers"]) == ("127.0.0.1:7", ["worker-1", "worker-2"])
+        children = children_of(process.pid)
+        assert len(children) == 3
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
+    assert not any(map(alive, children))
+    assert (parts / ".mainspring" / "worker-2.log").read_text().endswith("drained\n")
+
+
+def test_a_second_signal_stops_dev_at_once(parts: Path) -> None:
+    with dev(parts, "--import", "tasks", PLAY="stubborn") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "cluster" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert "Ctrl-C again" in process.stderr.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert time.monotonic() - began < 20  # far from the 35 s that a drain may take
+        assert process.returncode == 0
+
+
+def test_dev_without_modules_tells_how_to_start_a_worker_and_shows_logs_when_asked(parts: Path) -> None:
+    with dev(parts, "--verbose") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        while "Ctrl-C" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert "  mainspring --address 127.0.0.1:7 worker --import tasks\n" in lines
+    assert "coordinator | not json" in said
+
+
+def test_dev_reports_a_part_that_dies_and_stops_the_others(parts: Path) -> None:
+    with dev(parts, "--import", "tasks", "--json") as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "ready"
+        children = children_of(process.pid)
+        os.kill(children[-1], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 4
+    assert "ended with exit code -9" in json.loads(said)["error"]["message"]
+    assert not any(map(alive, children))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_killed_dev_leaves_no_process_behind(parts: Path) -> None:
+    with dev(parts, "--import", "tasks", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        watched = [os.pidfd_open(child) for child in children_of(process.pid)]
+        process.kill()
+        process.communicate(timeout=60)
+    assert len(watched) == 3
+    for descriptor in watched:
+        assert select.select([descriptor], [], [], 30)[0], "a part outlived its cluster"
+        os.close(descriptor)
+
+
+# The parts by themselves
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"),
+    [
+        (["worker", "--import", "tasks", "--slots", "5"], "worker --import tasks --slots 5"),
+        (["--address", "there:1", "worker", "--help"], "worker --help"),
+    ],
+)
+def test_a_part_is_run_with_its_own_arguments(parts: Path, arguments: list[str], got: str) -> None:
+    command = [sys.executable, "-m", "mainspring_client", *arguments]
+    environment = os.environ | {"PLAY": "crash"}
+    done = subprocess.run(command, cwd=parts, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.splitlines()[0] == got
+    assert done.returncode == 2
+
+
+def test_db_is_the_coordinators_business(parts: Path) -> None:
+    command = [sys.executable, "-m", "mainspring_client", "db", "upgrade"]
+    environment = os.environ | {"UPGRADE_EXIT": "7"}
+    assert subprocess.run(command, cwd=parts, env=environment, timeout=60, check=False).returncode == 7
+
+
+@pytest.mark.parametrize("command", ["coordinator", "worker", "db", "dev"])
+def test_a_light_install_says_what_to_install(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    got = CliRunner().invoke(app, [command])
+    assert got.exit_code == 2
+    part = "worker" if command == "worker" else "coordinator"
+    assert got.stderr.endswith(f"pip install 'mainspring[{part}]'\n")
+    assert got.stderr.count("\n") == 1
+
+
+def test_a_new_project_passes_its_own_test(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["init", str(tmp_path / "project")]).exit_code == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path / "project", capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
