@@ -43,7 +43,7 @@ def test_the_migrations_are_in_the_wheel(wheel: ZipFile) -> None:
     committed = {
         path.relative_to(root / "coordinator").as_posix() for path in (root / "coordinator" / folder).rglob("*.py")
     }
-    assert any("/versions/0001" in name for name in committed)
+    assert any("/versions/r0001" in name for name in committed)
     assert committed - set(wheel.namelist()) == set()
     assert folder + "env.py" in committed
 
