@@ -15,11 +15,12 @@ from mainspring.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from mainspring.v1.client_pb2_grpc import add_WorkflowsServiceServicer_to_server
 from mainspring.v1.worker_pb2_grpc import add_FleetServiceServicer_to_server
 from mainspring_coordinator.admin import AdminService, Build
-from mainspring_coordinator.fleet import FleetService, FleetTimings
+from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import Reader
 from mainspring_coordinator.workflows import WorkflowsService
 

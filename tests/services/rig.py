@@ -24,10 +24,10 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, En
 from mainspring_coordinator.engine.events import Cancel, Event, Read, Submit, WorkerAttached
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
-from mainspring_coordinator.fleet import FleetTimings
 from mainspring_coordinator.plans import PlanCache, compile_bytes
 from mainspring_coordinator.ports import Outlet, WorkflowEffect
 from mainspring_coordinator.services import Services, add_services
+from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     ConnectionId,

@@ -33,7 +33,7 @@ from mainspring_coordinator.engine.events import (
     WorkerDraining,
 )
 from mainspring_coordinator.engine.status import NodeStatus
-from mainspring_coordinator.fleet import FleetTimings
+from mainspring_coordinator.session import FleetTimings
 from tests.services.rig import Host, WorkerEnd, assignment, hello, story
 
 

@@ -1,0 +1,372 @@
+"""One worker's stream: what is read, what is written, and when it ends."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc.aio
+import structlog
+
+from mainspring import limits
+from mainspring.clock import Clock
+from mainspring.errors import BadRequestError, BusyError
+from mainspring.v1 import worker_pb2
+from mainspring.wire import clip
+from mainspring_coordinator.answering import Context, incident
+from mainspring_coordinator.engine.effects import Ack, Assign, Disposition, Refuse, Replace, Welcomed
+from mainspring_coordinator.engine.events import Event, WorkerAttached, WorkerDetached
+from mainspring_coordinator.fleet_wire import HelloRefusedError, Outbox, check_hello, events_of, load_of
+from mainspring_coordinator.ports import Directory, Loop, SessionEffect
+from mainspring_coordinator.worker_book import WorkerBook, WorkerEntry
+
+_log: Final = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTimings:
+    """Milliseconds; they are told to each worker in Welcome."""
+
+    heartbeat_ms: int = 30_000
+    silence_ms: int = 90_000
+    stream_grace_ms: int = 2_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surroundings:
+    """What a session needs of its process."""
+
+    loop: Loop
+    directory: Directory
+    cluster: str
+    timings: FleetTimings
+    version: str
+    clock: Clock
+    vitals: Callable[[], tuple[str, str]]
+    """How database ("up", "down") and lock ("held", "not_held") are, for the heartbeats."""
+    book: WorkerBook
+    keep: Callable[[Coroutine[Any, Any, None]], None]
+    """Lets work go on that outlives the stream."""
+
+
+class Session:
+    """One attached stream, and the outlet through which the loop speaks to it."""
+
+    def __init__(self, fleet: Surroundings, context: Context) -> None:
+        self._fleet = fleet
+        self._loop = fleet.loop
+        self._context = context
+        self.number = fleet.loop.new_session()
+        self._outbox = Outbox()
+        self._to_write = asyncio.Event()
+        self._over = asyncio.Event()
+        """The call is to end now."""
+        self._entry: WorkerEntry | None = None
+        self._posted = False
+        """The engine knows of this session."""
+        self._welcomed = False
+        self._goodbye = False
+        """The worker said that it leaves."""
+        self._told: dict[int, int] = {}
+        """The shards, with their epochs, that the worker was told we own."""
+        now_us = fleet.clock.now_us()
+        self._opened_us = self._heard_us = now_us
+        self._writing_since_us = 0
+        self._seq_seen = 0
+        self._ping = 0
+        self._pinged_us = 0
+        self._worker_ping = 0
+        self._heartbeat_due_us = now_us + fleet.timings.heartbeat_ms * 1_000
+
+    # -- the outlet: called by the loop -------------------------------------------------------------------------------------
+
+    def deliver(self, effects: Sequence[SessionEffect]) -> None:
+        """Send what one commit released; see `ports.Outlet`."""
+        try:
+            for effect in effects:
+                if isinstance(effect, (Welcomed, Refuse, Replace)):
+                    self._settle(effect)
+            self._outbox.pack(effects)
+            self._count(effects)
+        except Exception as error:
+            self.end(worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, str(incident(error, "deliver")))
+        self._written_soon()
+
+    def shards_changed(self, owned: Mapping[int, int]) -> None:
+        """Tell the worker which shards we serve from now on; see `ports.Outlet`."""
+        if not self._welcomed:
+            return  # Welcome will say it
+        changes = [
+            worker_pb2.ShardOwnership(shard=shard, epoch=epoch, owned=False)
+            for shard, epoch in self._told.items()
+            if shard not in owned
+        ]
+        changes += [
+            worker_pb2.ShardOwnership(shard=shard, epoch=epoch, owned=True)
+            for shard, epoch in owned.items()
+            if self._told.get(shard) != epoch
+        ]
+        if self._entry is not None:
+            for change in changes:
+                self._entry.stated.pop(change.shard, None)
+        self._told = dict(owned)
+        if changes:
+            self._outbox.own(changes)
+            self._written_soon()
+
+    # -- the beat: called by the fleet --------------------------------------------------------------------------------------
+
+    def extend(self, by_us: int) -> None:
+        """Move all deadlines, because we ourselves stood still."""
+        self._opened_us += by_us
+        self._heard_us += by_us
+        if self._writing_since_us:
+            self._writing_since_us += by_us
+
+    def beat(self, now_us: int) -> None:
+        """Send a heartbeat if one is due; end the stream if it is silent, stuck or late."""
+        timings = self._fleet.timings
+        silence_us = timings.silence_ms * 1_000
+        if not self._welcomed:
+            if now_us - self._opened_us > limits.hello_wait_ms_max * 1_000:
+                what = "no Hello came" if self._entry is None else "this coordinator could not take it up; attach again"
+                self.end(worker_pb2.GOODBYE_REASON_SILENT, f"{what} within {limits.hello_wait_ms_max} ms")
+        elif now_us - self._heard_us > silence_us:
+            self.end(
+                worker_pb2.GOODBYE_REASON_SILENT,
+                f"nothing came for {timings.silence_ms} ms (FAILURE_DETECTION_TIMEOUT); attach again",
+            )
+        elif now_us >= self._heartbeat_due_us:
+            self._heartbeat_due_us = now_us + timings.heartbeat_ms * 1_000
+            self._ping += 1
+            self._pinged_us = now_us
+            self._heartbeat(ping=self._ping)
+        if self._writing_since_us and now_us - self._writing_since_us > silence_us:
+            self._over.set()
+
+    def end(self, reason: worker_pb2.GoodbyeReason.ValueType, message: str) -> None:
+        """End the stream by intent, behind what still waits to be written."""
+        self._outbox.close(reason, clip(message, limits.reason_bytes_max))
+        self._to_write.set()
+        self._over.set()
+
+    # -- the call -----------------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Read and write until one of both ends."""
+        over = asyncio.create_task(self._over.wait(), name=f"session {self.number} over")
+        reader = asyncio.create_task(self._read(), name=f"session {self.number} reader")
+        writer = asyncio.create_task(self._write(), name=f"session {self.number} writer")
+        try:
+            await asyncio.wait({over, reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if self._outbox.closed and not writer.done():
+                # What was released by a commit leaves before the Goodbye; a worker that does not read has a moment.
+                await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
+        finally:
+            self._leave()
+            tasks = (over, reader, writer)
+            for task in tasks:
+                task.cancel()
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    incident(ended, "Attach")
+
+    async def _read(self) -> None:
+        while True:
+            request = await self._next()
+            if request is None:
+                return
+            self._heard_us = self._fleet.clock.now_us()
+            if self._entry is not None:
+                self._entry.heard_us = self._heard_us
+            try:
+                await self._take(request)
+            except BadRequestError as error:
+                _log.warning(
+                    "a worker broke the contract", session=self.number, peer=self._context.peer(), field=error.field
+                )
+                self.end(worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, f"message {request.seq}: {error}")
+            except HelloRefusedError as error:
+                self.end(error.reason, str(error))
+            if self._goodbye or self._outbox.closed:
+                return
+
+    async def _next(self) -> worker_pb2.AttachRequest | None:
+        """Return the next message; None at the end of the stream, which says nothing of its cause."""
+        try:
+            request = await self._context.read()
+        except grpc.aio.BaseError:
+            return None
+        return None if request is grpc.aio.EOF else request
+
+    async def _write(self) -> None:
+        while True:
+            message = self._outbox.take()
+            if message is None:
+                self._to_write.clear()
+                await self._to_write.wait()
+                continue
+            self._writing_since_us = self._fleet.clock.now_us()
+            try:
+                await self._context.write(message)
+            except grpc.aio.BaseError:
+                return  # the stream is gone; the reader sees its end
+            self._writing_since_us = 0
+            if message.HasField("goodbye"):
+                return
+
+    async def _take(self, request: worker_pb2.AttachRequest) -> None:
+        """Take in one message."""
+        if request.seq != self._seq_seen + 1:
+            raise BadRequestError(
+                f"seq: {request.seq} follows {self._seq_seen}; messages are numbered from 1", field="seq"
+            )
+        self._seq_seen = request.seq
+        entry = self._entry
+        if entry is None:
+            entry = await self._attach(request)
+        elif request.HasField("hello"):
+            raise BadRequestError("hello: only in the first message", field="hello")
+        for event in events_of(self.number, request, self._loop.shards_total, entry.hello.slots):
+            await self._post(event)
+        self._note(entry, request)
+        if request.HasField("goodbye"):
+            self._goodbye = True
+
+    async def _attach(self, request: worker_pb2.AttachRequest) -> WorkerEntry:
+        hello = check_hello(request, self._fleet.cluster)
+        entry = self._entry = WorkerEntry(self.number, hello, self._heard_us)
+        self._loop.attach(self.number, self)
+        self._posted = True
+        await self._post(
+            WorkerAttached(
+                self.number,
+                hello.name,
+                hello.incarnation,
+                hello.host,
+                hello.zone,
+                dict(hello.labels),
+                frozenset(hello.executors),
+                hello.slots,
+                hello.workflows_max,
+            )
+        )
+        return entry
+
+    async def _post(self, event: Event) -> None:
+        """Hand an event to the loop; while its queue is full nothing more is read, so the worker waits too."""
+        while not self._outbox.closed:
+            try:
+                self._loop.post(event)
+            except BusyError as error:
+                await asyncio.sleep(error.retry_after_ms / 1_000)
+                # It is we who do not listen.
+                self._heard_us = self._fleet.clock.now_us()
+            else:
+                return
+
+    def _note(self, entry: WorkerEntry, request: worker_pb2.AttachRequest) -> None:
+        """Keep what a message says of the worker itself, and answer its heartbeat."""
+        for item in request.inventory:
+            entry.stated[item.shard] = len(item.queued) + len(item.running) + len(item.finished)
+        if (load := load_of(request)) is not None:
+            entry.cpu_percent, entry.memory_percent = load.cpu_percent, load.memory_percent
+        if request.HasField("credit"):
+            entry.credit = request.credit.limit
+        if request.HasField("draining"):
+            entry.draining = True
+        if request.HasField("heartbeat"):
+            heartbeat = request.heartbeat
+            if self._pinged_us and heartbeat.pong == self._ping:
+                entry.round_trip_us = max(1, self._fleet.clock.now_us() - self._pinged_us)
+                self._pinged_us = 0
+            if heartbeat.ping:
+                self._worker_ping = heartbeat.ping
+                self._heartbeat(ping=0)
+
+    def _heartbeat(self, *, ping: int) -> None:
+        if self._outbox.closed:
+            return
+        database, lock = self._fleet.vitals()
+        message = self._outbox.message()
+        # One that still waits to be written is brought up to date rather than followed by another.
+        heartbeat = message.heartbeat
+        heartbeat.last_seq_seen = self._seq_seen
+        heartbeat.ping = ping or heartbeat.ping
+        heartbeat.pong = self._worker_ping
+        heartbeat.database = database
+        heartbeat.lock = lock
+        self._written_soon()
+
+    def _settle(self, effect: Welcomed | Refuse | Replace) -> None:
+        """The engine said whether the worker may stay."""
+        match effect:
+            case Welcomed():
+                assert self._entry is not None
+                self._welcomed = True
+                self._fleet.book.attached(self._entry)
+                self._told = dict(self._loop.serving)
+                self._outbox.message().welcome.CopyFrom(self._welcome())
+            case Refuse():
+                reason = worker_pb2.GoodbyeReason.Value(f"GOODBYE_REASON_{effect.reason}")
+                self.end(reason, effect.message)
+            case Replace():
+                self.end(
+                    worker_pb2.GOODBYE_REASON_REPLACED,
+                    "a newer stream of the same incarnation took the place of this one",
+                )
+
+    def _welcome(self) -> worker_pb2.Welcome:
+        fleet, timings = self._fleet, self._fleet.timings
+        return worker_pb2.Welcome(
+            cluster=fleet.cluster,
+            incarnation=fleet.directory.incarnation,
+            name=fleet.directory.name,
+            coordinators=[
+                worker_pb2.CoordinatorAddress(incarnation=incarnation, name=name, address=address)
+                for incarnation, name, address in fleet.directory.coordinators()
+            ],
+            shards=[
+                worker_pb2.ShardOwnership(shard=shard, epoch=epoch, owned=True) for shard, epoch in self._told.items()
+            ],
+            shards_total=self._loop.shards_total,
+            heartbeat_interval_ms=timings.heartbeat_ms,
+            silence_limit_ms=timings.silence_ms,
+            stream_grace_ms=timings.stream_grace_ms,
+            version=clip(fleet.version, limits.version_bytes_max),
+        )
+
+    def _count(self, effects: Sequence[SessionEffect]) -> None:
+        """Keep the number of the worker's assignments between two inventories."""
+        if self._entry is None:
+            return
+        stated = self._entry.stated
+        for effect in effects:
+            if isinstance(effect, Assign):
+                stated[effect.shard] = stated.get(effect.shard, 0) + 1
+            elif isinstance(effect, Ack) and effect.disposition is not Disposition.NOT_OWNER:
+                stated[effect.shard] = max(0, stated.get(effect.shard, 0) - 1)
+
+    def _written_soon(self) -> None:
+        if self._outbox.overflown:
+            _log.warning("a worker does not read; its stream ends", session=self.number, messages=len(self._outbox))
+            self._over.set()
+        self._to_write.set()
+
+    def _leave(self) -> None:
+        """Tell loop and book that the stream has ended."""
+        if not self._posted:
+            return
+        self._loop.detach(self.number)
+        if self._entry is not None and self._welcomed:
+            self._fleet.book.detached(self._entry, self._fleet.clock.now_us(), goodbye=self._goodbye)
+        self._fleet.keep(self._tell_end(WorkerDetached(self.number, self._goodbye)))
+
+    async def _tell_end(self, event: Event) -> None:
+        while True:
+            try:
+                self._loop.post(event)
+            except BusyError as error:
+                await asyncio.sleep(error.retry_after_ms / 1_000)
+            else:
+                return
