@@ -146,10 +146,3 @@ class FleetService(FleetServiceServicer):
         while True:
             await asyncio.sleep(self._beat_us / 1_000_000)
             self.beat()
-
-
-def _coordinators(directory: Directory) -> list[worker_pb2.CoordinatorAddress]:
-    return [
-        worker_pb2.CoordinatorAddress(incarnation=incarnation, name=name, address=address)
-        for incarnation, name, address in directory.coordinators()
-    ]

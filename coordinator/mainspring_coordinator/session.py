@@ -114,6 +114,15 @@ class Session:
             self._outbox.own(changes)
             self._written_soon()
 
+    def coordinators_changed(self) -> None:
+        """Tell the worker which coordinators are live."""
+        if not self._welcomed or self._outbox.closed:
+            return  # Welcome says it, or there is nothing more to say
+        message = self._outbox.message()
+        del message.coordinators[:]
+        message.coordinators.extend(_coordinators(self._fleet.directory))
+        self._written_soon()
+
     # -- the beat: called by the fleet --------------------------------------------------------------------------------------
 
     def extend(self, by_us: int) -> None:
@@ -322,10 +331,7 @@ class Session:
             cluster=fleet.cluster,
             incarnation=fleet.directory.incarnation,
             name=fleet.directory.name,
-            coordinators=[
-                worker_pb2.CoordinatorAddress(incarnation=incarnation, name=name, address=address)
-                for incarnation, name, address in fleet.directory.coordinators()
-            ],
+            coordinators=_coordinators(fleet.directory),
             shards=[
                 worker_pb2.ShardOwnership(shard=shard, epoch=epoch, owned=True) for shard, epoch in self._told.items()
             ],
@@ -370,3 +376,10 @@ class Session:
                 await asyncio.sleep(error.retry_after_ms / 1_000)
             else:
                 return
+
+
+def _coordinators(directory: Directory) -> list[worker_pb2.CoordinatorAddress]:
+    return [
+        worker_pb2.CoordinatorAddress(incarnation=incarnation, name=name, address=address)
+        for incarnation, name, address in directory.coordinators()
+    ]
