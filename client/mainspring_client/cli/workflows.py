@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mainspring.definition import definition_to_json
 from mainspring.errors import WorkflowFailedError
 from mainspring_client.cli.app import (
     AddressOption,
@@ -57,7 +56,7 @@ def submit(
 ) -> None:
     """Start a workflow."""
     session = session_of(ctx, address, as_json=as_json)
-    definition = definition_to_json(read_definition(file))
+    definition = read_definition(file)
     value = read_json(input_, "--input")
 
     async def work(client: Client) -> None:
