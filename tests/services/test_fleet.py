@@ -412,6 +412,19 @@ async def test_changes_of_ownership_are_told_as_differences() -> None:
 
 
 @story
+async def test_workers_are_told_when_a_coordinator_comes_or_goes() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        for live in ([("c" * 32, "two", "127.0.0.1:2")], [("d" * 32, "three", "127.0.0.1:3")]):
+            host.directory.live = live
+            host.services.fleet.coordinators_changed()
+        message = await worker.read()
+        assert message is not None
+        assert [(item.name, item.address) for item in message.coordinators] == [("three", "127.0.0.1:3")]
+
+
+@story
 async def test_a_full_queue_of_the_loop_makes_the_worker_wait_and_loses_nothing() -> None:
     async with Host() as host:
         worker = WorkerEnd(host)
