@@ -101,7 +101,7 @@ class ControlLoop:
         self._flushing: list[asyncio.Future[None]] = []
         self._flushed: list[asyncio.Future[None]] = []
         self._provers: dict[int, list[asyncio.Future[None]]] = {}
-        self.ticked_us = self._clock_us()
+        self._releasing: deque[asyncio.Future[None]] = deque()
 
     # -- terms -------------------------------------------------------------------------------------------------------------
 
@@ -222,7 +222,10 @@ class ControlLoop:
         for shard in epochs:
             self._epochs.pop(shard, None)
         if self._writer is not None:
+            released = self._aio.create_future()
+            self._releasing.append(released)
             self._writer.put(Release(epochs))
+            await released
 
     async def _flush(self) -> None:
         """Return when all that is gathered now is committed."""
@@ -329,7 +332,7 @@ class ControlLoop:
         if term != self._term:
             return
         self._scheduled = False
-        self.ticked_us = started_us = self._clock_us()
+        started_us = self._clock_us()
         queue, gathering = self._queue, self._gathering
         full = False
         while queue and not full:
@@ -379,6 +382,8 @@ class ControlLoop:
         if written.error is not None:
             self._give_up(str(written.error))
             return
+        if isinstance(job, Release):
+            _resolve([self._releasing.popleft()])
         if isinstance(job, Write):
             self._observer.committed(written)
             self._finish(written)
@@ -476,8 +481,7 @@ class ControlLoop:
         self._schedule()
 
     def tick(self) -> None:
-        """Show that the loop turns; called at a steady pace by the host."""
-        self.ticked_us = self._clock_us()
+        """Look for what is due; called at a steady pace, so that no lost wake-up can hold a deadline for long."""
         self._schedule()
 
     def _load_outputs(self, wanted: LoadOutputs) -> None:

@@ -1,0 +1,267 @@
+"""A coordinator, put together: election, control loop, services, probes; started in order, stopped in the opposite one.
+
+The election decides what we own and tells the control loop; the loop keeps the state; the services are its doors. Nothing here
+decides anything.
+"""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Final
+
+import grpc.aio
+import structlog
+
+from mainspring.dial import server_options
+from mainspring.errors import SettingsError
+from mainspring.settings import CoordinatorSettings
+from mainspring.v1 import worker_pb2
+from mainspring_coordinator.admin import Build
+from mainspring_coordinator.election import Election, Vitals
+from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_coordinator.engine.placement import strategy_names
+from mainspring_coordinator.epoch import View
+from mainspring_coordinator.loop import ControlLoop
+from mainspring_coordinator.metrics import Metrics
+from mainspring_coordinator.plans import PlanCache
+from mainspring_coordinator.probes import ProbeServer, make_app
+from mainspring_coordinator.services import Services, add_services
+from mainspring_coordinator.session import FleetTimings
+from mainspring_coordinator.shard_loader import ShardLoader
+from mainspring_coordinator.store.open import open_store
+from mainspring_coordinator.store.protocol import Journal, ShardRow
+from mainspring_coordinator.store.schema import revision_wanted
+from mainspring_coordinator.usage import Usage
+
+_log: Final = structlog.get_logger(__name__)
+_reading_threads: Final = 2
+_server_grace_s: Final = 1.0
+_thread_switch_s: Final = 0.0005
+"""The journal's thread and the event loop take turns in the interpreter; the default of 5 ms would be added to many a commit."""
+
+
+def engine_config(settings: CoordinatorSettings) -> EngineConfig:
+    """Return what the engine needs of the settings; `SettingsError` for a strategy that this version does not have."""
+    if settings.assignment_strategy not in strategy_names:
+        raise SettingsError(
+            f"ASSIGNMENT_STRATEGY: {settings.assignment_strategy!r} is not in this version yet; there are {', '.join(strategy_names)}"
+        )
+    return EngineConfig(
+        max_retries=settings.max_retries,
+        stream_grace_us=settings.stream_grace_ms * 1_000,
+        strategy=settings.assignment_strategy,
+        cpu_weight=settings.cpu_weight,
+        memory_weight=settings.memory_weight,
+        workflow_weight=settings.workflow_weight,
+        failover=settings.enable_failover,
+    )
+
+
+class Coordinator:
+    """Implements `election.Listener` and `probes.Probed`."""
+
+    def __init__(self, settings: CoordinatorSettings) -> None:
+        """Must be made on the event loop that it serves on."""
+        sys.setswitchinterval(_thread_switch_s)
+        self._settings = settings
+        self._store = open_store(
+            settings.database_url,
+            lock_timeout_ms=settings.lock_timeout_ms,
+            lock_socket_timeout_ms=settings.lock_query_timeout_ms,
+        )
+        self._usage = Usage()
+        self._metrics = Metrics(settings.engine_instance_id, self._usage)
+        self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
+        self._plans = PlanCache()
+        self._server = grpc.aio.server(options=server_options(settings.keepalive))
+        self.grpc_port = self._listen()
+        self._probes = ProbeServer(make_app(self, self._usage, self._metrics), settings.http_host, settings.http_port)
+        self._services: Services | None = None
+        self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._known: Sequence[tuple[str, str, str]] = ()
+        self._election: Election
+        self._loop: ControlLoop
+
+    def _listen(self) -> int:
+        host, port = self._settings.grpc_host, self._settings.grpc_port
+        try:
+            return self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise SettingsError(
+                f"GRPC_PORT: cannot listen on {host}:{port}; free the port or set GRPC_PORT (0: a free one) or GRPC_HOST"
+            ) from error
+
+    @property
+    def grpc_address(self) -> str:
+        """The address under which others reach the gRPC server."""
+        return f"{self._settings.reachable_host}:{self.grpc_port}"
+
+    @property
+    def http_address(self) -> str:
+        """The address of the probes."""
+        return f"{self._settings.http_host}:{self._probes.port}"
+
+    async def start(self) -> None:
+        """Begin; return when the first term has begun and calls are served. Raises as `Election.start`."""
+        settings = self._settings
+        await self._probes.start()
+        self._election = Election(
+            self._store,
+            settings,
+            self,
+            self._vitals,
+            self._metrics,
+            grpc_address=self.grpc_address,
+            http_address=self.http_address,
+        )
+        self._loop = ControlLoop(
+            engine_config(settings),
+            settings.shards,
+            ShardLoader(self._store.reader(), self._threads),
+            now_us=self._election.now_us,
+            fresh=self._election.fresh,
+            new_batch_id=lambda: secrets.token_bytes(16),
+            observer=self._metrics,
+            give_up=self._election.give_up,
+        )
+        self._metrics.watch(
+            active_workflows=self.active_workflows,
+            queue_depth=lambda: self._loop.queue_depth,
+            shards_owned=lambda: self._loop.owned,
+            workers_attached=self._attached_workers,
+        )
+        cluster = await self._election.start()
+        self._loop.shards_total = cluster.shards_total
+        self._services = await add_services(
+            self._server,
+            loop=self._loop,
+            directory=self._election,
+            reader=self._store.reader(),
+            plans=self._plans,
+            build=Build(cluster.name, version("mainspring"), revision_wanted, self._store.description),
+            strategy=settings.assignment_strategy,
+            timings=FleetTimings(
+                settings.heartbeat_interval_ms, settings.failure_detection_timeout_ms, settings.stream_grace_ms
+            ),
+            vitals=self._said_to_workers,
+        )
+        await self._server.start()
+        await self._services.set_serving(True)
+        _log.info(
+            "serving",
+            grpc=self.grpc_address,
+            http=self.http_address,
+            cluster=cluster.name,
+            database=self._store.description,
+            pid=os.getpid(),
+        )
+
+    async def stop(self) -> None:
+        """Give up the shards for others to take at once, say goodbye, and end; bounded."""
+        self._draining = True
+        if self._services is not None:
+            self._election.withdraw()
+            await self._loop.release_shards(list(self._loop.serving))
+            await self._services.close()
+        await self._server.stop(_server_grace_s)
+        if hasattr(self, "_election"):
+            await self._election.stop()
+            self._loop.end_term("the coordinator stops")
+        await self._probes.stop()
+        self._plans.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._store.close)
+
+    # -- election.Listener -------------------------------------------------------------------------------------------------
+
+    def on_term(self, incarnation: str, journal: Journal) -> None:
+        """A term began."""
+        _log.info("term_began", incarnation=incarnation)
+        self._loop.begin_term(journal)
+        if self._services is not None:
+            self._services.fleet.accepting = True
+
+    def on_taken(self, row: ShardRow) -> None:
+        """A shard became ours."""
+        self._loop.take_shard(row)
+
+    def on_release_wanted(self, shards: Sequence[int]) -> None:
+        """Others should own these."""
+        self._spawn(self._loop.release_shards(shards))
+
+    def on_peers(self, view: View) -> None:
+        """Who lives or who owns what has changed."""
+        del view
+        live = self._election.coordinators()
+        if live != self._known and self._services is not None:
+            self._known = live
+            self._services.fleet.coordinators_changed()
+
+    def on_term_lost(self, reason: str) -> None:
+        """The term is over."""
+        _log.warning("term_lost", reason=reason)
+        self._loop.end_term(reason)
+        if self._services is not None and not self._draining:
+            fleet = self._services.fleet
+            fleet.accepting = False
+            message = "this coordinator lost its term; attach again"
+            self._spawn(fleet.dismiss(worker_pb2.GOODBYE_REASON_STEPPING_DOWN, message))
+
+    def on_tick(self) -> None:
+        """The event loop turns."""
+        self._loop.tick()
+
+    # -- probes.Probed -----------------------------------------------------------------------------------------------------
+
+    @property
+    def instance_id(self) -> str:
+        """ENGINE_INSTANCE_ID."""
+        return self._settings.engine_instance_id
+
+    def loop_silent_us(self) -> int:
+        """Return since when the control loop has not run."""
+        return self._election.loop_silent_us() if hasattr(self, "_election") else 0
+
+    def database_silent_us(self) -> int | None:
+        """Return since when the database has not answered, None when it never did."""
+        return self._election.database_silent_us() if hasattr(self, "_election") else None
+
+    def lock_held(self) -> bool:
+        """Tell whether a term is under way and its lease fresh."""
+        return hasattr(self, "_election") and self._election.fresh()
+
+    def draining(self) -> bool:
+        """Tell whether the process is about to stop."""
+        return self._draining
+
+    def active_workflows(self) -> int:
+        """Return how many unfinished workflows are ours."""
+        return self._loop.open_workflows if hasattr(self, "_loop") else 0
+
+    # -- within ------------------------------------------------------------------------------------------------------------
+
+    def _said_to_workers(self) -> tuple[str, str]:
+        silent_us = self._election.database_silent_us()
+        up = silent_us is not None and silent_us < self._settings.lease_timeout_ms * 1_000
+        return "up" if up else "down", "held" if self.lock_held() else "not_held"
+
+    def _vitals(self) -> Vitals:
+        return Vitals(self._loop.oldest_batch_us(), self._attached_workers())
+
+    def _attached_workers(self) -> int:
+        return len(self._services.fleet.book) if self._services is not None else 0
+
+    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task_failed", exc_info=error)
