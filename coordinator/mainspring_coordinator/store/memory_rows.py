@@ -24,10 +24,10 @@ from mainspring_coordinator.store.protocol import StoredAttempt, StoredNode, Sto
 
 
 def missing_workflow(tables: MemoryTables, rows: Sequence[Row]) -> str | None:
-    """Return a workflow that is updated though it is not there."""
+    """Return the first workflow, by id, that is updated though it is not there."""
     there = {row.workflow_id for row in rows if isinstance(row, WorkflowInserted)}
     updated = (row.workflow_id for row in rows if isinstance(row, WorkflowUpdated))
-    return next((name for name in updated if name not in there and name not in tables.workflows), None)
+    return min((name for name in updated if name not in there and name not in tables.workflows), default=None)
 
 
 def apply(tables: MemoryTables, row: Row) -> None:

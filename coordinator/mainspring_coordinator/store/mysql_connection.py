@@ -89,8 +89,9 @@ def kill(connection: "Connection[Any]", other: ConnectionId) -> bool:
 def _peers(connection: "Connection[Any]") -> dict[int, str]:
     """Return the peers of all connections of our user, by number."""
     with connection.cursor() as cursor:
-        cursor.execute("SHOW PROCESSLIST")
-        return {int(row[0]): str(row[2]) for row in cursor.fetchall()}
+        # Not SHOW PROCESSLIST: it shows statements, whose payloads are bytes that the driver fails to decode.
+        cursor.execute("SELECT ID,HOST FROM information_schema.PROCESSLIST")
+        return {int(row[0]): str(row[1]) for row in cursor.fetchall()}
 
 
 def abort(connection: "Connection[Any]") -> None:

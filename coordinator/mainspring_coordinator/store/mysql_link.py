@@ -8,7 +8,7 @@ from mainspring_coordinator.store import mysql_connection
 from mainspring_coordinator.store.coalesce import TableWrite
 from mainspring_coordinator.store.link import Claim, RowMissingError
 from mainspring_coordinator.store.protocol import ConnectionId, ExistingWorkflow, ShardRow
-from mainspring_coordinator.store.sql_words import bytes_literal, is_short, mysql_words, text_literal
+from mainspring_coordinator.store.sql_words import is_short, mysql_words, text_literal
 from mainspring_coordinator.store.url import ServerAddress
 
 _ids_a_statement_max = 1_000
@@ -42,10 +42,10 @@ class MysqlLink:
         """See `Link`. Every matched row changes, so that rows matched and rows changed are the same number."""
         shards = sorted(claims)
         return self._do(
-            b"UPDATE shards SET batch_seq=batch_seq+1,last_batch_id=%b%b WHERE shard_id IN (%b) AND holder=%b"
+            b"UPDATE shards SET batch_seq=batch_seq+1,last_batch_id=x'%b'%b WHERE shard_id IN (%b) AND holder=%b"
             b" AND (shard_id,epoch,batch_seq) IN (%b)"
             % (
-                bytes_literal(batch_id),
+                batch_id.hex().encode(),
                 b",holder=NULL" if free else b"",
                 b",".join(b"%d" % shard for shard in shards),
                 text_literal(incarnation),

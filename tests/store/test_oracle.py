@@ -1,0 +1,241 @@
+"""Random runs: whatever is asked of a database and of the store in memory, both answer the same and hold the same."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from mainspring.errors import FencedError, PoisonBatchError
+from mainspring_coordinator.engine.rows import (
+    AttemptEnded,
+    IncarnationLost,
+    MapExpanded,
+    NodeAssigned,
+    NodeChanged,
+    PlanSaved,
+    ProgressSaved,
+    Row,
+    WorkflowInserted,
+    WorkflowUpdated,
+)
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.store.memory import MemoryStore
+from mainspring_coordinator.store.protocol import Batch, Store, WorkflowFilter
+from tests.store.conftest import databases
+from tests.store.members import Member, join, me, rival, shards_total
+
+shards = st.integers(0, shards_total - 1)
+names = st.integers(0, 4)
+nodes = st.integers(0, 2)
+instances = st.integers(-1, 1)
+attempts = st.integers(1, 3)
+times = st.integers(0, 2**50)
+payloads = st.one_of(
+    st.none(), st.binary(max_size=40), st.sampled_from([b"", b"'", b"\\", b"\\'", b"%s", b"{}", b'"\xf0\x9f"'])
+)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+statuses = st.sampled_from(list(NodeStatus))
+
+
+@dataclass
+class Pair:
+    """A database and the oracle, which live through the same history."""
+
+    stores: list[Store]
+    members: list[list[Member]] = field(default_factory=list)
+    run: int = 0
+    version: int = 0
+    begun: list[dict[int, tuple[int, int]]] = field(default_factory=list)
+    """Per store, each shard's epoch and sequence when the run began."""
+
+    def __post_init__(self) -> None:
+        self.members = [[join(store, me), join(store, rival)] for store in self.stores]
+
+    def begin(self) -> None:
+        """Begin a run that nothing of the runs before it shows through: the first member owns all, the second knows nothing."""
+        self.run += 1
+        for first, second in self.members:
+            first.take(*range(shards_total))
+            second.epochs.clear()
+            for shard in range(shards_total):
+                second.journal.drop(shard)
+        self.begun = [
+            {row.shard: (row.epoch, row.batch_seq) for row in store.reader().shards()} for store in self.stores
+        ]
+
+    def fences(self) -> list[list[tuple[int, str | None, int]]]:
+        """Return per store how far each shard has come in this run, and its holder."""
+        return [
+            [
+                (row.epoch - begun[row.shard][0], row.holder, row.batch_seq - begun[row.shard][1])
+                for row in store.reader().shards()
+            ]
+            for store, begun in zip(self.stores, self.begun, strict=True)
+        ]
+
+    def answers(self, act: Callable[[list[Member]], Any]) -> list[Any]:
+        """Do the same to both; return what each answered, errors too."""
+        return [_answer(act, members) for members in self.members]
+
+
+def _answer(act: Callable[[list[Member]], Any], members: list[Member]) -> Any:
+    try:
+        return act(members)
+    except FencedError as error:
+        return "fenced", error.lost
+    except PoisonBatchError as error:
+        return "poison", error.workflow_id
+
+
+@pytest.fixture(scope="module", params=databases)
+def pair(request: pytest.FixtureRequest, new_store: Callable[[str], Store]) -> Iterator[Pair]:
+    store = new_store(request.param)
+    with contextlib.closing(store), contextlib.closing(MemoryStore()) as oracle:
+        yield Pair([store, oracle])
+
+
+def plan_hash(run: int, node: int) -> bytes:
+    return run.to_bytes(31) + bytes([node])
+
+
+@st.composite
+def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
+    """Make any row of any of a few workflows; a workflow's shard follows from its number."""
+    number = draw(names)
+    shard, name = number % shards_total, f"run{run}-{number}"
+    kind = draw(
+        st.sampled_from([WorkflowInserted, WorkflowUpdated, NodeAssigned, NodeAssigned, NodeChanged, NodeChanged, None])
+    )
+    if kind is WorkflowInserted:
+        digest = draw(st.binary(min_size=32, max_size=32))
+        return WorkflowInserted(
+            shard, name, digest, draw(texts), digest, draw(payloads) or b"", draw(times), draw(times), "affinity"
+        )
+    if kind is WorkflowUpdated:
+        status = draw(st.sampled_from(list(WorkflowStatus)))
+        return WorkflowUpdated(
+            shard, name, version(), status, draw(texts), draw(payloads), draw(payloads), draw(times), draw(times)
+        )
+    node, instance, attempt = draw(nodes), draw(instances), draw(attempts)
+    if kind is NodeAssigned:
+        number = draw(st.integers(0, 2**62))
+        return NodeAssigned(
+            shard, name, node, instance, version(), attempt, number, draw(texts), "e" * 32, draw(times), 1
+        )
+    if kind is NodeChanged:
+        at_us = draw(times)
+        return NodeChanged(
+            shard,
+            name,
+            node,
+            instance,
+            version(),
+            draw(statuses),
+            attempt,
+            draw(payloads),
+            draw(payloads),
+            at_us,
+            3,
+            draw(times),
+            2,
+        )
+    others: list[Row] = [
+        PlanSaved(shard, name, plan_hash(run, node), b"definition" * attempt),
+        MapExpanded(shard, name, node, version(), attempt, 9),
+        AttemptEnded(shard, name, node, instance, attempt, "one", 1, 2, 3, b"{}"),
+        ProgressSaved(shard, name, node, instance, b"at %d" % attempt),
+        IncarnationLost(shard, "", f"{run:030d}{node:02d}", "late", 4),
+    ]
+    return draw(st.sampled_from(others))
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    print_blob=True,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(data=st.data())
+def test_a_database_and_the_oracle_agree(pair: Pair, data: st.DataObject) -> None:
+    pair.begin()
+
+    def version() -> int:
+        pair.version += 1
+        return pair.version
+
+    for _ in range(data.draw(st.integers(1, 8), label="steps")):
+        act = _step(data, pair.run, version)
+        answers = pair.answers(act)
+        assert answers[0] == answers[1]
+        fences = pair.fences()
+        assert fences[0] == fences[1]
+    dumps = [_dump(store, pair.run) for store in pair.stores]
+    assert dumps[0] == dumps[1]
+
+
+def _step(data: st.DataObject, run: int, version: Callable[[], int]) -> Callable[[list[Member]], Any]:
+    """Choose what one of the two members does next."""
+    who = data.draw(st.integers(0, 1), label="who")
+    what = data.draw(st.sampled_from(["commit", "commit", "commit", "take", "release", "prove"]), label="what")
+    if what == "commit":
+        rows = _submitted_once(data.draw(st.lists(row(run, version), min_size=1, max_size=12), label="rows"))
+        batch_id = version().to_bytes(16)
+        return lambda members: _commit(members[who], batch_id, rows)
+    chosen = sorted(data.draw(st.sets(shards, min_size=1, max_size=shards_total), label="shards"))
+    return lambda members: _own(members[who], what, chosen)
+
+
+def _submitted_once(rows: list[Row]) -> list[Row]:
+    """Leave out a second submit of an id: the engine answers it from memory. What follows a submit stands after it."""
+    found: dict[str, Row] = {}
+    for each in rows:
+        if isinstance(each, WorkflowInserted):
+            found.setdefault(each.workflow_id, each)
+    return [*found.values(), *(each for each in rows if not isinstance(each, WorkflowInserted))]
+
+
+def _commit(member: Member, batch_id: bytes, rows: list[Row]) -> Any:
+    epochs = {each.shard: member.epochs.get(each.shard, 0) for each in rows}
+    return member.journal.commit(Batch(batch_id, epochs, rows)).existing
+
+
+def _own(member: Member, what: str, chosen: list[int]) -> None:
+    epochs = {shard: member.epochs.get(shard, 0) for shard in chosen}
+    if what == "take":
+        member.take(*chosen)
+    elif what == "prove":
+        member.journal.prove(epochs)
+    else:
+        member.journal.release(epochs)
+
+
+def _dump(store: Store, run: int) -> Any:
+    """Return all that a run left, as the readers show it."""
+    reader = store.reader()
+    ids = [f"run{run}-{number}" for number in range(5)]
+    prefix = f"run{run}-"
+    return {
+        "workflows": [reader.workflow(name) for name in ids],
+        "nodes": reader.nodes_of(ids),
+        "outputs": [reader.outputs(name, [0, 1, 2]) for name in ids],
+        "single": [reader.node(name, 0, 0) for name in ids],
+        "pages": [reader.node_page(name, (0, 0), 4, [NodeStatus.RUNNING, NodeStatus.FAILED]) for name in ids],
+        "attempts": [reader.attempts(name) for name in ids],
+        "open": [reader.open_workflows(shard, prefix, 2) for shard in range(shards_total)],
+        "list": reader.list_workflows(WorkflowFilter(id_prefix=prefix), None, 3),
+        "succeeded": reader.list_workflows(
+            WorkflowFilter([WorkflowStatus.SUCCEEDED], id_prefix=prefix), (2**40, ""), 9
+        ),
+        "lost": [
+            lost
+            for shard in range(shards_total)
+            for lost in reader.lost_incarnations(shard)
+            if lost[0].startswith(f"{run:030d}")
+        ],
+        "plans": [reader.plan(shard, plan_hash(run, node)) for shard in range(shards_total) for node in range(3)],
+    }
