@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tests.servers.mariadb import MariaDB
+from tests.servers.mariadb import MariadbServer
 
 settings: Final[Mapping[str, str]] = {
     "GRPC_PORT": "0",
@@ -41,9 +41,9 @@ async def running_cluster(database_url: str = "") -> AsyncIterator[BenchCluster]
     with TemporaryDirectory(prefix="mainspring-bench-") as folder:
         server = None
         if not database_url:
-            server = MariaDB()
+            server = MariadbServer()
             server.start()
-            database_url = server.new_database()
+            database_url = server.url(server.new_database("bench"))
         processes: list[subprocess.Popen[str]] = []
         try:
             environment = {**os.environ, **settings, "DATABASE_URL": database_url, "PYTHONPATH": str(_root)}
