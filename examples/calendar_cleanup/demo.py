@@ -100,6 +100,7 @@ async def follow(console: Console, handle: Handle) -> Any:
         async for update in handle.watch():
             progress.take(update)
             live.update(progress.table())
+    console.print()
     return await handle.result(timeout=run_timeout_s)
 
 
@@ -109,8 +110,6 @@ async def run(console: Console, database_url: str | None) -> Outcome:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mainspring-demo-")))
         caldav = stack.enter_context(calendar_server(folder))
         mailbox = await stack.enter_async_context(mail_server())
-        console.print(f"CalDAV server (Radicale) at {caldav.url}: {len(caldav.names())} calendars", highlight=False)
-        console.print(f"SMTP server (aiosmtpd) at 127.0.0.1:{mailbox.port}", highlight=False)
         mappings_url = database_url or f"sqlite:///{folder / 'calendars.db'}"
         fill_mappings(mappings_url)
         environment = {
@@ -130,7 +129,9 @@ async def run(console: Console, database_url: str | None) -> Outcome:
             directory=Path(__file__).parents[2],
             environment=environment,
         )
-        cluster = await stack.enter_async_context(embedded)
+        _, cluster = await asyncio.gather(asyncio.to_thread(caldav.fill), stack.enter_async_context(embedded))
+        console.print(f"CalDAV server (Radicale) at {caldav.url}: {len(caldav.names())} calendars", highlight=False)
+        console.print(f"SMTP server (aiosmtpd) at 127.0.0.1:{mailbox.port}", highlight=False)
         console.print(f"Mainspring at {cluster.address}: 1 coordinator, 2 workers", highlight=False)
         client = await stack.enter_async_context(Client(cluster.address))
         definition = parse_definition(Path(__file__).with_name("workflow.yaml").read_bytes(), format="yaml")

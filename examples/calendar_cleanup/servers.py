@@ -35,6 +35,18 @@ class CalendarServer:
     password: str
     """Of the user `team`."""
     _log: Path
+    _errors: Path
+
+    def fill(self) -> None:
+        """Put the demo's calendars on it."""
+        try:
+            with httpx.Client(auth=(user, self.password), timeout=start_timeout_s) as client:
+                for name, text in calendars.on_server().items():
+                    headers = {"Content-Type": "text/calendar"}
+                    client.put(f"{self.url}/{name}/", content=text, headers=headers).raise_for_status()
+        except httpx.HTTPError as error:
+            said = self._errors.read_text()
+            raise RuntimeError(f"the CalDAV server did not take the calendars: {error}\n{said}") from error
 
     def names(self) -> list[str]:
         """Ask the server which calendars it has."""
@@ -55,7 +67,7 @@ class CalendarServer:
 
 @contextmanager
 def calendar_server(folder: Path) -> Iterator[CalendarServer]:
-    """Run a CalDAV server that keeps its files in `folder` and is filled with the demo's calendars."""
+    """Run an empty CalDAV server that keeps its files in `folder`."""
     log, errors = folder / "caldav.out", folder / "caldav.err"
     password = secrets.token_hex(8)
     command = [sys.executable, "-m", "examples.calendar_cleanup.caldav", "--folder", str(folder), "--user", user]
@@ -74,26 +86,14 @@ def calendar_server(folder: Path) -> Iterator[CalendarServer]:
             pass_fds=[listening.fileno()],
         )
     # The socket is the server's alone from here: requests wait in its queue until it serves, and fail once it has died.
-    server = CalendarServer(f"http://127.0.0.1:{port}/{user}", password, log)
     try:
-        _fill(server, errors)
-        yield server
+        yield CalendarServer(f"http://127.0.0.1:{port}/{user}", password, log, errors)
     finally:
         try:
             process.communicate(timeout=stop_timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-
-
-def _fill(server: CalendarServer, errors: Path) -> None:
-    try:
-        with httpx.Client(auth=(user, server.password), timeout=start_timeout_s) as client:
-            for name, text in calendars.on_server().items():
-                response = client.put(f"{server.url}/{name}/", content=text, headers={"Content-Type": "text/calendar"})
-                response.raise_for_status()
-    except httpx.HTTPError as error:
-        raise RuntimeError(f"the CalDAV server did not take the calendars: {error}\n{errors.read_text()}") from error
 
 
 @dataclass

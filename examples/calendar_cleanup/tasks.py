@@ -14,6 +14,7 @@ second time does no harm: a calendar that is gone is done, a mail carries an id 
 import os
 import re
 import smtplib
+import ssl
 from email.message import EmailMessage
 from http import HTTPStatus
 from typing import TypedDict
@@ -24,6 +25,8 @@ import sqlalchemy as sa
 from mainspring_worker import Context, NonRetryable, executor
 
 request_timeout_s = 10
+tls = ssl.create_default_context()
+"""Read from files once, not once a calendar."""
 
 mappings_table = sa.Table(
     "calendar_mappings",
@@ -102,7 +105,7 @@ async def delete_single_calendar(mapping: Mapping) -> Deleted:
         # Joined to the address, such a name could delete something else; no retry makes it better.
         raise NonRetryable(f"calendar id {calendar!r} is not a name; correct it in the table calendar_mappings")
     login = (os.environ["CALDAV_USER"], os.environ["CALDAV_PASSWORD"])
-    async with httpx.AsyncClient(auth=login, timeout=request_timeout_s) as client:
+    async with httpx.AsyncClient(auth=login, verify=tls, timeout=request_timeout_s) as client:
         response = await client.delete(f"{os.environ['CALDAV_URL'].rstrip('/')}/{calendar}/")
     if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return {"calendar": calendar, "outcome": "already gone"}
@@ -130,4 +133,4 @@ def send_email_notification(request: MailInput, context: Context) -> Mailed:
     message.set_content("\n".join(["Old calendars:", "", *lines]))
     with smtplib.SMTP(os.environ["SMTP_HOST"], int(os.environ["SMTP_PORT"]), timeout=request_timeout_s) as smtp:
         smtp.send_message(message)
-    return {"message_id": message["Message-ID"], "subject": message["Subject"]}
+    return {"message_id": str(message["Message-ID"]), "subject": str(message["Subject"])}

@@ -18,6 +18,7 @@ from mainspring_worker import Context, NonRetryable
 @pytest.fixture(scope="module")
 def caldav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalendarServer]:
     with calendar_server(tmp_path_factory.mktemp("caldav")) as server:
+        server.fill()
         yield server
 
 
@@ -112,7 +113,9 @@ def test_the_report_is_mailed_with_an_id_that_stays_the_same(monkeypatch: pytest
             monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
             monkeypatch.setenv("SMTP_PORT", str(mailbox.port))
             for _ in range(2):
-                await asyncio.to_thread(tasks.send_email_notification, request, context)
+                returned = await asyncio.to_thread(tasks.send_email_notification, request, context)
+                # A header's value is a kind of str that JSON does not take.
+                assert {type(value) for value in returned.values()} == {str}
             return mailbox.messages
 
     first, second = asyncio.run(send_twice())
