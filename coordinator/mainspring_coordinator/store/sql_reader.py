@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Engine, Select, and_, case, func, null, or_, select
+from sqlalchemy import Engine, Executable, and_, case, func, null, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -77,7 +77,7 @@ class SqlReader:
         self._engine = engine
         self._where = where
 
-    def _rows(self, query: "Select[Any]") -> Sequence[tuple[Any, ...]]:
+    def _rows(self, query: Executable) -> Sequence[tuple[Any, ...]]:
         try:
             with self._engine.connect() as connection:
                 return [tuple(row) for row in connection.execute(query)]
