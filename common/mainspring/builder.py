@@ -10,16 +10,19 @@ an input; they are dependencies, too.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypeAlias
 
 import orjson
 import yaml
 
-from mainspring.definition import definition_to_json, parse_duration
+from mainspring.definition import definition_to_json
+from mainspring.durations import parse_duration
 from mainspring.errors import DefinitionError, Problem
-from mainspring.graph import build_graph
+from mainspring.graph import check
+from mainspring.reading import item_path
 from mainspring.workflow import ABSENT, Definition, Json, MapOver, Node, Retry
 
 Duration: TypeAlias = timedelta | str
@@ -43,6 +46,16 @@ class Reference:
         """Return a reference to a field or to an element."""
         step = f"[{key}]" if isinstance(key, int) else f".{_quoted(key)}"
         return Reference(self.expression + step)
+
+    def __iter__(self) -> Iterator["Reference"]:
+        raise TypeError(
+            f"{self} has no elements before the workflow runs; use Workflow.map to run a node for each of them"
+        )
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            f"{self} has no value before the workflow runs; decide in an executor, or by a filter in the path"
+        )
 
     def path(self, more: str) -> "Reference":
         """Return a reference with a JMESPath continuation, such as "[*].old_id"."""
@@ -82,7 +95,8 @@ class Workflow:
 
     def __init__(self, name: str, *, timeout: Duration | None = None) -> None:
         self.name = name
-        self._timeout_ms = _ms(timeout, "timeout", "")
+        self._problems: list[Problem] = []
+        self._timeout_ms = self._ms(timeout, "timeout", "")
         self._nodes: list[Node] = []
         self._output: object = ABSENT
 
@@ -92,26 +106,25 @@ class Workflow:
         executor: str,
         *,
         input: object = None,  # noqa: A002  (the word of the definition)
-        after: Sequence[NodeReference | str] = (),
+        after: "NodeReference | str | Sequence[NodeReference | str]" = (),
         retry: Retry | None = None,
         start_to_close: Duration | None = None,
         schedule_to_start: Duration | None = None,
         allow_failure: bool = False,
         requires: Mapping[str, str] | None = None,
         stop_on_disconnect: bool = False,
-        _map: MapOver | None = None,
     ) -> NodeReference:
         """Add a node that runs once, after the nodes in `after` and those that its input names."""
+        waits_for = [after] if isinstance(after, str | NodeReference) else after
         self._nodes.append(
             Node(
                 id=node_id,
                 executor=executor,
                 input=_plain_json(input),
-                depends_on=tuple(one.id if isinstance(one, NodeReference) else one for one in after),
-                map=_map,
+                depends_on=tuple(one.id if isinstance(one, NodeReference) else one for one in waits_for),
                 retry=retry or Retry(),
-                start_to_close_ms=_ms(start_to_close, "timeouts.start_to_close", node_id),
-                schedule_to_start_ms=_ms(schedule_to_start, "timeouts.schedule_to_start", node_id),
+                start_to_close_ms=self._ms(start_to_close, "timeouts.start_to_close", node_id),
+                schedule_to_start_ms=self._ms(schedule_to_start, "timeouts.schedule_to_start", node_id),
                 allow_failure=allow_failure,
                 requires=dict(requires or {}),
                 stop_on_disconnect=stop_on_disconnect,
@@ -124,10 +137,10 @@ class Workflow:
         node_id: str,
         executor: str,
         *,
-        over: Reference,
-        input: object = None,  # noqa: A002  (the word of the definition)
+        over: Reference | str,
+        input: object = item_path,  # noqa: A002  (the word of the definition)
         max_parallel: int = 0,
-        after: Sequence[NodeReference | str] = (),
+        after: "NodeReference | str | Sequence[NodeReference | str]" = (),
         retry: Retry | None = None,
         start_to_close: Duration | None = None,
         schedule_to_start: Duration | None = None,
@@ -139,10 +152,10 @@ class Workflow:
 
         Without `input`, each instance gets its element.
         """
-        return self.node(
+        reference = self.node(
             node_id,
             executor,
-            input=self.item if input is None else input,
+            input=input,
             after=after,
             retry=retry,
             start_to_close=start_to_close,
@@ -150,8 +163,9 @@ class Workflow:
             allow_failure=allow_failure,
             requires=requires,
             stop_on_disconnect=stop_on_disconnect,
-            _map=MapOver(str(over), max_parallel),
         )
+        self._nodes[-1] = replace(self._nodes[-1], map=MapOver(str(over), max_parallel))
+        return reference
 
     def output(self, value: object) -> None:
         """Set the workflow's output, a value with references."""
@@ -160,7 +174,9 @@ class Workflow:
     def definition(self) -> Definition:
         """Return the definition; raises `DefinitionError` with every problem found."""
         definition = Definition(self.name, tuple(self._nodes), self._output, self._timeout_ms)  # type: ignore[arg-type]  # JSON or ABSENT
-        build_graph(definition)
+        problems = [*self._problems, *check(definition)]
+        if problems:
+            raise DefinitionError(problems)
         return definition
 
     def to_json(self) -> str:
@@ -171,22 +187,28 @@ class Workflow:
         """Return the definition as YAML."""
         return yaml.safe_dump(definition_to_json(self.definition()), sort_keys=False, allow_unicode=True)
 
+    def _ms(self, value: Duration | None, at: str, node_id: str) -> int:
+        if value is None:
+            return 0
+        found = _whole_ms(value)
+        if found is None:
+            message = f"{value!r} is no duration; give a timedelta of whole milliseconds, or 500ms, 30s, 5m, 2h or 1d"
+            self._problems.append(Problem("BAD_DURATION", message, node_id, at))
+        return found or 0
+
+
+def _whole_ms(value: object) -> int | None:
+    if isinstance(value, timedelta):
+        ms, rest = divmod(value, timedelta(milliseconds=1))
+        return None if rest else ms
+    return parse_duration(value) if isinstance(value, str) else None
+
 
 def _plain_json(value: object) -> Json:
     if isinstance(value, Reference):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain_json(one) for key, one in value.items()}
+        return {key: _plain_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain_json(one) for one in value]
-    return value  # type: ignore[return-value]  # what JSON cannot hold is refused when the definition is written
-
-
-def _ms(value: Duration | None, at: str, node_id: str) -> int:
-    if value is None:
-        return 0
-    found = round(value.total_seconds() * 1_000) if isinstance(value, timedelta) else parse_duration(value)
-    if found is None:
-        message = f"{value!r} is no duration; give a timedelta, or 500ms, 30s, 5m, 2h or 1d"
-        raise DefinitionError([Problem("BAD_DURATION", message, node_id, at)])
-    return found
+    return value  # type: ignore[return-value]  # what JSON cannot hold is refused when the definition is checked

@@ -6,20 +6,24 @@ none recurses along the graph; edges stand in flat arrays, so that a hundred tho
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from itertools import accumulate
 from typing import Final
 
 from mainspring import limits
+from mainspring.durations import format_duration
 from mainspring.errors import DefinitionError, Problem
-from mainspring.paths import PathError, Template
-from mainspring.workflow import ABSENT, Definition, Json, Node, reserved_names
+from mainspring.paths import Template
+from mainspring.problems import Problems
+from mainspring.workflow import ABSENT, Definition, Json, Node, Retry, reserved_names
 
 _node_id: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,{limits.node_id_bytes_max - 1}}}")
 _name: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.: /-]{{0,{limits.name_bytes_max - 1}}}")
 _everywhere: Final = frozenset({"input", "workflow"})
 _in_map: Final = frozenset({"item", "index"})
+_default_retry: Final = Retry()
+_cycle_nodes_shown: Final = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,14 +76,14 @@ class Edges:
 
 def check(definition: Definition) -> list[Problem]:
     """Return everything that is wrong with a definition; empty when it can run."""
-    return _Check(definition).problems
+    return _Check(definition).problems.all()
 
 
 def build_graph(definition: Definition) -> Graph:
     """Return a definition's graph; raises `DefinitionError` with every problem found."""
     found = _Check(definition)
     if found.problems or found.graph is None:
-        raise DefinitionError(found.problems)
+        raise DefinitionError(found.problems.all())
     return found.graph
 
 
@@ -88,23 +92,23 @@ class _Check:
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         self.graph: Graph | None = None
-        self._literals: dict[str, Template] = {}
+        self._by_text: dict[str | None, Template] = {}
+        self._by_literal: dict[bytes, Template] = {}
+        self._warned: set[tuple[str, str]] = set()
         self.index: dict[str, int] = {}
-        for node in definition.nodes:
-            self.index.setdefault(node.id, len(self.index))
+        for place, node in enumerate(definition.nodes):
+            self.index.setdefault(node.id, place)
         self._whole()
         if len(definition.nodes) > limits.nodes_max:
             return
-        for node in definition.nodes:
-            self._node(node)
-        self._duplicates()
-        if not self.problems:
-            self._compile()
+        for place, node in enumerate(definition.nodes):
+            self._node(node, place)
+        self._compile()
 
     def _say(self, reason: str, message: str, node_id: str = "", field: str = "") -> None:
-        self.problems.append(Problem(reason, message, node_id, field))
+        self.problems.say(reason, message, node_id, field)
 
     def _whole(self) -> None:
         definition = self.definition
@@ -119,48 +123,53 @@ class _Check:
         if count > limits.nodes_max:
             message = f"it has {count} nodes, more than the {limits.nodes_max} allowed; split it into several workflows"
             self._say("TOO_MANY_NODES", message, field="nodes")
-        self._range("timeout", definition.timeout_ms, limits.timeout_ms_max, "")
+        self._time("timeout", definition.timeout_ms, limits.timeout_ms_max, "")
 
-    def _duplicates(self) -> None:
-        seen: set[str] = set()
-        for node in self.definition.nodes:
-            if node.id in seen:
-                self._say("DUPLICATE_ID", "the id is used twice; every node needs one of its own", node.id, "id")
-            seen.add(node.id)
-
-    def _node(self, node: Node) -> None:
+    def _node(self, node: Node, place: int) -> None:
         if not _node_id.fullmatch(node.id):
-            message = f"{node.id!r} is no id; use 1 to {limits.node_id_bytes_max} letters, digits and _.:-, not beginning with .:-"
+            message = f"{node.id[:200]!r} is no id; use 1 to {limits.node_id_bytes_max} letters, digits and _.:-, not beginning with .:-"
             self._say("BAD_ID", message, node.id[:200], "id")
         elif node.id in reserved_names:
-            self._say(
-                "RESERVED_ID", f"{node.id!r} is a name that data paths use themselves; choose another", node.id, "id"
-            )
-        if not node.executor or len(node.executor.encode()) > limits.executor_bytes_max:
-            message = f"an executor's name has 1 to {limits.executor_bytes_max} bytes"
-            self._say("BAD_EXECUTOR", message, node.id, "executor")
+            message = f"{node.id!r} is a name that data paths use themselves; choose another"
+            self._say("RESERVED_ID", message, node.id, "id")
+        if self.index[node.id] != place:
+            self._say("DUPLICATE_ID", "the id is used twice; every node needs one of its own", node.id, "id")
+        self._text("executor", node.executor, limits.executor_bytes_max, node.id)
         self._numbers(node)
+        self._lists(node)
+
+    def _lists(self, node: Node) -> None:
         for parent in node.depends_on:
             if parent == node.id:
                 self._say("SELF_DEPENDENCY", "it depends on itself; remove that", node.id, "depends_on")
             elif parent not in self.index:
-                self._say(
-                    "UNKNOWN_DEPENDENCY", f"there is no node {parent!r}{self._hint(parent)}", node.id, "depends_on"
-                )
+                message = f"there is no node {parent!r}{self._hint(parent)}"
+                self._unknown(message, parent, node.id, "depends_on")
         if len(node.requires) > limits.labels_max:
-            message = f"it requires {len(node.requires)} labels, more than {limits.labels_max}"
+            message = f"it requires {len(node.requires)} labels, more than the {limits.labels_max} allowed"
             self._say("TOO_MANY_LABELS", message, node.id, "requires")
+        for label, value in node.requires.items():
+            self._text("requires", label, limits.name_bytes_max, node.id)
+            self._text(f"requires.{label}", value, limits.name_bytes_max, node.id, least=0)
+        types = node.retry.non_retryable
+        if len(types) > limits.non_retryable_max:
+            message = f"it names {len(types)} error types, more than the {limits.non_retryable_max} allowed"
+            self._say("OUT_OF_RANGE", message, node.id, "retry.non_retryable")
+        for one in types:
+            self._text("retry.non_retryable", one, limits.error_type_bytes_max, node.id)
 
     def _numbers(self, node: Node) -> None:
-        retry = node.retry
-        self._range("timeouts.start_to_close", node.start_to_close_ms, limits.timeout_ms_max, node.id)
-        self._range("timeouts.schedule_to_start", node.schedule_to_start_ms, limits.timeout_ms_max, node.id)
-        self._range("retry.initial", retry.initial_ms, limits.retry_interval_ms_max, node.id)
-        self._range("retry.max_interval", retry.max_interval_ms, limits.retry_interval_ms_max, node.id)
-        self._range("retry.multiplier", retry.multiplier, 1_000, node.id, low=1)
-        self._range("retry.jitter", retry.jitter, 1, node.id)
-        if retry.max_attempts is not None:
-            self._range("retry.max_attempts", retry.max_attempts, limits.attempts_max, node.id, low=1)
+        retry, interval_max, time_max = node.retry, limits.retry_interval_ms_max, limits.timeout_ms_max
+        # Nearly every node has the defaults, and those are in range.
+        if retry != _default_retry:
+            self._time("retry.initial", retry.initial_ms, interval_max, node.id)
+            self._time("retry.max_interval", retry.max_interval_ms, interval_max, node.id)
+            self._range("retry.multiplier", retry.multiplier, limits.retry_multiplier_max, node.id, low=1)
+            self._range("retry.jitter", retry.jitter, 1, node.id)
+            if retry.max_attempts is not None:
+                self._range("retry.max_attempts", retry.max_attempts, limits.attempts_max, node.id, low=1)
+        self._time("timeouts.start_to_close", node.start_to_close_ms, time_max, node.id)
+        self._time("timeouts.schedule_to_start", node.schedule_to_start_ms, time_max, node.id)
         if node.map is not None:
             self._range("map.max_parallel", node.map.max_parallel, limits.max_parallel_max, node.id)
 
@@ -168,68 +177,95 @@ class _Check:
         if not low <= value <= high:
             self._say("OUT_OF_RANGE", f"{value} is not within {low} to {high}", node_id, field)
 
+    def _time(self, field: str, ms: int, high_ms: int, node_id: str) -> None:
+        if not 0 <= ms <= high_ms:
+            message = f"{format_duration(ms)} is not within 0s to {format_duration(high_ms)}"
+            self._say("OUT_OF_RANGE", message, node_id, field)
+
+    def _text(self, field: str, value: str, bytes_max: int, node_id: str, *, least: int = 1) -> None:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            self._say("BAD_TEXT", f"{value[:80]!r} has half a surrogate pair, which JSON cannot hold", node_id, field)
+            return
+        if not least <= size <= bytes_max:
+            self._say("BAD_TEXT", f"{value[:80]!r} has {size} bytes; use {least} to {bytes_max}", node_id, field)
+
     def _hint(self, name: str) -> str:
-        close = get_close_matches(name, self.index, 1) if len(self.index) <= 10_000 else []
-        return f"; did you mean {close[0]!r}?" if close else ""
+        close = self.problems.closest(name, self.index)
+        return f"; did you mean {close!r}?" if close is not None else ""
+
+    def _unknown(self, message: str, name: str, node_id: str, field: str) -> None:
+        # Once a node and name: a definition may depend on what its data paths name as well.
+        if (node_id, name) not in self._warned:
+            self._warned.add((node_id, name))
+            self._say("UNKNOWN_DEPENDENCY", message, node_id, field)
 
     def _template(self, value: Json, node_id: str, field: str) -> Template | None:
-        try:
-            if isinstance(value, str | None):
-                # Many nodes share a literal or a path; one compiled form serves them all.
-                key = f"{value is None}{value}"
-                if key not in self._literals:
-                    self._literals[key] = Template.compile(value)
-                return self._literals[key]
-            return Template.compile(value)
-        except PathError as error:
-            self._say("BAD_PATH", str(error), node_id, field)
+        text = value if isinstance(value, str) else None
+        if value is None or text is not None:
+            # Many nodes share a text; one compiled form serves them all.
+            shared = self._by_text.get(text)
+            if shared is not None:
+                return shared
+        template, errors = Template.attempt(value)
+        for error in errors:
+            self._say("BAD_PATH", str(error), node_id, field + error.at)
+        if template is None:
             return None
+        if template.is_literal:
+            literal = template.render({})
+            if len(literal) > limits.payload_bytes_max:
+                message = f"it has {len(literal)} bytes, more than the {limits.payload_bytes_max} allowed; pass a reference instead"
+                self._say("TOO_LARGE", message, node_id, field)
+            template = self._by_literal.setdefault(literal, template)
+        if value is None or text is not None:
+            self._by_text[text] = template
+        return template
 
     def _known_roots(self, template: Template, allowed: frozenset[str], node_id: str, field: str) -> None:
+        if template.references <= allowed:
+            return
         for root in sorted(template.references - allowed):
             if root in _in_map:
                 self._say("BAD_PATH", f"`{root}` is known only in the input of a `map` node", node_id, field)
             elif root == node_id and node_id:
                 self._say("SELF_DEPENDENCY", "its data path names the node itself", node_id, field)
             elif root not in self.index:
-                self._say(
-                    "UNKNOWN_DEPENDENCY",
-                    f"a data path names {root!r}, which is no node{self._hint(root)}",
-                    node_id,
-                    field,
-                )
+                message = f"a data path names {root!r}, which is no node{self._hint(root)}"
+                self._unknown(message, root, node_id, field)
 
     def _compile(self) -> None:
-        definition, ids = self.definition, tuple(node.id for node in self.definition.nodes)
         inputs: list[Template] = []
         overs: list[Template | None] = []
-        parents: list[set[int]] = []
-        for node in definition.nodes:
+        offsets, targets = array("I", [0]), array("I")
+        for place, node in enumerate(self.definition.nodes):
             made = self._template(node.input, node.id, "input")
             over = self._over(node)
             names = set(node.depends_on)
             if made is not None:
-                self._known_roots(
-                    made, _everywhere | _in_map if node.map is not None else _everywhere, node.id, "input"
-                )
+                allowed = _everywhere | _in_map if node.map is not None else _everywhere
+                self._known_roots(made, allowed, node.id, "input")
                 names |= made.references
                 inputs.append(made)
             if over is not None:
                 self._known_roots(over, _everywhere, node.id, "map.over")
                 names |= over.references
             overs.append(over)
-            parents.append({self.index[name] for name in names if name in self.index})
+            # A reserved name is never a node here, and itself is told already.
+            known = {self.index[name] for name in names if name in self.index and name not in reserved_names}
+            targets.extend(sorted(known - {place}))
+            offsets.append(len(targets))
         output = None
-        if definition.output is not ABSENT:
-            output = self._template(definition.output, "", "output")  # type: ignore[arg-type]  # ABSENT is ruled out
+        if self.definition.output is not ABSENT:
+            output = self._template(self.definition.output, "", "output")  # type: ignore[arg-type]  # ABSENT is ruled out
             if output is not None:
                 self._known_roots(output, _everywhere, "", "output")
-        edges = sum(map(len, parents))
-        if edges > limits.edges_max:
-            message = f"it has {edges} dependencies, more than the {limits.edges_max} allowed; split it into several workflows"
+        if len(targets) > limits.edges_max:
+            message = f"it has {len(targets)} dependencies, more than the {limits.edges_max} allowed; split it into several workflows"
             self._say("TOO_MANY_EDGES", message, field="nodes")
-        if not self.problems:
-            self._arrange(ids, tuple(inputs), tuple(overs), output, parents)
+            return
+        self._arrange(tuple(inputs), tuple(overs), output, Edges(offsets, targets))
 
     def _over(self, node: Node) -> Template | None:
         if node.map is None:
@@ -243,44 +279,57 @@ class _Check:
 
     def _arrange(
         self,
-        ids: tuple[str, ...],
         inputs: tuple[Template, ...],
         overs: tuple[Template | None, ...],
         output: Template | None,
-        parents: Sequence[set[int]],
+        parents: Edges,
     ) -> None:
-        children: list[list[int]] = [[] for _ in ids]
-        for node, above in enumerate(parents):
-            for parent in above:
-                children[parent].append(node)
-        indegree = array("I", map(len, parents))
+        ids = tuple(node.id for node in self.definition.nodes)
+        children = turned(parents)
+        indegree = array("I", (parents.offsets[node + 1] - parents.offsets[node] for node in range(len(ids))))
         order = topological_order(indegree, children)
         if len(order) < len(ids):
-            cycle = " -> ".join(ids[node] for node in find_cycle(parents, set(order)))
+            cycle = _shown([ids[node] for node in find_cycle(parents, set(order))])
             self._say("CYCLE", f"nodes wait for each other: {cycle}; remove one of these dependencies", field="nodes")
+        if self.problems:
             return
         self.graph = Graph(
             ids,
             self.index,
             indegree,
             tuple(node for node, count in enumerate(indegree) if not count),
-            tuple(node for node, below in enumerate(children) if not below),
+            tuple(node for node in range(len(ids)) if children.offsets[node] == children.offsets[node + 1]),
             order,
             inputs,
             overs,
             output,
-            _flat(children),
-            _flat(sorted(above) for above in parents),
+            children,
+            parents,
         )
 
 
-def topological_order(indegree: Sequence[int], children: Sequence[Sequence[int]]) -> "array[int]":
+def turned(edges: Edges) -> Edges:
+    """Return the same edges seen from their other ends, each list in order."""
+    size = len(edges.offsets) - 1
+    counts = array("I", [0]) * (size + 1)
+    for target in edges.targets:
+        counts[target + 1] += 1
+    offsets = array("I", accumulate(counts))
+    free, targets = array("I", offsets), array("I", [0]) * len(edges.targets)
+    for node in range(size):
+        for target in edges.of(node):
+            targets[free[target]] = node
+            free[target] += 1
+    return Edges(offsets, targets)
+
+
+def topological_order(indegree: Sequence[int], children: Edges) -> "array[int]":
     """Return nodes each after those above it (Kahn, 1962); those on or below a cycle are missing."""
     left = array("I", indegree)
     order = array("I", (node for node, count in enumerate(left) if not count))
     at = 0
     while at < len(order):
-        for child in children[order[at]]:
+        for child in children.of(order[at]):
             left[child] -= 1
             if not left[child]:
                 order.append(child)
@@ -288,24 +337,23 @@ def topological_order(indegree: Sequence[int], children: Sequence[Sequence[int]]
     return order
 
 
-def find_cycle(parents: Sequence[Iterable[int]], settled: set[int]) -> list[int]:
+def find_cycle(parents: Edges, settled: set[int]) -> list[int]:
     """Return a cycle as a path whose first node is its last, each node before those that depend on it."""
-    node = next(node for node in range(len(parents)) if node not in settled)
+    node = next(node for node in range(len(parents.offsets) - 1) if node not in settled)
     seen: dict[int, int] = {}
     path: list[int] = []
     while node not in seen:
         seen[node] = len(path)
         path.append(node)
         # A node that is not settled has a parent that is not: walking upwards must come back.
-        node = min(parent for parent in parents[node] if parent not in settled)
+        node = min(parent for parent in parents.of(node) if parent not in settled)
     cycle = [*path[seen[node] :], node]
     cycle.reverse()
     return cycle
 
 
-def _flat(lists: Iterable[Sequence[int]]) -> Edges:
-    offsets, targets = array("I", [0]), array("I")
-    for one in lists:
-        targets.extend(one)
-        offsets.append(len(targets))
-    return Edges(offsets, targets)
+def _shown(cycle: Sequence[str]) -> str:
+    if len(cycle) <= _cycle_nodes_shown:
+        return " -> ".join(cycle)
+    half = _cycle_nodes_shown // 2
+    return " -> ".join([*cycle[:half], f"({len(cycle) - 2 * half} more)", *cycle[-half:]])

@@ -28,12 +28,18 @@ nodes_max: Final = 100_000
 edges_max: Final = 1_000_000
 paths_in_input_max: Final = 1_000
 path_bytes_max: Final = 4 * KIB
+path_depth_max: Final = 100
+path_steps_max: Final = 5_000_000  # a list as wide as a map may be, with twenty fields picked from each element
 map_width_max: Final = 100_000
 max_parallel_max: Final = 100_000
 attempts_max: Final = 100
+retry_multiplier_max: Final = 1_000
 retry_interval_ms_max: Final = 7 * 24 * 3600 * 1000
 timeout_ms_max: Final = 365 * 24 * 3600 * 1000
 json_depth_max: Final = 200
+non_retryable_max: Final = 64
+problems_max: Final = 100
+hint_comparisons_max: Final = 20_000
 yaml_values_max: Final = 5_000_000
 
 # Payloads

@@ -10,9 +10,11 @@ _draws: Final = 2**32
 
 def delay_ms(retry: Retry, attempt: int, draw: float) -> int:
     """Return how long to wait after a failed `attempt` (from 1); `draw` is in [0, 1) and decides within the jitter."""
-    # The exponent is bounded, because the largest float is; the interval is at its cap long before.
-    base = min(float(retry.max_interval_ms), retry.initial_ms * retry.multiplier ** min(attempt - 1, 64))
-    return round(base * (1 - retry.jitter + 2 * retry.jitter * draw))
+    # Cut so that the longest jittered delay is the longest interval: cut afterwards, half of all delays would be the same one.
+    longest = retry.max_interval_ms / (1 + retry.jitter)
+    # The exponent is bounded, because the largest float is; the interval is at its longest long before.
+    base = min(longest, retry.initial_ms * retry.multiplier ** min(attempt - 1, 64))
+    return min(retry.max_interval_ms, round(base * (1 - retry.jitter + 2 * retry.jitter * draw)))
 
 
 def draw_for(*names: object) -> float:

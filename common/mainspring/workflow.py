@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 reserved_names: Final = frozenset({"input", "item", "index", "workflow"})
 """Names that data paths use for themselves, so that no node may have them."""
@@ -16,6 +16,9 @@ reserved_names: Final = frozenset({"input", "item", "index", "workflow"})
 
 class _Absent:
     """The type of `ABSENT`, told apart from a JSON null."""
+
+    def __reduce__(self) -> str:
+        return "ABSENT"  # a copy is the same object, because it is known by identity
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -28,8 +31,8 @@ ABSENT: Final = _Absent()
 class Retry:
     """How often and how soon a failed attempt is followed by another.
 
-    The delay before attempt n + 1 is `initial_ms * multiplier ** (n - 1)`, at most `max_interval_ms`, made longer or shorter by
-    up to `jitter` of itself.
+    The delay before attempt n + 1 is `initial_ms * multiplier ** (n - 1)`, made longer or shorter by up to `jitter` of itself, and
+    never longer than `max_interval_ms`.
     """
 
     max_attempts: int | None = None
@@ -65,7 +68,7 @@ class Node:
     executor: str
     """The name of the function that workers run for it."""
     input: Json = None
-    """What the executor gets; "${...}" within it are data paths."""
+    """What the executor gets; "${...}" within it are data paths. A `map` node written without one gets "${item}"."""
     depends_on: tuple[str, ...] = ()
     """Nodes that must have ended first, beside those that its data paths name."""
     map: MapOver | None = None

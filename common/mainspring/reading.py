@@ -1,0 +1,209 @@
+"""From the JSON value of a definition to its nouns. What is wrong is collected, and what can be read is read all the same."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mainspring.durations import parse_duration
+from mainspring.graph import check
+from mainspring.problems import Problems
+from mainspring.workflow import ABSENT, Definition, MapOver, Node, Retry
+
+_definition_fields: Final = ("name", "nodes", "output", "timeout")
+_node_fields: Final = (
+    "id",
+    "executor",
+    "input",
+    "depends_on",
+    "map",
+    "retry",
+    "timeouts",
+    "allow_failure",
+    "requires",
+    "stop_on_disconnect",
+)
+_map_fields: Final = ("over", "max_parallel")
+_retry_fields: Final = ("max_attempts", "initial", "multiplier", "max_interval", "jitter", "non_retryable")
+_timeout_fields: Final = ("start_to_close", "schedule_to_start")
+_default_retry: Final = Retry()
+item_path: Final = "${item}"
+"""The input of a `map` node that has none of its own: each instance gets its element."""
+
+
+def read_definition(value: object) -> tuple[Definition, Problems]:
+    """Return the definition, and all that is wrong: with its form and, if that is not as it should be, with its meaning as well."""
+    reading = _Reading()
+    definition = reading.definition(value)
+    problems = reading.problems
+    if problems:
+        # A reader should learn everything at once; where the form is wrong, the meaning would only say so again.
+        told = {(problem.node_id, problem.field) for problem in problems.all()}
+        for problem in check(definition):
+            if (problem.node_id, problem.field) not in told and (problem.node_id or problem.field != "id"):
+                problems.add(problem)
+    return definition, problems
+
+
+class _Reading:
+    """Reads one definition; `problems` tells what was wrong."""
+
+    def __init__(self) -> None:
+        self.problems = Problems()
+        self._node_id = ""
+
+    def definition(self, value: object) -> Definition:
+        fields = self._fields(value, "", _definition_fields)
+        if fields is None:
+            return Definition("", ())
+        return Definition(
+            self._text(fields, "name", "name"),
+            self._nodes(fields.get("nodes")),
+            fields.get("output", ABSENT),
+            self._duration(fields, "timeout", 0, "timeout"),
+        )
+
+    def _say(self, reason: str, message: str, at: str) -> None:
+        self.problems.say(reason, message, self._node_id, at)
+
+    def _nodes(self, value: object) -> tuple[Node, ...]:
+        if isinstance(value, dict):
+            return self._nodes_by_id(value)
+        if not isinstance(value, list):
+            reason = "MISSING" if value is None else "BAD_TYPE"
+            self._say(reason, "`nodes` must be given, as a list of nodes or a mapping from ids to nodes", "nodes")
+            return ()
+        nodes = []
+        for number, one in enumerate(value, 1):
+            found = one.get("id") if isinstance(one, dict) else None
+            self._node_id = found[:200] if isinstance(found, str) and found else f"#{number}"
+            nodes.append(self._node(one, None))
+        self._node_id = ""
+        return tuple(nodes)
+
+    def _nodes_by_id(self, value: Mapping[str, Any]) -> tuple[Node, ...]:
+        nodes = []
+        for name, one in value.items():
+            self._node_id = str(name)[:200]
+            if isinstance(one, dict) and "id" in one:
+                self._say("UNKNOWN_FIELD", "in a mapping from ids to nodes the key is the id; remove this field", "id")
+            nodes.append(self._node(one, str(name)))
+        self._node_id = ""
+        return tuple(nodes)
+
+    def _node(self, value: object, node_id: str | None) -> Node:
+        fields = self._fields(value, "", _node_fields)
+        if fields is None:
+            return Node(node_id or "", "")
+        timeouts = self._fields(fields["timeouts"], "timeouts", _timeout_fields) if "timeouts" in fields else None
+        over = self._map(fields["map"]) if "map" in fields else None
+        return Node(
+            id=self._text(fields, "id", "id") if node_id is None else node_id,
+            executor=self._text(fields, "executor", "executor"),
+            input=fields.get("input", None if over is None else item_path),
+            depends_on=self._texts(fields, "depends_on", "depends_on"),
+            map=over,
+            retry=self._retry(fields["retry"]) if "retry" in fields else _default_retry,
+            start_to_close_ms=self._duration(timeouts or {}, "start_to_close", 0, "timeouts.start_to_close"),
+            schedule_to_start_ms=self._duration(timeouts or {}, "schedule_to_start", 0, "timeouts.schedule_to_start"),
+            allow_failure=self._flag(fields, "allow_failure"),
+            requires=self._labels(fields),
+            stop_on_disconnect=self._flag(fields, "stop_on_disconnect"),
+        )
+
+    def _map(self, value: object) -> MapOver | None:
+        fields = self._fields(value, "map", _map_fields)
+        if fields is None:
+            return None
+        return MapOver(
+            self._text(fields, "over", "map.over"), self._whole_number(fields, "max_parallel", 0, "map.max_parallel")
+        )
+
+    def _retry(self, value: object) -> Retry:
+        fields, default = self._fields(value, "retry", _retry_fields), _default_retry
+        if fields is None:
+            return default
+        attempts = None
+        if "max_attempts" in fields:
+            attempts = self._whole_number(fields, "max_attempts", 1, "retry.max_attempts")
+        return Retry(
+            attempts,
+            self._duration(fields, "initial", default.initial_ms, "retry.initial"),
+            self._number(fields, "multiplier", default.multiplier, "retry.multiplier"),
+            self._duration(fields, "max_interval", default.max_interval_ms, "retry.max_interval"),
+            self._number(fields, "jitter", default.jitter, "retry.jitter"),
+            self._texts(fields, "non_retryable", "retry.non_retryable"),
+        )
+
+    def _fields(self, value: object, at: str, known: tuple[str, ...]) -> dict[str, Any] | None:
+        if not isinstance(value, dict):
+            self._say("BAD_TYPE", f"it must be an object with the fields {', '.join(known)}", at)
+            return None
+        for name in value:
+            if name not in known:
+                close = self.problems.closest(str(name), known)
+                hint = f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
+                self._say("UNKNOWN_FIELD", f"there is no field {name!r}; {hint}", f"{at}.{name}" if at else str(name))
+        return value
+
+    def _text(self, fields: Mapping[str, Any], name: str, at: str) -> str:
+        value = fields.get(name)
+        if isinstance(value, str):
+            return value
+        self._say("MISSING" if value is None else "BAD_TYPE", f"`{name}` must be given, as a string", at)
+        return ""
+
+    def _texts(self, fields: Mapping[str, Any], name: str, at: str) -> tuple[str, ...]:
+        value = fields.get(name)
+        if value is None:
+            return ()
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+        self._say("BAD_TYPE", f"`{name}` is a list of strings", at)
+        return ()
+
+    def _flag(self, fields: Mapping[str, Any], name: str) -> bool:
+        value = fields.get(name, False)
+        if isinstance(value, bool):
+            return value
+        self._say("BAD_TYPE", f"`{name}` is true or false", name)
+        return False
+
+    def _whole_number(self, fields: Mapping[str, Any], name: str, default: int, at: str) -> int:
+        value = fields.get(name, default)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        self._say("BAD_TYPE", f"`{name}` is a whole number", at)
+        return default
+
+    def _number(self, fields: Mapping[str, Any], name: str, default: float, at: str) -> float:
+        value = fields.get(name, default)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except OverflowError:
+                return float("inf")
+        self._say("BAD_TYPE", f"`{name}` is a number", at)
+        return default
+
+    def _duration(self, fields: Mapping[str, Any], name: str, default: int, at: str) -> int:
+        value = fields.get(name)
+        if value is None:
+            return default
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            message = f"{value} has no unit; write it with a unit, such as '{value}s' or '{value}ms'"
+            self._say("BAD_DURATION", message, at)
+            return default
+        found = parse_duration(value) if isinstance(value, str) else None
+        if found is None:
+            message = f"{value!r} is no duration; write it with a unit: 500ms, 30s, 5m, 2h or 1d"
+            self._say("BAD_DURATION", message, at)
+            return default
+        return found
+
+    def _labels(self, fields: Mapping[str, Any]) -> Mapping[str, str]:
+        value = fields.get("requires")
+        if value is None:
+            return {}
+        if isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+            return value
+        self._say("BAD_TYPE", "`requires` maps labels to values, both strings; put them in quotes", "requires")
+        return {}
