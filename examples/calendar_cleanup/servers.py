@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from examples.calendar_cleanup import calendars
-from examples.calendar_cleanup.tasks import database_url, mappings_table
+from examples.calendar_cleanup.tasks import mappings_table, open_database
 
 user = "team"
 start_timeout_s = 20
@@ -123,7 +123,7 @@ async def mail_server() -> AsyncIterator[Mailbox]:
 
 def fill_mappings(url: str) -> None:
     """Make the table of mappings and fill it; what an earlier run left there is replaced."""
-    engine = sa.create_engine(database_url(url))
+    engine = open_database(url)
     rows = [
         {"old_id": mapping.old_id, "new_id": mapping.new_id, "owner": mapping.owner} for mapping in calendars.replaced
     ]

@@ -79,15 +79,19 @@ class Mailed(TypedDict):
     subject: str
 
 
-def database_url(text: str) -> str:
-    """Return the SQLAlchemy URL of a plain `mysql://` one, which would else name a driver that is not installed."""
-    return re.sub(r"^(mysql|mariadb)://", r"\1+pymysql://", text)
+def open_database(text: str) -> sa.Engine:
+    """Return an engine for a URL; a plain `mysql://` one would else name a driver that is not installed."""
+    url = sa.make_url(re.sub(r"^(mysql|mariadb)://", r"\1+pymysql://", text))
+    if url.get_backend_name() == "sqlite" or url.password is None:
+        return sa.create_engine(url)
+    # The driver would send a password that is text as Latin-1, the server expects UTF-8.
+    return sa.create_engine(url, connect_args={"password": str(url.password).encode()})
 
 
 @executor("fetchOldCalendarMappings")
 def fetch_old_calendar_mappings(request: FetchInput) -> Fetched:
     """Read which calendars were replaced, in the order of their names."""
-    engine = sa.create_engine(database_url(os.environ["CALENDAR_DB_URL"]))
+    engine = open_database(os.environ["CALENDAR_DB_URL"])
     query = sa.select(mappings_table).order_by(mappings_table.c.old_id).limit(request["limit"])
     try:
         with engine.connect() as connection:

@@ -59,10 +59,9 @@ def test_the_mappings_are_read_in_order_and_up_to_the_limit(tmp_path: Path, monk
 
 
 def test_a_plain_mysql_url_gets_the_driver_that_is_installed() -> None:
-    assert tasks.database_url("mysql://u:p@h:3306/db") == "mysql+pymysql://u:p@h:3306/db"
-    assert tasks.database_url("mariadb://u@h/db") == "mariadb+pymysql://u@h/db"
-    assert tasks.database_url("mysql+pymysql://u@h/db") == "mysql+pymysql://u@h/db"
-    assert tasks.database_url("sqlite:///x.db") == "sqlite:///x.db"
+    for given in ("mysql://u:p@h:3306/db", "mariadb://u@h/db", "mysql+pymysql://u:p@h/db"):
+        assert tasks.open_database(given).driver == "pymysql"
+    assert tasks.open_database("sqlite:///x.db").driver == "pysqlite"
 
 
 def test_a_calendar_is_deleted_once_and_then_it_is_already_gone(as_worker: CalendarServer) -> None:
