@@ -17,7 +17,7 @@ OutwardEffect = Effect
 def needs_proof(effect: Effect) -> bool:
     """Tell whether an effect claims that what we know is current, so that a stale owner must not let it out."""
     if isinstance(effect, Answer):
-        return effect.code not in (AnswerCode.NOT_OWNER, AnswerCode.BUSY)
+        return effect.claims and effect.code not in (AnswerCode.NOT_OWNER, AnswerCode.BUSY)
     if isinstance(effect, Ack):
         return effect.disposition is Disposition.STALE
     return isinstance(effect, Stop)

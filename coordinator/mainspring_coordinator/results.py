@@ -14,7 +14,7 @@ from mainspring.errors import BadRequestError, NotOwnerError
 from mainspring.v1 import client_pb2
 from mainspring_coordinator import views
 from mainspring_coordinator.answering import Context
-from mainspring_coordinator.engine.effects import Ended
+from mainspring_coordinator.engine.effects import AnswerCode, Ended
 from mainspring_coordinator.engine.events import Read
 from mainspring_coordinator.forward import Forwarder, Stub, forwarded_metadata
 from mainspring_coordinator.ports import Loop, WorkflowEffect
@@ -109,9 +109,9 @@ class Results:
 
         with self._lost_shard(shard, end) as watching:
             watching.callback(self._loop.subscribe(workflow_id, notify))
-            seen = await self._reads.glance(shard, workflow_id)
-            if isinstance(seen, StoredWorkflow):
-                return views.stored_result(seen)
+            stored = await self._reads.ended(shard, workflow_id)
+            if stored is not None:
+                return views.stored_result(stored)
             # Not wait_for: what ends it may come in the same moment as the timeout, and must then win.
             await asyncio.wait({end}, timeout=max(0.0, until - clock.time()))
             if end.done():
@@ -200,9 +200,9 @@ class Results:
     ) -> None:
         """Report those that have ended already, and those that do not exist."""
         answers = await asyncio.gather(
-            *(self._loop.ask(shard, lambda token, name=name: Read(token, shard, name)) for name in workflow_ids)  # type: ignore[misc]  # a default binds the loop's variable
+            *(self._loop.ask(shard, lambda token, name=name: Read(token, shard, name, brief=True)) for name in workflow_ids)  # type: ignore[misc]  # a default binds the loop's variable
         )
-        gone = [name for name, answer in zip(workflow_ids, answers, strict=True) if check_answer(answer).view is None]
+        gone = [name for name, answer in zip(workflow_ids, answers, strict=True) if check_answer(answer).code is not AnswerCode.OK]
         gone = [name for name in gone if name in remaining]
         if not gone:
             return

@@ -83,6 +83,23 @@ class WorkflowReads:
             # It was submitted, or came back into memory, between the two looks.
         raise UnavailableError(f"workflow {workflow_id!r} is being loaded; try again")
 
+    async def ended(self, shard: int, workflow_id: str) -> StoredWorkflow | None:
+        """Return the row of a workflow that has ended, None for one that runs. `NotFoundError` when there is none.
+
+        Nothing of a running one is told, so that no proof is waited for.
+        """
+        for _ in range(_looks_max):
+            answer = check_answer(await self._loop.ask(shard, lambda token: Read(token, shard, workflow_id, brief=True)))
+            if answer.code is AnswerCode.OK:
+                return None
+            stored = await self.row(shard, workflow_id)
+            if stored is None:
+                raise not_found(workflow_id)
+            if views.has_ended(stored.status):
+                return stored
+            # It was submitted, or came back into memory, between the two looks.
+        raise UnavailableError(f"workflow {workflow_id!r} is being loaded; try again")
+
     async def row(self, shard: int, workflow_id: str) -> StoredWorkflow | None:
         """Return the row of a workflow that is not in memory; None, after a proof, when there is none."""
         stored = await self._reads.run(lambda reader: reader.workflow(workflow_id))
@@ -210,8 +227,7 @@ class WorkflowReads:
 
 
 def _read_rows(reader: Reader, workflow_ids: Sequence[str]) -> list[StoredWorkflow]:
-    found = (reader.workflow(workflow_id) for workflow_id in workflow_ids)
-    return [stored for stored in found if stored is not None]
+    return list(reader.workflows_named(workflow_ids))
 
 
 def _read_changed(reader: Reader, sight: Sight, keys: Sequence[tuple[int, int]]) -> list[client_pb2.Node]:

@@ -109,6 +109,10 @@ class FakeReader:
         self._read("workflow")
         return self.workflows.get(workflow_id)
 
+    def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
+        self._read("workflows_named")
+        return [self.workflows[name] for name in sorted(set(workflow_ids)) if name in self.workflows]
+
     def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
         self._read("outputs")
         return [row for _, row in sorted(self.node_rows[workflow_id].items()) if row.node in nodes]

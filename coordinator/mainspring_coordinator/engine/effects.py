@@ -207,6 +207,8 @@ class Answer:
     created: bool = False
     view: View | None = None
     message: str = ""
+    claims: bool = True
+    """The client will be told something of it, so that it must be proven current."""
 
 
 @dataclass(frozen=True, slots=True)

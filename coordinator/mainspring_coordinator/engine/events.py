@@ -62,6 +62,8 @@ class Read:
     token: int
     shard: int
     workflow_id: str
+    brief: bool = False
+    """Only whether it is in memory is asked; nothing of the answer may be told to the client."""
 
 
 # -- workers ---------------------------------------------------------------------------------------------------------------

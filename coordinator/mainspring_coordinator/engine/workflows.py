@@ -266,7 +266,11 @@ def read(turn: Turn, shard: ShardState, event: Read) -> None:
     """A client wants to see a workflow as it is now."""
     workflow = shard.workflows.get(event.workflow_id)
     if workflow is None:
-        turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.NOT_FOUND))
+        answer = Answer(event.token, shard.shard, event.workflow_id, AnswerCode.NOT_FOUND, claims=not event.brief)
+        turn.emit(answer)
+        return
+    if event.brief:
+        turn.emit(Answer(event.token, shard.shard, workflow.id, AnswerCode.OK, claims=False))
         return
     active: dict[tuple[int, int], NodeView] = {}
     for assignment in workflow.live.values():

@@ -78,6 +78,12 @@ class MemoryReader:
             row = self._tables.workflows.get(workflow_id)
             return self._whole(row) if row is not None else None
 
+    def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = (self._tables.workflows.get(name) for name in sorted(set(workflow_ids)))
+            return [self._whole(row) for row in rows if row is not None]
+
     def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
         """See `Reader`."""
         return [

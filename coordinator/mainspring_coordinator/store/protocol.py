@@ -220,6 +220,10 @@ class Reader(Protocol):
         """Return one workflow with input and output."""
         ...
 
+    def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
+        """Return those of these workflows that there are, with input and output, by id."""
+        ...
+
     def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
         """Return the rows of these nodes, all their instances included, with output."""
         ...

@@ -123,6 +123,16 @@ class SqlReader:
         rows = self._rows(select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id == workflow_id))
         return _stored_workflow(rows[0]) if rows else None
 
+    def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
+        """See `Reader`."""
+        names = sorted(set(workflow_ids))
+        found: list[StoredWorkflow] = []
+        for start in range(0, len(names), _ids_a_statement_max):
+            part = names[start : start + _ids_a_statement_max]
+            query = select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
+            found += [_stored_workflow(row) for row in self._rows(query)]
+        return found
+
     def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
         """See `Reader`."""
         wanted = sorted(set(nodes))
