@@ -52,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit status: 0, 2 for bad settings or a wrong schema, 4 for a database out of reach."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if words[:1] == ["db"]:
-            return database.main(words[1:])
-        if words[:1] in (["-h"], ["--help"]):
+        if not {"-h", "--help"}.isdisjoint(words):
             sys.stdout.write(usage())
             return 0
+        if words[:1] == ["db"]:
+            return database.main(words[1:])
         settings = CoordinatorSettings.load(words)
         configure_logs(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
