@@ -39,9 +39,9 @@ class MysqlServer(PrivateServer):
     @classmethod
     def missing(cls) -> str:
         """Return why there is none, empty when one can be had."""
-        if _system_server() is not None or _chroot_folder().joinpath("usr/sbin/mysqld").exists():
+        if _system_server() is not None:
             return ""
-        if os.geteuid() == 0 and program("debootstrap"):
+        if os.geteuid() == 0 and (_chroot_folder().joinpath("usr/sbin/mysqld").exists() or program("debootstrap")):
             return ""
         return "no MySQL server here (mysqld is missing or is MariaDB); install MySQL 8+, or run as root with debootstrap installed"
 

@@ -19,7 +19,7 @@ from mainspring_coordinator.store.tables import metadata
 _updates_a_statement_max: Final = 50  # each row is looked for among all of its statement
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def text_literal(text: str) -> bytes:
     """Return a string as a MySQL literal."""
     return b"'" + text.encode().replace(b"\\", b"\\\\").replace(b"'", b"\\'") + b"'"
