@@ -25,6 +25,10 @@ from mainspring_client.child import Child
 host: Final = "127.0.0.1"
 _coordinator_stop_s: Final = 10.0
 _ready_timeout_s: Final = 2.0
+_upgrade_and_run: Final = (
+    "import sys; from mainspring_coordinator.__main__ import main; sys.exit(main(['db', 'upgrade']) or main([]))"
+)
+"""One process for both, because most of what a start costs is importing the same packages."""
 _own_settings: Final = (
     "DATABASE_URL",
     "DISTRIBUTED_MODE",
@@ -160,11 +164,7 @@ class DevCluster:
         require_free(self._http_port, "HTTP_PORT")
         self._data.mkdir(parents=True, exist_ok=True)
         settings = self._settings("coordinator", GRPC_PORT=str(self._grpc_port), HTTP_PORT=str(self._http_port))
-        upgrade = Child("db upgrade", self._data / "db-upgrade.log", self._echo)
-        await upgrade.start(["-m", "mainspring_coordinator", "db", "upgrade"], settings, self._directory)
-        if await asyncio.shield(upgrade.exited) != 0:
-            raise upgrade.failure("the database could not be prepared")
-        await self.coordinator.start(["-m", "mainspring_coordinator"], settings, self._directory)
+        await self.coordinator.start(["-c", _upgrade_and_run], settings, self._directory)
         said = await self.coordinator.heard("listening", dev_start_ms_max / 1000)
         self.address, self.http_address = said["grpc"], said["http"]
         await self._ready()

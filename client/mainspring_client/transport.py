@@ -17,23 +17,19 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from mainspring.clock import BootClock, Clock
-from mainspring.dial import Keepalive, channel_options
+from mainspring.dial import Keepalive, open_channel
 from mainspring.errors import BusyError, DeadlineError, MainspringError, UnavailableError
 from mainspring.limits import (
-    MIB,
     call_timeout_ms_default,
     client_retry_delay_ms_first,
     client_retry_delay_ms_max,
     client_stream_ms_max,
     first_contact_ms_default,
-    map_output_bytes_max,
     try_timeout_ms_max,
 )
 from mainspring.rpc_errors import error_from, is_ours, retry_after_ms
 from mainspring.v1 import admin_pb2_grpc, client_pb2_grpc
 
-_receive_limit: Final = "grpc.max_receive_message_length"
-_receive_bytes_max: Final = 2 * map_output_bytes_max + 2 * MIB  # a node's input and output in one answer
 _transient: Final = (UnavailableError, BusyError, DeadlineError)
 
 
@@ -42,8 +38,7 @@ class Stubs:
 
     def __init__(self, address: str, keepalive: Keepalive) -> None:
         self.address = address
-        options = [option for option in channel_options(keepalive) if option[0] != _receive_limit]
-        self.channel = grpc.aio.insecure_channel(address, options=[*options, (_receive_limit, _receive_bytes_max)])
+        self.channel = open_channel(address, keepalive)
         self.workflows = client_pb2_grpc.WorkflowsServiceStub(self.channel)
         self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
 

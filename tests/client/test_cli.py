@@ -100,7 +100,6 @@ def test_a_failed_submit_and_watch_ends_with_the_node_its_error_and_the_command_
     got = asked(served, "submit", file_of(tmp_path), "--id", "w", "--watch", **script)
     assert got.exit_code == 1
     assert got.stderr.splitlines() == [
-        'File "tasks.py", line 3',
         "error: workflow 'w' failed at node 'fetch': ValueError: no such year",
         "look closer with: mainspring get w fetch",
     ]

@@ -23,11 +23,6 @@ from mainspring_client.dev import DevCluster, require_free
 
 COORDINATOR = """
 import http.server, json, os, signal, sys, threading
-if sys.argv[1:3] == ["db", "upgrade"]:
-    sys.exit(int(os.environ.get("UPGRADE_EXIT", "0")))
-if os.environ.get("PLAY") == "refuse":
-    print("the schema is of another version: mainspring db upgrade", file=sys.stderr)
-    sys.exit(1)
 asked = 0
 class Probes(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -37,12 +32,20 @@ class Probes(http.server.BaseHTTPRequestHandler):
         self.end_headers()
     def log_message(self, *args):
         pass
-server = http.server.HTTPServer(("127.0.0.1", int(os.environ["HTTP_PORT"])), Probes)
-signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-print("not json", flush=True)
-print(json.dumps({"event": "listening", "grpc": "127.0.0.1:7", "http": "127.0.0.1:%d" % server.server_port}), flush=True)
-server.serve_forever()
-print("stopped", os.environ["DATABASE_URL"], flush=True)
+def main(arguments):
+    if arguments == ["db", "upgrade"]:
+        return int(os.environ.get("UPGRADE_EXIT", "0"))
+    if os.environ.get("PLAY") == "refuse":
+        print("the schema is newer than this build", file=sys.stderr)
+        return 1
+    server = http.server.HTTPServer(("127.0.0.1", int(os.environ["HTTP_PORT"])), Probes)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    print("not json", flush=True)
+    print(json.dumps({"event": "listening", "grpc": "127.0.0.1:7", "http": "127.0.0.1:%d" % server.server_port}), flush=True)
+    server.serve_forever(poll_interval=0.05)
+    print("stopped", os.environ["DATABASE_URL"], flush=True)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
 """
 WORKER = """
 import json, os, signal, sys
@@ -112,7 +115,7 @@ def test_its_data_stay_where_they_were_wanted_and_its_parts_get_the_settings(par
     [
         ({"PLAY": "refuse"}, "coordinator ended with exit code 1 before it was listening"),
         ({"PLAY": "crash"}, "worker-1 ended with exit code 2 before it was attached"),
-        ({"UPGRADE_EXIT": "3"}, "the database could not be prepared"),
+        ({"UPGRADE_EXIT": "3"}, "coordinator ended with exit code 3 before it was listening"),
     ],
 )
 def test_a_part_that_does_not_start_is_reported_with_its_last_lines(

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mainspring.errors import WorkflowFailedError
 from mainspring_client.cli.app import (
     AddressOption,
     JsonOption,
@@ -279,8 +278,6 @@ def _end(session: Session, found: Result, *, say: bool) -> None:
         if say:
             session.out.line(json_text(found.output))
         return
-    if isinstance(error, WorkflowFailedError) and error.failure.stack and say:
-        session.out.side.print(error.failure.stack, markup=False, highlight=False, style="dim")
     raise error
 
 
