@@ -21,9 +21,12 @@ longest_s = 0.5
 """Each trace is run so fast that its longest chain, or all its work over the slots, takes this long."""
 
 
+folder = Path(os.environ.get("MAINSPRING_TRACES", root.parent / "shared/data/wfinstances"))
+"""Where recorded traces are looked for; they are not the project's to ship."""
+
+
 def traces() -> list[Path]:
-    """Return the shipped trace and those found beside the project."""
-    folder = Path(os.environ.get("MAINSPRING_TRACES", root.parent / "shared/data/wfinstances"))
+    """Return the shipped trace and those found."""
     return [shipped, *sorted(folder.glob("*.json"))]
 
 
@@ -61,6 +64,14 @@ def test_a_trace_runs_each_node_once_and_none_before_its_parents_had_ended(start
     assert run.problems == ()
     # The cluster's own clock cannot show less than what no schedule can beat, or the nodes did not sleep.
     assert run.makespan_s >= run.bounds.makespan_s
+
+
+def test_recorded_traces_are_among_those_that_ran() -> None:
+    if len(traces()) == 1:
+        pytest.skip(
+            f"no traces in {folder}: only {shipped.name} ran; MAINSPRING_TRACES names a folder of WfFormat files"
+        )
+    assert {path.stem for path in traces()} > {shipped.stem}
 
 
 def event(at_us: int, type_: str, node_id: str) -> HistoryEvent:
