@@ -1,9 +1,11 @@
 """The commands, against a scripted cluster: what they print, for whom, and their exit codes."""
 
+import asyncio
 import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -413,3 +415,18 @@ def test_a_stranger_at_the_address_is_unavailable_or_unknown(served: Served) -> 
     got = asked(served, "history", "w", GetHistory=[grpc.StatusCode.UNIMPLEMENTED])
     assert got.exit_code == 5
     assert "check that a coordinator of this version is there" in got.stderr
+
+
+def test_an_interrupted_watch_says_that_the_workflow_goes_on(served: Served) -> None:
+    async def never(_: object) -> None:
+        await asyncio.Event().wait()
+
+    with served(Watch=[[seen(1, node(), snapshot=True), never]]) as (_, address):
+        command = [*COMMAND, "watch", "w", "--address", address]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "a  RUNNING  worker-1\n"
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+    assert said == "what you no longer see goes on; follow it with: mainspring watch w\n"
+    assert process.returncode == 130

@@ -1,7 +1,7 @@
 """The commands about workflows: submit, get, history, result, list, watch, cancel."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,12 +15,12 @@ from mainspring_client.cli.app import (
     exit_unavailable,
     session_of,
 )
-from mainspring_client.cli.output import first_line, json_text, moment, since, span
-from mainspring_client.cli.progress import duration, showing, trouble
+from mainspring_client.cli.output import first_line, json_text, moment, since
+from mainspring_client.cli.pages import node_row, show_node, show_workflow
+from mainspring_client.cli.progress import showing
 from mainspring_client.cli.reading import read_definition, read_json
 from mainspring_client.client import Client
 from mainspring_client.nouns import (
-    NodeDetail,
     NodeInfo,
     NodeStatus,
     Result,
@@ -30,7 +30,7 @@ from mainspring_client.nouns import (
 )
 
 WorkflowArgument = Annotated[str, typer.Argument(metavar="WF", help="The workflow's id.")]
-_nodes_shown_max = 200
+_nodes_shown_max: Final = 200
 
 
 @app.command(
@@ -115,7 +115,7 @@ def get(
         if session.out.as_json:
             session.out.document(detail)
         else:
-            _show_node(session, workflow_id, detail)
+            show_node(session.out, workflow_id, detail)
         return
     limit = None if every or as_json or session.out.as_json else _nodes_shown_max
 
@@ -132,10 +132,10 @@ def get(
     if session.out.as_json:
         session.out.document({"workflow": workflow, "nodes": nodes})
         return
-    _show_workflow(session, workflow)
+    show_workflow(session.out, workflow)
     session.out.table(
         ["node", "state", "attempt", "worker", "started", "time", "last error or reason"],
-        [_node_row(node) for node in nodes[:limit]],
+        [node_row(node) for node in nodes[:limit]],
     )
     if limit is not None and len(nodes) > limit:
         session.out.hint(f"these are the first {limit}; see all with: mainspring get {workflow_id} --all")
@@ -279,68 +279,3 @@ def _end(session: Session, found: Result, *, say: bool) -> None:
             session.out.line(json_text(found.output))
         return
     raise error
-
-
-def _show_workflow(session: Session, workflow: WorkflowInfo) -> None:
-    failure = workflow.failure
-    counts = ", ".join(f"{count:,} {status.lower()}" for status, count in workflow.node_counts.items() if count)
-    session.out.fields(
-        [
-            ("workflow", workflow.workflow_id),
-            ("name", workflow.name),
-            ("state", workflow.status),
-            ("submitted", moment(workflow.submitted_at_us)),
-            ("ended", moment(workflow.ended_at_us)),
-            ("time", since(workflow.submitted_at_us, workflow.ended_at_us)),
-            ("nodes", f"{workflow.nodes_total:,} ({counts})" if counts else f"{workflow.nodes_total:,}"),
-            ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
-            ("at node", failure.node_id if failure is not None else ""),
-            ("cancelled for", workflow.cancel_reason),
-            ("strategy", workflow.assignment_strategy),
-        ]
-    )
-
-
-def _node_row(node: NodeInfo) -> list[str]:
-    attempt = f"{node.instances_ended}/{node.width}" if node.width else str(node.attempt or "")
-    return [node.label, node.status, attempt, node.worker, moment(node.started_at_us), duration(node), trouble(node)]
-
-
-def _show_node(session: Session, workflow_id: str, detail: NodeDetail) -> None:
-    node = detail.node
-    failure = node.failure
-    session.out.fields(
-        [
-            ("workflow", workflow_id),
-            ("node", node.label),
-            ("executor", node.executor),
-            ("state", node.status),
-            ("waits for", node.waiting_reason),
-            ("depends on", ", ".join(node.depends_on)),
-            ("instances", f"{node.instances_ended} of {node.width} ended" if node.width else ""),
-            ("attempt", str(node.attempt or "")),
-            ("worker", node.worker),
-            ("started", moment(node.started_at_us)),
-            ("time", duration(node)),
-            ("ran", span(node.run_us) if node.run_us else ""),
-            ("next attempt", moment(node.retry_at_us)),
-            ("input", json_text(detail.input) if node.attempt else ""),
-            ("output", json_text(detail.output) if node.status is NodeStatus.SUCCEEDED else ""),
-            ("progress", json_text(detail.progress) if detail.progress is not None else ""),
-            ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
-            ("stack", failure.stack.rstrip() if failure is not None else ""),
-        ]
-    )
-    if detail.attempts:
-        session.out.line("")
-        rows = [
-            [
-                str(one.attempt),
-                one.worker,
-                moment(one.started_at_us),
-                since(one.started_at_us, one.ended_at_us),
-                f"{one.failure.type}: {first_line(one.failure.message)}" if one.failure is not None else "",
-            ]
-            for one in detail.attempts
-        ]
-        session.out.table(["attempt", "worker", "started", "time", "error"], rows)

@@ -1,0 +1,73 @@
+"""What `get` shows: a workflow, the row of a node, a node with all that is known of it."""
+
+from mainspring_client.cli.output import Output, first_line, json_text, moment, since, span
+from mainspring_client.cli.progress import duration, trouble
+from mainspring_client.nouns import NodeDetail, NodeInfo, NodeStatus, WorkflowInfo
+
+
+def show_workflow(out: Output, workflow: WorkflowInfo) -> None:
+    """Print what is known of a workflow as a whole."""
+    failure = workflow.failure
+    counts = ", ".join(f"{count:,} {status.lower()}" for status, count in workflow.node_counts.items() if count)
+    out.fields(
+        [
+            ("workflow", workflow.workflow_id),
+            ("name", workflow.name),
+            ("state", workflow.status),
+            ("submitted", moment(workflow.submitted_at_us)),
+            ("ended", moment(workflow.ended_at_us)),
+            ("time", since(workflow.submitted_at_us, workflow.ended_at_us)),
+            ("nodes", f"{workflow.nodes_total:,} ({counts})" if counts else f"{workflow.nodes_total:,}"),
+            ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
+            ("at node", failure.node_id if failure is not None else ""),
+            ("cancelled for", workflow.cancel_reason),
+            ("strategy", workflow.assignment_strategy),
+        ]
+    )
+
+
+def node_row(node: NodeInfo) -> list[str]:
+    """Return a node's row in the table of its workflow."""
+    attempt = f"{node.instances_ended}/{node.width}" if node.width else str(node.attempt or "")
+    return [node.label, node.status, attempt, node.worker, moment(node.started_at_us), duration(node), trouble(node)]
+
+
+def show_node(out: Output, workflow_id: str, detail: NodeDetail) -> None:
+    """Print all that is known of one node."""
+    node = detail.node
+    failure = node.failure
+    out.fields(
+        [
+            ("workflow", workflow_id),
+            ("node", node.label),
+            ("executor", node.executor),
+            ("state", node.status),
+            ("waits for", node.waiting_reason),
+            ("depends on", ", ".join(node.depends_on)),
+            ("instances", f"{node.instances_ended} of {node.width} ended" if node.width else ""),
+            ("attempt", str(node.attempt or "")),
+            ("worker", node.worker),
+            ("started", moment(node.started_at_us)),
+            ("time", duration(node)),
+            ("ran", span(node.run_us) if node.run_us else ""),
+            ("next attempt", moment(node.retry_at_us)),
+            ("input", json_text(detail.input) if node.attempt else ""),
+            ("output", json_text(detail.output) if node.status is NodeStatus.SUCCEEDED else ""),
+            ("progress", json_text(detail.progress) if detail.progress is not None else ""),
+            ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
+            ("stack", failure.stack.rstrip() if failure is not None else ""),
+        ]
+    )
+    if detail.attempts:
+        out.line("")
+        rows = [
+            [
+                str(one.attempt),
+                one.worker,
+                moment(one.started_at_us),
+                since(one.started_at_us, one.ended_at_us),
+                f"{one.failure.type}: {first_line(one.failure.message)}" if one.failure is not None else "",
+            ]
+            for one in detail.attempts
+        ]
+        out.table(["attempt", "worker", "started", "time", "error"], rows)
