@@ -39,7 +39,9 @@ _all_children: Final = frozenset(
 _builders: Final = frozenset({"multi_select_list", "multi_select_dict", "function_expression"})
 _deep_functions: Final = frozenset({"contains", "to_string"})
 """Functions that look at all that is within their arguments."""
-_characters_a_step: Final = 16
+_characters_a_step: Final = 64
+_value_size: Final = 16
+"""What a value counts, in characters."""
 _Tree: TypeAlias = Any
 """A node of the library's syntax tree: a dict with `type`, `children` and perhaps `value`."""
 
@@ -70,18 +72,21 @@ class Budget:
             raise PathError(f"it takes more than {path_steps_max} steps; do the work in an executor")
 
     def spend_on(self, value: object) -> None:
-        """Take away what writing a value costs, counting what it holds several times each time."""
-        stack = [value]
+        """Take away what writing a value costs; what stands in it several times counts each time."""
+        stack, size = [value], _value_size
         while stack:
             one = stack.pop()
             if isinstance(one, str):
-                self.spend(1 + len(one) // _characters_a_step)
+                size += len(one)
             elif isinstance(one, list):
-                self.spend(1 + len(one))
+                size += len(one) * _value_size
                 stack += one
             elif isinstance(one, dict):
-                self.spend(1 + len(one))
+                size += len(one) * _value_size
                 stack += one.values()
+            if size >= _characters_a_step:
+                self.spend(size // _characters_a_step)
+                size %= _characters_a_step
 
 
 class Expression:
@@ -143,8 +148,18 @@ class _Interpreter(TreeInterpreter):
         self._library = Functions()
 
     def visit(self, node: _Tree, *args: Any, **kwargs: Any) -> Any:
-        self._budget.spend(1)
+        self._budget.left -= 1
+        if self._budget.left < 0:
+            self._budget.spend(0)
+        if node["type"] == "field":  # by far the most frequent; the method would raise and catch for all but objects
+            (value,) = args
+            return value.get(node["value"]) if isinstance(value, dict) else None
         return super().visit(node, *args, **kwargs)
+
+    def visit_multi_select_dict(self, node: _Tree, value: Any) -> Any:
+        if value is None:
+            return None
+        return {pair["value"]: self.visit(pair["children"][0], value) for pair in node["children"]}
 
     def visit_flatten(self, node: _Tree, value: Any) -> Any:
         result = super().visit_flatten(node, value)
@@ -204,7 +219,7 @@ def _parsed(text: str) -> _Tree:
     except ParseError as error:
         position = error.lexer_position if isinstance(error, LexerError) else error.lex_position
         reason = error.message if isinstance(error, LexerError) else error.msg
-        if error.token_type is None:
+        if error.token_type in {None, "EOF"}:
             reason = "it ends too early"
         message = f"${{{text}}} is not a JMESPath expression: {reason} (at column {position + 1})"
         raise PathError(message, position=position) from error

@@ -29,7 +29,7 @@ edges_max: Final = 1_000_000
 paths_in_input_max: Final = 1_000
 path_bytes_max: Final = 4 * KIB
 path_depth_max: Final = 100
-path_steps_max: Final = 5_000_000  # a list as wide as a map may be, with twenty fields picked from each element
+path_steps_max: Final = 1_000_000  # about half a second; 30,000 elements with twenty fields picked from each
 map_width_max: Final = 100_000
 max_parallel_max: Final = 100_000
 attempts_max: Final = 100
@@ -88,7 +88,9 @@ try_timeout_ms_max: Final = 15_000  # above recovery_wait_ms_max, so that a shar
 first_contact_ms_default: Final = 5_000
 client_retry_delay_ms_first: Final = 50
 client_retry_delay_ms_max: Final = 2_000
-client_stream_ms_max: Final = 600_000  # a stream is opened again at the latest then, so that none outlives its usefulness
+client_stream_ms_max: Final = (
+    600_000  # a stream is opened again at the latest then, so that none outlives its usefulness
+)
 submit_many_calls_max: Final = 4
 
 # The embedded cluster of `mainspring dev`

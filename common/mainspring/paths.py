@@ -30,7 +30,7 @@ Scope: TypeAlias = Mapping[str, bytes]
 _no_roots: Final[frozenset[str]] = frozenset()
 _integer_min: Final = -(2**63)
 _integer_max: Final = 2**64 - 1
-_bytes_a_step: Final = 16
+_bytes_a_step: Final = 64
 _plain_key: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 _Text: TypeAlias = tuple[str | Expression, ...]
 """A string with values in it. No JSON value is a tuple, so that the two cannot be confused."""
