@@ -25,6 +25,7 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode, Ended, Loa
 from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowEvicted
 from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.step import Engine
+from mainspring_coordinator.holdings import Holdings, reject, resolve
 from mainspring_coordinator.ports import Outlet
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
@@ -77,7 +78,7 @@ class ControlLoop:
         self._give_up = give_up
         self._aio = asyncio.get_running_loop()
         self._session = 0
-        self._shard_lost_listeners: list[Callable[[int], None]] = []
+        self._holdings = Holdings()
         self._delivery = Delivery(self._load_outputs, observer.ended)
         self._engine = Engine(config)
         self._writer: Writer | None = None
@@ -93,9 +94,6 @@ class ControlLoop:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_us = 0
         self._refused_seen = 0
-        self._epochs: dict[int, int] = {}
-        self._serving: dict[int, int] = {}
-        self._ready_waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._proving: dict[int, list[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushing: list[asyncio.Future[None]] = []
@@ -130,30 +128,29 @@ class ControlLoop:
         error = UnavailableError(f"this coordinator gave up its term ({reason}); the outcome is unknown, try again")
         self._delivery.fail_all(error)
         waiting = [
+            [mark for mark in self._queue if isinstance(mark, asyncio.Future)],
+            list(self._releasing),
             *self._provers.values(),
             *self._proving.values(),
-            *self._ready_waiters.values(),
             self._flushing,
             self._flushed,
         ]
         for futures in waiting:
-            _fail(futures, error)
-        lost = list(self._serving)
+            reject(futures, error)
+        self._holdings.end_term(error)
         self._reset()
-        for shard in lost:
-            self._tell_shard_lost(shard)
 
     # -- shards ------------------------------------------------------------------------------------------------------------
 
     @property
     def serving(self) -> Mapping[int, int]:
         """The shards that we own and that are ready, with their epochs."""
-        return self._serving
+        return self._holdings.served
 
     @property
     def owned(self) -> int:
         """How many shards we own, those being recovered included."""
-        return len(self._epochs)
+        return len(self._holdings.epochs)
 
     @property
     def open_workflows(self) -> int:
@@ -173,7 +170,7 @@ class ControlLoop:
         """The shard is ours in the database: build its state and serve it."""
         if self._writer is None:
             return
-        self._epochs[row.shard] = row.epoch
+        self._holdings.take(row)
         self._writer.put(Adopt(row))
         self._spawn(self._recover(row))
 
@@ -193,12 +190,9 @@ class ControlLoop:
         shard = self._engine.state.shards.get(row.shard)
         if term != self._term or shard is None or shard.epoch != row.epoch:
             return
-        self._serving[row.shard] = row.epoch
+        self._holdings.serve(row)
         _log.info("shard_ready", shard=row.shard, epoch=row.epoch, workflows=count)
-        for future in self._ready_waiters.pop(row.shard, ()):
-            if not future.done():
-                future.set_result(None)
-        self._delivery.shards_changed(dict(self._serving))
+        self._delivery.shards_changed(self._holdings.served)
 
     async def _stepped(self) -> None:
         """Return when every event that is queued now has been stepped."""
@@ -209,7 +203,8 @@ class ControlLoop:
 
     async def release_shards(self, shards: Sequence[int]) -> None:
         """Give shards up on purpose, after what they have under way is committed."""
-        epochs = {shard: self._epochs[shard] for shard in shards if shard in self._serving}
+        held = self._holdings
+        epochs = {shard: held.epochs[shard] for shard in shards if shard in held.served}
         if not epochs or self._writer is None:
             return
         for shard in epochs:
@@ -220,7 +215,7 @@ class ControlLoop:
         # What came between the first flush and here is still ours to commit.
         await self._flush()
         for shard in epochs:
-            self._epochs.pop(shard, None)
+            held.drop(shard)
         if self._writer is not None:
             released = self._aio.create_future()
             self._releasing.append(released)
@@ -236,13 +231,8 @@ class ControlLoop:
             await future
 
     def _stop_serving(self, shard: int) -> None:
-        if self._serving.pop(shard, None) is not None:
-            self._delivery.shards_changed(dict(self._serving))
-            self._tell_shard_lost(shard)
-
-    def _tell_shard_lost(self, shard: int) -> None:
-        for notify in list(self._shard_lost_listeners):
-            notify(shard)
+        if self._holdings.stop_serving(shard):
+            self._delivery.shards_changed(self._holdings.served)
 
     # -- ports.Loop --------------------------------------------------------------------------------------------------------
 
@@ -266,7 +256,7 @@ class ControlLoop:
         token, future = self._delivery.new_caller()
         try:
             async with asyncio.timeout(limits.recovery_wait_ms_max / 1_000):
-                await self._until_serving(shard)
+                await self._holdings.until_served(shard)
                 self.post(make(token))
                 answer = await future
         except TimeoutError as error:
@@ -283,19 +273,10 @@ class ControlLoop:
 
     async def prove(self, shard: int) -> None:
         """Return once the shard is proven ours by a statement begun after this call."""
-        await self._until_serving(shard)
+        await self._holdings.until_served(shard)
         future = self._aio.create_future()
         self._provers.setdefault(shard, []).append(future)
         self._schedule()
-        await future
-
-    async def _until_serving(self, shard: int) -> None:
-        if shard in self._serving:
-            return
-        if shard not in self._epochs:
-            raise NotOwnerError(f"this coordinator does not own shard {shard}")
-        future = self._aio.create_future()
-        self._ready_waiters.setdefault(shard, []).append(future)
         await future
 
     def new_session(self) -> int:
@@ -317,8 +298,7 @@ class ControlLoop:
 
     def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
         """Call `notify` with each shard that stops being served; returns what ends it."""
-        self._shard_lost_listeners.append(notify)
-        return lambda: self._shard_lost_listeners.remove(notify)
+        return self._holdings.on_lost(notify)
 
     # -- the loop ----------------------------------------------------------------------------------------------------------
 
@@ -338,7 +318,7 @@ class ControlLoop:
         while queue and not full:
             event = queue.popleft()
             if isinstance(event, asyncio.Future):
-                _resolve([event])
+                resolve([event])
                 continue
             self._step(event)
             full = len(gathering.rows) >= limits.batch_rows_max or self._clock_us() - started_us > _slice_us
@@ -360,10 +340,13 @@ class ControlLoop:
             return
         batch = self._gathering
         batch.add_changes(self._engine.cut())
-        known = self._epochs
+        known = self._holdings.epochs
         prove = {shard: known[shard] for shard in (*batch.shards_to_prove(), *self._provers) if shard in known}
         if not batch and not prove:
-            _resolve(self._flushed)
+            resolve(self._flushed)
+            self._flushed.clear()
+            self._proving, self._provers = self._provers, {}
+            self._answer_provers({})
             return
         self._gathering = Gathered()
         self._proving, self._provers = self._provers, {}
@@ -383,7 +366,7 @@ class ControlLoop:
             self._give_up(str(written.error))
             return
         if isinstance(job, Release):
-            _resolve([self._releasing.popleft()])
+            resolve([self._releasing.popleft()])
         if isinstance(job, Write):
             self._observer.committed(written)
             self._finish(written)
@@ -403,7 +386,7 @@ class ControlLoop:
             return
         self._delivery.let_out(batch.outward)
         self._answer_provers(written.lost)
-        _resolve(self._flushing)
+        resolve(self._flushing)
         refused = self._engine.state.refused_results
         if refused != self._refused_seen:
             self._observer.refused(refused - self._refused_seen)
@@ -419,8 +402,7 @@ class ControlLoop:
             self._delivery.refuse(gathered.drop_shards(shards), error)
         for shard, epoch in lost.items():
             _log.warning("shard_lost", shard=shard, epoch_now=epoch)
-            self._epochs.pop(shard, None)
-            _fail(self._ready_waiters.pop(shard, []), error)
+            self._holdings.drop(shard)
             self._stop_serving(shard)
             self._step(ShardLost(shard))
 
@@ -461,7 +443,7 @@ class ControlLoop:
             for future in futures:
                 if future.done():
                     continue
-                if shard in lost or shard not in self._epochs:
+                if shard in lost or shard not in self._holdings.epochs:
                     future.set_exception(NotOwnerError(f"another coordinator owns shard {shard} now"))
                 else:
                     future.set_result(None)
@@ -519,17 +501,3 @@ class ControlLoop:
     @staticmethod
     def _clock_us() -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000
-
-
-def _resolve(futures: list["asyncio.Future[None]"]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
-    futures.clear()
-
-
-def _fail(futures: list["asyncio.Future[None]"], error: MainspringError) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
-    futures.clear()

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias, TypeVar
 import structlog
 
 from mainspring.errors import FencedError, MainspringError, PoisonBatchError, StoreUnavailableError
-from mainspring_coordinator.engine.rows import Row
+from mainspring_coordinator.engine.rows import PlanSaved, Row
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
 
 _T = TypeVar("_T")
@@ -125,8 +125,10 @@ class Writer:
                 result.lost.update(error.lost)
                 batch = _keep(batch, [row for row in batch.rows if row.shard not in error.lost])
             except PoisonBatchError as error:
+                # Its plan stays, because other workflows may rely on this one having stored it; unless the plan is what is refused.
+                again = error.workflow_id in result.poisoned
                 result.poisoned[error.workflow_id] = str(error)
-                batch = _keep(batch, [row for row in batch.rows if row.workflow_id != error.workflow_id])
+                batch = _keep(batch, [row for row in batch.rows if _stays(row, error.workflow_id, plan_too=again)])
             else:
                 result.existing.update(committed.existing)
                 result.rows = len(batch.rows)
@@ -148,6 +150,10 @@ class Writer:
                 _log.warning("database_unavailable", error=str(error))
                 if self._closed.wait(_retry_delay_s):
                     raise
+
+
+def _stays(row: Row, refused: str, *, plan_too: bool) -> bool:
+    return row.workflow_id != refused or (isinstance(row, PlanSaved) and not plan_too)
 
 
 def _keep(batch: Batch, rows: Sequence[Row]) -> Batch:

@@ -1,0 +1,91 @@
+"""Which shards a coordinator owns, which of them it serves, and who waits to learn of a change.
+
+A shard is *owned* from the moment that its fence row is ours, and *served* once its state is built. Calls for one that is owned and
+not served yet wait; calls for any other are refused at once.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from mainspring.errors import MainspringError, NotOwnerError
+from mainspring_coordinator.store.protocol import ShardRow
+
+
+class Holdings:
+    """The shards of one term after the other."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, int] = {}
+        self._served: dict[int, int] = {}
+        self._waiters: dict[int, list[asyncio.Future[None]]] = {}
+        self._listeners: list[Callable[[int], None]] = []
+
+    @property
+    def epochs(self) -> Mapping[int, int]:
+        """The shards that we own, with their epochs."""
+        return self._epochs
+
+    @property
+    def served(self) -> Mapping[int, int]:
+        """Those that are ready, with their epochs."""
+        return self._served
+
+    def take(self, row: ShardRow) -> None:
+        """A shard is ours."""
+        self._epochs[row.shard] = row.epoch
+
+    def serve(self, row: ShardRow) -> None:
+        """A shard is ready: whoever waits for it goes on."""
+        self._served[row.shard] = row.epoch
+        resolve(self._waiters.pop(row.shard, []))
+
+    def stop_serving(self, shard: int) -> bool:
+        """Serve a shard no longer; tell whether it was served, in which case the listeners have been told."""
+        if self._served.pop(shard, None) is None:
+            return False
+        for notify in list(self._listeners):
+            notify(shard)
+        return True
+
+    def drop(self, shard: int) -> None:
+        """Own a shard no longer."""
+        self._epochs.pop(shard, None)
+        reject(self._waiters.pop(shard, []), NotOwnerError(f"another coordinator owns shard {shard} now"))
+
+    def end_term(self, error: MainspringError) -> None:
+        """Own nothing any more; whoever waits gets the error."""
+        self._epochs.clear()
+        for futures in self._waiters.values():
+            reject(futures, error)
+        self._waiters.clear()
+        for shard in list(self._served):
+            self.stop_serving(shard)
+
+    async def until_served(self, shard: int) -> None:
+        """Return when a shard is served; `NotOwnerError` when it is not ours, or stops being ours first."""
+        if shard in self._served:
+            return
+        if shard not in self._epochs:
+            raise NotOwnerError(f"this coordinator does not own shard {shard}")
+        future = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(shard, []).append(future)
+        await future
+
+    def on_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
+        """Call `notify` with each shard that stops being served; returns what ends it."""
+        self._listeners.append(notify)
+        return lambda: self._listeners.remove(notify)
+
+
+def resolve(futures: "Sequence[asyncio.Future[None]]") -> None:
+    """Let those go on who still wait."""
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def reject(futures: "Sequence[asyncio.Future[None]]", error: MainspringError) -> None:
+    """Give those an error who still wait."""
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
