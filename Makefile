@@ -37,8 +37,7 @@ lint: env  ## Check the style of Python, of the shell scripts' syntax and of the
 	@for script in .ci/*; do bash -n "$$script" || exit 1; done
 
 types: env  ## Check the types with mypy and pyright
-	@$(PY) -m mypy
-	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
+	@$(PY) -m mypy; mypy=$$?; PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright && exit $$mypy
 
 imports: env  ## Check who may import whom, and that the engine is pure
 	@.venv/bin/lint-imports
