@@ -55,6 +55,7 @@ wheel: env  ## Build the wheel and test it in an environment of its own
 check: lint types imports verify wheel test  ## All of the checks and all tests
 
 bench: env  ## Measure (BENCH_JSON=file writes the figures)
+	@.ci/mariadb
 	@$(PY) -m bench $(ARGS)
 
 clean:  ## Remove the environment, caches and what was built
