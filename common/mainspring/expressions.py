@@ -21,6 +21,8 @@ _name: Final = r'(?:[A-Za-z_][A-Za-z0-9_]*|"[^"\\\x00-\x1f]+")'
 _walk: Final = re.compile(rf"\s*({_name})((?:\.{_name}|\[-?[0-9]{{1,9}}\])*)\s*", re.ASCII)
 _step: Final = re.compile(rf"\.({_name})|\[(-?[0-9]+)\]")
 
+_walk_characters_max: Final = path_bytes_max // 4  # within the bound whatever the characters
+
 _first_child_only: Final = frozenset(
     {"subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe"}
 )
@@ -105,16 +107,24 @@ class Expression:
         self._builds = tree is not None and any(node["type"] in _builders for node, _ in _walked(tree))
 
     @classmethod
+    def walk(cls, text: str) -> "Expression | None":
+        """Compile an expression that only walks from name to name, and is not long; None for all others."""
+        if len(text) > _walk_characters_max:
+            return None
+        walk = _walk.fullmatch(text)
+        return cls(text, frozenset((_unquoted(walk[1]),)), _steps(walk[2]), None) if walk else None
+
+    @classmethod
     def compile(cls, text: str) -> "Expression":
         """Compile an expression; raises `PathError`, whose position counts within `text`."""
+        walk = cls.walk(text)
+        if walk is not None:
+            return walk
         size = len(text.encode("utf-8", "surrogatepass"))
         if size > path_bytes_max:
             raise PathError(f"a data path of {size} bytes is over the bound of {path_bytes_max}")
         if not text.strip():
             raise PathError("a data path is empty; name a node, `input`, `workflow`, `item` or `index`")
-        walk = _walk.fullmatch(text)
-        if walk:
-            return cls(text, frozenset((_unquoted(walk[1]),)), _steps(walk[2]), None)
         tree = _parsed(text)
         return cls(text, frozenset(_roots(tree, text)), None, tree)
 

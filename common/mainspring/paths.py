@@ -206,6 +206,8 @@ def _check_unicode(text: str, what: str) -> None:
 
 
 def _compile_text(text: str) -> str | Expression | _Text:
+    if text.startswith("${") and text.endswith("}") and (walk := Expression.walk(text[2:-1])) is not None:
+        return walk
     parts: list[str | Expression] = []
     literal, at = "", 0
     while (found := text.find("${", at)) >= 0:

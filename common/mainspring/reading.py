@@ -137,11 +137,11 @@ class _Reading:
         if not isinstance(value, dict):
             self._say("BAD_TYPE", f"it must be an object with the fields {', '.join(known)}", at)
             return None
-        for name in value:
-            if name not in known:
-                close = self.problems.closest(str(name), known)
-                hint = f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
-                self._say("UNKNOWN_FIELD", f"there is no field {name!r}; {hint}", f"{at}.{name}" if at else str(name))
+        unknown = value.keys() - known
+        for name in [one for one in value if one in unknown] if unknown else ():
+            close = self.problems.closest(str(name), known)
+            hint = f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
+            self._say("UNKNOWN_FIELD", f"there is no field {name!r}; {hint}", f"{at}.{name}" if at else str(name))
         return value
 
     def _text(self, fields: Mapping[str, Any], name: str, at: str) -> str:

@@ -173,6 +173,13 @@ def test_form_and_meaning_are_told_together_and_nothing_twice() -> None:
     ]
 
 
+def test_unknown_fields_are_told_in_the_order_in_which_they_stand() -> None:
+    fields = dict.fromkeys(("q", "w", "x", "y", "z", "k"), 1)
+    with pytest.raises(DefinitionError) as caught:
+        definition_from_json(with_node(**fields))
+    assert [problem.field for problem in caught.value.problems] == list(fields)
+
+
 def test_a_hundred_problems_are_told_and_the_others_counted() -> None:
     told = problems_of({"name": "n", "nodes": [{"id": f"n{i}", "executor": "work", "x": 1} for i in range(250)]})
     assert len(told) == limits.problems_max + 1

@@ -59,6 +59,7 @@ def rendered(value: Any) -> Any:
         ("${sort_by(fetch.mappings, &n)[0].n}", 1),
         ("${fetch.*[].n}", [1, 2]),
         ("${'}'}", "}"),
+        ('${fetch."} ${".x}', None),
         (
             "Dear ${input.who}, ${fetch.total} of ${fetch.mappings[0]}",
             'Dear Ada, 2 of {"old_id":"a","n":1,"tags":["x"]}',
