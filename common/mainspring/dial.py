@@ -47,6 +47,8 @@ def server_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B008
         # A workflow's output, or the collected output of a `map`, may be larger than any request.
         ("grpc.max_send_message_length", answer_bytes_max),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", max(1, keepalive.time_ms // 2)),
+        # The name that gRPC reads for the line above; without it an idle stream is cut as "too_many_pings" after six pings.
+        ("grpc.http2.min_ping_interval_without_data_ms", max(1, keepalive.time_ms // 2)),
         ("grpc.http2.max_ping_strikes", 5),
         ("grpc.max_allowed_incoming_connections", connections_max),
         ("grpc.server_handshake_timeout_ms", 5_000),

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from mainspring.dial import server_options
+from mainspring.dial import Options, server_options
 from mainspring.errors import MainspringError
 from mainspring.rpc_errors import abort_with
 from mainspring.v1 import admin_pb2, client_pb2
@@ -74,9 +74,11 @@ class Scripted:
 
 
 @asynccontextmanager
-async def serving(address: str = "127.0.0.1:0", **script: Sequence[Step]) -> AsyncIterator[tuple[Scripted, str]]:
-    """Serve a script, {method: steps}; give the service and its address."""
-    server = grpc.aio.server(options=server_options())
+async def serving_with(
+    options: Options, script: Mapping[str, Sequence[Step]], address: str = "127.0.0.1:0"
+) -> AsyncIterator[tuple[Scripted, str]]:
+    """Serve a script with a server's options; give the service and its address."""
+    server = grpc.aio.server(options=options)
     scripted = Scripted(script)
     for file, name in ((client_pb2, "WorkflowsService"), (admin_pb2, "AdminService")):
         service = file.DESCRIPTOR.services_by_name[name]
@@ -88,3 +90,10 @@ async def serving(address: str = "127.0.0.1:0", **script: Sequence[Step]) -> Asy
         yield scripted, f"127.0.0.1:{port}"
     finally:
         await server.stop(0)
+
+
+@asynccontextmanager
+async def serving(address: str = "127.0.0.1:0", **script: Sequence[Step]) -> AsyncIterator[tuple[Scripted, str]]:
+    """Serve a script, {method: steps}, as a coordinator would; give the service and its address."""
+    async with serving_with(server_options(), script, address) as served:
+        yield served
