@@ -58,7 +58,7 @@ def test_what_json_does_not_have_is_refused_with_its_line(text: str, message: st
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("text", [b"a: [", b"a: 1\n---\nb: 2", b"\xff\xfe\x00", b'a: "\\ud800"', b"\x00"])
+@pytest.mark.parametrize("text", [b"a: [", b"a: 1\n---\nb: 2", b"\xff\xfe\x00", b"\x00"])
 def test_what_is_not_yaml_is_refused(text: bytes) -> None:
     with pytest.raises(NotYamlError):
         read_yaml(text)
