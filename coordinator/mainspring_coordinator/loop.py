@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -21,12 +21,12 @@ from mainspring.errors import BusyError, MainspringError, NotOwnerError, StoreUn
 from mainspring_coordinator.batch import Gathered
 from mainspring_coordinator.delivery import Delivery, Notify
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, AnswerCode, Ended, LoadOutputs
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, LoadOutputs
 from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowEvicted
 from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.holdings import Holdings, reject, resolve
-from mainspring_coordinator.ports import Outlet
+from mainspring_coordinator.ports import Observer, Outlet
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
 from mainspring_coordinator.writer import Adopt, Job, Release, Write, Writer, Written
@@ -34,22 +34,6 @@ from mainspring_coordinator.writer import Adopt, Job, Release, Write, Writer, Wr
 _log: Final = structlog.get_logger(__name__)
 _slice_us: Final = limits.loop_slice_ms_max * 1_000 // 2
 """Half of what an act may hold the loop: the last event of a slice may take the other half."""
-
-
-class Observer(Protocol):
-    """Is told what the loop measures."""
-
-    def committed(self, written: Written) -> None:
-        """A batch was committed."""
-        ...
-
-    def ended(self, effect: Ended) -> None:
-        """A workflow's end was committed."""
-        ...
-
-    def refused(self, count: int) -> None:
-        """Late results were refused."""
-        ...
 
 
 class ControlLoop:

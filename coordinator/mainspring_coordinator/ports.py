@@ -21,6 +21,7 @@ from mainspring_coordinator.engine.effects import (
     Welcomed,
 )
 from mainspring_coordinator.engine.events import Event
+from mainspring_coordinator.writer import Written
 
 SessionEffect: TypeAlias = Assign | Stop | Ack | EchoCredit | Refuse | Welcomed | Replace | ReportBacklog
 WorkflowEffect: TypeAlias = Changed | Ended
@@ -95,6 +96,22 @@ class Loop(Protocol):
 
     def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
         """Call `notify` with each shard that stops being served; returns what ends it."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what the loop measures."""
+
+    def committed(self, written: Written) -> None:
+        """A batch was committed."""
+        ...
+
+    def ended(self, effect: Ended) -> None:
+        """A workflow's end was committed."""
+        ...
+
+    def refused(self, count: int) -> None:
+        """Late results were refused."""
         ...
 
 

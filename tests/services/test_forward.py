@@ -14,8 +14,8 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import Cancel, Read, Submit
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.forward import forwarded_metadata
+from tests.services.fake_reader import FakeReader
 from tests.services.rig import (
-    FakeReader,
     Host,
     define,
     ended,

@@ -1,0 +1,111 @@
+"""A database of a few rows, for services that read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.store.protocol import (
+    ClusterRow,
+    CoordinatorRow,
+    ShardRow,
+    StoredAttempt,
+    StoredNode,
+    StoredWorkflow,
+    WorkflowFilter,
+)
+
+shards_total = 4
+
+
+@dataclass
+class FakeReader:
+    """A database made of dictionaries."""
+
+    workflows: dict[str, StoredWorkflow] = field(default_factory=dict[str, StoredWorkflow])
+    node_rows: dict[str, dict[tuple[int, int], StoredNode]] = field(
+        default_factory=dict[str, dict[tuple[int, int], StoredNode]]
+    )
+    attempt_rows: dict[str, list[StoredAttempt]] = field(default_factory=dict[str, list[StoredAttempt]])
+    plans: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    leases: list[CoordinatorRow] = field(default_factory=list[CoordinatorRow])
+    shard_rows: list[ShardRow] = field(default_factory=list[ShardRow])
+    failing: Exception | None = None
+    calls: list[str] = field(default_factory=list[str])
+
+    def _read(self, name: str) -> None:
+        self.calls.append(name)
+        if self.failing is not None:
+            raise self.failing
+
+    def cluster(self) -> ClusterRow | None:
+        return ClusterRow("test", shards_total)
+
+    def shards(self) -> Sequence[ShardRow]:
+        self._read("shards")
+        return self.shard_rows
+
+    def coordinators(self) -> Sequence[CoordinatorRow]:
+        self._read("coordinators")
+        return self.leases
+
+    def open_workflows(self, shard: int, after: str, limit: int) -> Sequence[StoredWorkflow]:
+        raise NotImplementedError
+
+    def nodes_of(self, workflow_ids: Sequence[str]) -> Sequence[StoredNode]:
+        raise NotImplementedError
+
+    def workflow(self, workflow_id: str) -> StoredWorkflow | None:
+        self._read("workflow")
+        return self.workflows.get(workflow_id)
+
+    def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
+        self._read("workflows_named")
+        return [self.workflows[name] for name in sorted(set(workflow_ids)) if name in self.workflows]
+
+    def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
+        self._read("outputs")
+        return [row for _, row in sorted(self.node_rows[workflow_id].items()) if row.node in nodes]
+
+    def node_page(
+        self, workflow_id: str, after: tuple[int, int], limit: int, statuses: Sequence[NodeStatus] = ()
+    ) -> Sequence[StoredNode]:
+        self._read("node_page")
+        rows = sorted(self.node_rows.get(workflow_id, {}).items())
+        found = [row for key, row in rows if key > after and (not statuses or row.status in statuses)]
+        return [replace(row, output=None) for row in found[:limit]]
+
+    def node(self, workflow_id: str, node: int, instance: int) -> StoredNode | None:
+        self._read("node")
+        return self.node_rows.get(workflow_id, {}).get((node, instance))
+
+    def attempts(
+        self, workflow_id: str, node: int | None = None, instance: int | None = None
+    ) -> Sequence[StoredAttempt]:
+        self._read("attempts")
+        return [
+            row
+            for row in self.attempt_rows.get(workflow_id, [])
+            if node is None or (row.node == node and row.instance == instance)
+        ]
+
+    def plan(self, shard: int, plan_hash: bytes) -> bytes | None:
+        self._read("plan")
+        return self.plans.get(plan_hash)
+
+    def list_workflows(
+        self, wanted: WorkflowFilter, before: tuple[int, str] | None, limit: int
+    ) -> Sequence[StoredWorkflow]:
+        self._read("list_workflows")
+        rows = sorted(self.workflows.values(), key=lambda row: (row.submitted_at_us, row.workflow_id), reverse=True)
+        found = [
+            replace(row, input=None, output=None)
+            for row in rows
+            if (before is None or (row.submitted_at_us, row.workflow_id) < before)
+            and (not wanted.statuses or row.status in wanted.statuses)
+            and (not wanted.name or row.name == wanted.name)
+            and row.workflow_id.startswith(wanted.id_prefix)
+        ]
+        return found[:limit]
+
+    def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
+        raise NotImplementedError
