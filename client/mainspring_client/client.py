@@ -13,8 +13,8 @@ from typing import Final, Self, TypeAlias
 
 from mainspring.dial import default_grpc_port, parse_addresses
 from mainspring.errors import BadRequestError, MainspringError
-from mainspring.ids import new_request_id
 from mainspring.limits import call_timeout_ms_default, first_contact_ms_default, page_size_max, reason_bytes_max
+from mainspring.naming import new_request_id
 from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip
 from mainspring_client import following, submitting, wire_nouns

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mainspring.errors import BadRequestError, MainspringError
-from mainspring.ids import is_workflow_id, new_request_id, new_workflow_id
+from mainspring.ids import is_workflow_id
 from mainspring.limits import (
     definition_bytes_max,
     definition_inline_bytes_max,
@@ -14,6 +14,7 @@ from mainspring.limits import (
     submit_many_calls_max,
     submit_many_items_max,
 )
+from mainspring.naming import new_request_id, new_workflow_id
 from mainspring.rpc_errors import error_of
 from mainspring.v1 import client_pb2
 from mainspring.wire import to_payload

@@ -1,10 +1,9 @@
 """Names that are made by rule: shards, assignments, incarnations, workflow ids.
 
-Chance is needed for some of them; those functions are called from the shells, never from the engine.
+Pure, so that the engine may use it; names that need chance are made in `mainspring.naming`.
 """
 
 import re
-import secrets
 import zlib
 from typing import Final
 
@@ -39,18 +38,3 @@ def is_workflow_id(text: str) -> bool:
 def is_incarnation(text: str) -> bool:
     """Tell whether `text` has the form of an incarnation."""
     return _INCARNATION.fullmatch(text) is not None
-
-
-def new_incarnation() -> str:
-    """Make the id of one start of one process: 32 hexadecimal characters."""
-    return secrets.token_hex(16)
-
-
-def new_workflow_id() -> str:
-    """Make an id for a workflow whose submitter chose none."""
-    return f"wf-{secrets.token_hex(10)}"
-
-
-def new_request_id() -> str:
-    """Make the id of one mutating call, the same in each try of it."""
-    return secrets.token_hex(12)

@@ -14,7 +14,7 @@ import structlog
 
 from mainspring.clock import Clock
 from mainspring.errors import FencedError, SettingsError, StoreError, StoreUnavailableError
-from mainspring.ids import new_incarnation
+from mainspring.naming import new_incarnation
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Peers, Seizure, Times, View
 from mainspring_coordinator.ranking import Candidate, Wanted, assign, wanted
 from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Journal, LockSession, ShardRow, Store

@@ -17,8 +17,8 @@ import structlog
 
 from mainspring.dial import Keepalive
 from mainspring.errors import MainspringError
-from mainspring.ids import new_incarnation
 from mainspring.limits import drain_ms_default, items_a_message_max, progress_interval_ms_min, reconnect_delay_ms_max
+from mainspring.naming import new_incarnation
 from mainspring.retry import full_jitter_ms
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.v1 import workflow_pb2
