@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 from mainspring.errors import MainspringError
@@ -30,7 +31,7 @@ async def chain(client: Client, *, length: int = 100, runs: int = 20) -> Figures
         await handle.result(timeout=60)
         started_us = [node.started_at_us async for node in client.nodes(handle.workflow_id)]
         if run:  # the first one warms up
-            hops_ms += [(after - before) / 1_000 for before, after in zip(started_us, started_us[1:], strict=False)]
+            hops_ms += [(after - before) / 1_000 for before, after in pairwise(started_us)]
     return {"hop_ms_p50": percentile(hops_ms, 0.5), "hop_ms_p99": percentile(hops_ms, 0.99)}
 
 
@@ -51,7 +52,12 @@ async def fan(client: Client, *, width: int = 10_000, runs: int = 3) -> Figures:
 
 async def diamonds(client: Client, *, count: int = 3_000) -> Figures:
     """Measure many small workflows at once: diamonds of 4 nodes, submitted together, each from its acceptance to its end."""
-    nodes = [{"id": "a"}, {"id": "b", "depends_on": ["a"]}, {"id": "c", "depends_on": ["a"]}, {"id": "d", "depends_on": ["b", "c"]}]
+    nodes: list[dict[str, Any]] = [
+        {"id": "a"},
+        {"id": "b", "depends_on": ["a"]},
+        {"id": "c", "depends_on": ["a"]},
+        {"id": "d", "depends_on": ["b", "c"]},
+    ]
     definition = _definition("diamond", nodes)
     started = time.perf_counter()
     handles = await client.submit_many(Submission(definition) for _ in range(count))

@@ -39,7 +39,7 @@ def _shared_options(keepalive: Keepalive) -> Options:
     ]
 
 
-def server_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B008  (frozen, so one instance serves all calls)
+def server_options(keepalive: Keepalive = Keepalive()) -> Options:
     """Return the options of a server."""
     return [
         *_shared_options(keepalive),
@@ -56,7 +56,7 @@ def server_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B008
     ]
 
 
-def channel_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B008  (frozen, so one instance serves all calls)
+def channel_options(keepalive: Keepalive = Keepalive()) -> Options:
     """Return the options of a client's channel; retries are ours, because only we know which calls may be repeated."""
     return [
         *_shared_options(keepalive),
@@ -71,7 +71,7 @@ def channel_options(keepalive: Keepalive = Keepalive()) -> Options:  # noqa: B00
     ]
 
 
-def open_channel(address: str, keepalive: Keepalive = Keepalive()) -> grpc.aio.Channel:  # noqa: B008  (frozen)
+def open_channel(address: str, keepalive: Keepalive = Keepalive()) -> grpc.aio.Channel:
     """Open a channel to "host:port"; it connects at its first call."""
     return grpc.aio.insecure_channel(address, options=channel_options(keepalive))
 
@@ -88,6 +88,8 @@ def parse_addresses(text: str, setting: str = "MAINSPRING_ADDRESS") -> Sequence[
             host, port = entry, str(default_grpc_port)
         bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
         if not host or not port.isdigit() or not 0 < int(port) < 65_536 or "/" in entry or bare_ipv6:
-            raise SettingsError(f"{setting}: {entry!r} is not an address; write host:port, such as 127.0.0.1:{default_grpc_port}")
+            raise SettingsError(
+                f"{setting}: {entry!r} is not an address; write host:port, such as 127.0.0.1:{default_grpc_port}"
+            )
         addresses.append(f"{host}:{port}")
     return addresses

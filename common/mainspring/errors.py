@@ -157,4 +157,6 @@ class PoisonBatchError(StoreError):
         self.workflow_id = workflow_id
         """Empty when rows that belong to no workflow are refused."""
         self.reason = reason
-        super().__init__(f"the database refuses rows of {f'workflow {workflow_id!r}' if workflow_id else 'no workflow'}: {reason}")
+        super().__init__(
+            f"the database refuses rows of {f'workflow {workflow_id!r}' if workflow_id else 'no workflow'}: {reason}"
+        )

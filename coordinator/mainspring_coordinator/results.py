@@ -7,6 +7,7 @@ one that both see is told once. Ends that are committed together leave in one me
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from mainspring import limits
@@ -29,6 +30,10 @@ def _result_of(ended: Ended) -> client_pb2.WorkflowResult:
     return views.result_message(
         ended.workflow_id, ended.status, ended.output, ended.failure, ended.submitted_at_us, ended.ended_at_us
     )
+
+
+def _brief_read(shard: int, workflow_id: str, token: int) -> Read:
+    return Read(token, shard, workflow_id, brief=True)
 
 
 def _lost(shard: int) -> NotOwnerError:
@@ -200,9 +205,13 @@ class Results:
     ) -> None:
         """Report those that have ended already, and those that do not exist."""
         answers = await asyncio.gather(
-            *(self._loop.ask(shard, lambda token, name=name: Read(token, shard, name, brief=True)) for name in workflow_ids)  # type: ignore[misc]  # a default binds the loop's variable
+            *(self._loop.ask(shard, partial(_brief_read, shard, name)) for name in workflow_ids)
         )
-        gone = [name for name, answer in zip(workflow_ids, answers, strict=True) if check_answer(answer).code is not AnswerCode.OK]
+        gone = [
+            name
+            for name, answer in zip(workflow_ids, answers, strict=True)
+            if check_answer(answer).code is not AnswerCode.OK
+        ]
         gone = [name for name in gone if name in remaining]
         if not gone:
             return

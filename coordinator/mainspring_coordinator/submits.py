@@ -12,8 +12,9 @@ from typing import Final
 
 import grpc.aio
 
-from mainspring import ids, limits
+from mainspring import limits
 from mainspring.errors import AlreadyExistsError, BadRequestError, BusyError, MainspringError, NotOwnerError
+from mainspring.naming import new_workflow_id
 from mainspring.rpc_errors import code_and_reason, error_from
 from mainspring.v1 import client_pb2, workflow_pb2
 from mainspring.wire import check_payload, clip, json_encoding
@@ -89,7 +90,7 @@ class Submits:
     async def one(self, request: client_pb2.SubmitRequest, context: Context) -> client_pb2.SubmitResponse:
         """Answer Submit."""
         _check_request_id(request.request_id)
-        workflow_id = request.workflow_id or ids.new_workflow_id()
+        workflow_id = request.workflow_id or new_workflow_id()
         shard = shard_of_workflow(workflow_id, self._loop.shards_total)
         definition = checked_definition(request.definition, "definition", limits.definition_inline_bytes_max)
         workflow_input = check_payload(request.input, "input")
@@ -124,7 +125,7 @@ class Submits:
     ) -> client_pb2.SubmitStreamResponse:
         header, definition = await _received(requests)
         _check_request_id(header.request_id)
-        workflow_id = header.workflow_id or ids.new_workflow_id()
+        workflow_id = header.workflow_id or new_workflow_id()
         shard = shard_of_workflow(workflow_id, self._loop.shards_total, "header.workflow_id")
         workflow_input = check_payload(header.input, "header.input")
         plan = await self._plans.compile(definition)
@@ -200,7 +201,7 @@ class Submits:
         plan = plans[item.definition_index]
         if isinstance(plan, MainspringError):
             return plan
-        workflow_id = item.workflow_id or ids.new_workflow_id()
+        workflow_id = item.workflow_id or new_workflow_id()
         try:
             shard = shard_of_workflow(workflow_id, self._loop.shards_total, f"items[{index}].workflow_id")
             check_payload(item.input, f"items[{index}].input")

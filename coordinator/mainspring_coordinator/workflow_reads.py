@@ -89,7 +89,9 @@ class WorkflowReads:
         Nothing of a running one is told, so that no proof is waited for.
         """
         for _ in range(_looks_max):
-            answer = check_answer(await self._loop.ask(shard, lambda token: Read(token, shard, workflow_id, brief=True)))
+            answer = check_answer(
+                await self._loop.ask(shard, lambda token: Read(token, shard, workflow_id, brief=True))
+            )
             if answer.code is AnswerCode.OK:
                 return None
             stored = await self.row(shard, workflow_id)

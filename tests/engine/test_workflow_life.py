@@ -129,7 +129,7 @@ def test_a_non_retryable_failure_is_final(failure: Failure) -> None:
 def test_an_allowed_failure_is_null_for_those_who_come_after() -> None:
     rig = Rig()
     rig.attach()
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {"id": "a", "executor": "work", "allow_failure": True, "retry": {"max_attempts": 1}},
         {"id": "b", "executor": "work", "input": {"a": "${a}"}},
     ]

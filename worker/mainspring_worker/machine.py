@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, TypeAlias
 
-from mainspring.limits import items_a_message_max, unacknowledged_bytes_max
+from mainspring.limits import items_a_message_max, message_split_bytes, unacknowledged_bytes_max
 
 Key: TypeAlias = tuple[int, int]
 """(shard, assignment id)."""
 _remembered_cancels_max: Final = 10_000
+_result_overhead_bytes: Final = 256
 
 
 class Outcome(IntEnum):
@@ -408,12 +409,17 @@ class Machine:
                 state.results_due[key] = None
 
     def _take_results(self, state: Session) -> list[Attempt]:
+        """Take what fits into one message; the first always does."""
         taken: list[Attempt] = []
+        size = 0
         for key in list(state.results_due)[:items_a_message_max]:
-            del state.results_due[key]
             attempt = self.attempts.get(key)
             if attempt is not None and attempt.phase is Phase.FINISHED:
+                size += attempt.bytes + _result_overhead_bytes
+                if taken and size > message_split_bytes:
+                    break
                 taken.append(attempt)
+            del state.results_due[key]
         return taken
 
     def _state_shard(self, state: Session, shard: int) -> Stated:

@@ -31,6 +31,12 @@ class Ended:
     cancelled: bool = False
     """It stopped because it was told to."""
 
+    @property
+    def size(self) -> int:
+        """Return about how many bytes it takes in a message."""
+        failure = self.failure
+        return len(self.output) + (4 * (len(failure.message) + len(failure.stack)) if failure is not None else 0)
+
 
 def returned(value: object) -> Ended:
     """Return the outcome of a returned value: its JSON, or a failure that names what in it is not JSON."""

@@ -415,7 +415,7 @@ class Worker:
         found = self._executors.get(order.executor)
         if found is not None:
             self._on_ended(found, order.context.instance >= 0, run_us / 1e6)
-        self._obey(self._machine.finished(order.key, outcome, _Report(ended, run_us), len(ended.output)))
+        self._obey(self._machine.finished(order.key, outcome, _Report(ended, run_us), ended.size))
         self._changed.set()
         self._wake_all()
 

@@ -129,7 +129,9 @@ class SqlReader:
         found: list[StoredWorkflow] = []
         for start in range(0, len(names), _ids_a_statement_max):
             part = names[start : start + _ids_a_statement_max]
-            query = select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
+            query = (
+                select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
+            )
             found += [_stored_workflow(row) for row in self._rows(query)]
         return found
 
