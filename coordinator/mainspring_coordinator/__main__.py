@@ -13,8 +13,6 @@ import uvloop
 from mainspring.errors import MainspringError, SettingsError, StoreUnavailableError
 from mainspring.logs import configure_logs
 from mainspring.settings import CoordinatorSettings
-from mainspring_coordinator import database
-from mainspring_coordinator.app import Coordinator
 
 _log: Final = structlog.get_logger(__name__)
 _bad_usage: Final = 2
@@ -23,6 +21,9 @@ _unavailable: Final = 4
 
 async def serve(settings: CoordinatorSettings) -> None:
     """Run a coordinator until SIGTERM or SIGINT; the second one ends it at once."""
+    # Loaded here, because the acts on the database need none of it, and it takes a second.
+    from mainspring_coordinator.app import Coordinator  # noqa: PLC0415
+
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     coordinator = Coordinator(settings)
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(usage())
             return 0
         if words[:1] == ["db"]:
+            # Loaded here, because a coordinator needs neither Alembic nor the doctor.
+            from mainspring_coordinator import database  # noqa: PLC0415
+
             return database.main(words[1:])
         settings = CoordinatorSettings.load(words)
         configure_logs(settings.log_level)

@@ -34,7 +34,7 @@ from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Journal, ShardRow
-from mainspring_coordinator.store.schema import revision_wanted
+from mainspring_coordinator.store.revision import revision_wanted
 from mainspring_coordinator.usage import Usage
 
 _log: Final = structlog.get_logger(__name__)

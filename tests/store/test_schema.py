@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column, LargeBinary, inspect, text
 
 from mainspring.errors import SchemaError, StoreUnavailableError
-from mainspring_coordinator.store import schema, tables
+from mainspring_coordinator.store import revision, schema, tables
 from mainspring_coordinator.store.engine_pool import open_engine
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.url import parse_url
@@ -24,7 +24,7 @@ def test_a_database_without_a_schema_is_refused_with_the_command_to_type(databas
     with contextlib.closing(open_store(database_url)) as store:
         with pytest.raises(SchemaError, match=r"run: mainspring db upgrade$"):
             store.check()
-        assert schema.upgrade(database_url) == (None, schema.revision_wanted)
+        assert schema.upgrade(database_url) == (None, revision.revision_wanted)
         store.check()
         assert store.description.split(" ")[0] in {"SQLite", "MariaDB", "MySQL"}
 
@@ -41,7 +41,7 @@ def test_a_newer_schema_is_refused(database_url: str) -> None:
     schema.upgrade(database_url)
     engine = open_engine(parse_url(database_url))
     with engine.connect() as connection:
-        connection.execute(text(f"UPDATE {schema.version_table} SET version_num='9999'"))
+        connection.execute(text(f"UPDATE {revision.version_table} SET version_num='9999'"))
     engine.dispose()
     with contextlib.closing(open_store(database_url)) as store, pytest.raises(SchemaError, match="newer"):
         store.check()
@@ -58,7 +58,7 @@ def test_the_revisions_make_the_tables_of_this_build(database_url: str) -> None:
     schema.upgrade(database_url)
     engine = open_engine(parse_url(database_url))
     with engine.connect() as connection:
-        options = {"compare_type": True, "compare_server_default": padded, "version_table": schema.version_table}
+        options = {"compare_type": True, "compare_server_default": padded, "version_table": revision.version_table}
         differences = compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata)
         collations = {
             (table, column["name"]): getattr(column["type"], "collation", None)
@@ -95,13 +95,13 @@ def test_two_upgrades_at_once_are_one(server_url: str, mariadb_url: str) -> None
     del server_url
     with ThreadPoolExecutor(2) as threads:
         results = list(threads.map(schema.upgrade, [mariadb_url, mariadb_url]))
-    assert {after for _, after in results} == {schema.revision_wanted}
+    assert {after for _, after in results} == {revision.revision_wanted}
 
 
 def test_the_wanted_revision_is_the_last_one() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).with_name("migrations")))
-    assert ScriptDirectory.from_config(config).get_current_head() == schema.revision_wanted
+    assert ScriptDirectory.from_config(config).get_current_head() == revision.revision_wanted
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:

@@ -15,7 +15,7 @@ from mainspring_coordinator.store import mysql_connection, sqlite_connection
 from mainspring_coordinator.store.engine_pool import open_engine
 from mainspring_coordinator.store.errors import driver_errors, message_of
 from mainspring_coordinator.store.mysql_lock import lock_prefix
-from mainspring_coordinator.store.schema import check_revision
+from mainspring_coordinator.store.revision import check_revision
 from mainspring_coordinator.store.sql import description_of
 from mainspring_coordinator.store.url import Address, FileAddress, ServerAddress, parse_url
 

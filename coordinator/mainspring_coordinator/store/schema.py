@@ -1,4 +1,4 @@
-"""The schema's revision: which one this build needs, which one a database has, and how to get from one to the other.
+"""How a database gets to the schema's revision that this build needs.
 
 The revisions themselves are Alembic's, in `migrations/`. Each is one idempotent step that looks before it makes, because MySQL does not
 undo a step that failed half-way. On a server, one upgrade at a time: a lock of its own keeps others waiting, bounded.
@@ -11,43 +11,17 @@ from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.sql import column, table
 
-from mainspring.errors import SchemaError, StoreUnavailableError
+from mainspring.errors import StoreUnavailableError
 from mainspring_coordinator.store.engine_pool import open_engine
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.mysql_lock import lock_prefix
+from mainspring_coordinator.store.revision import check_revision, revision_found, revision_wanted
 from mainspring_coordinator.store.url import ServerAddress, parse_url
 
-revision_wanted: Final = "0001"
-"""The revision that this build needs; a test holds it to the last of `migrations/versions`."""
-version_table: Final = "schema_revision"
-"""Where Alembic keeps the revision."""
 _lock_wait_s: Final = 30
-
-
-def revision_found(engine: Engine) -> str | None:
-    """Return a database's revision, None when it has none yet."""
-    versions = table(version_table, column("version_num"))
-    with engine.connect() as connection:
-        if not inspect(connection).has_table(version_table):
-            return None
-        return connection.execute(select(versions.c.version_num)).scalar_one_or_none()
-
-
-def check_revision(engine: Engine, where: str) -> None:
-    """Raise `SchemaError` when a database's revision is not the one that this build needs; `where` names it."""
-    found = revision_found(engine)
-    if found == revision_wanted:
-        return
-    if found is not None and found > revision_wanted:
-        raise SchemaError(
-            f"{where}: its schema is at revision {found}, newer than this build's {revision_wanted}; install a newer mainspring"
-        )
-    has = f"is at revision {found}" if found else "has not been made"
-    raise SchemaError(f"{where}: its schema {has}, this build needs {revision_wanted}; run: mainspring db upgrade")
 
 
 def upgrade(url: str) -> tuple[str | None, str]:

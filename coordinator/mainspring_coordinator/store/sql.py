@@ -16,7 +16,7 @@ from mainspring_coordinator.store.link import Link
 from mainspring_coordinator.store.mysql_link import MysqlLink
 from mainspring_coordinator.store.mysql_lock import MysqlLockSession
 from mainspring_coordinator.store.protocol import ClusterRow, Journal, LockSession, Reader
-from mainspring_coordinator.store.schema import check_revision
+from mainspring_coordinator.store.revision import check_revision
 from mainspring_coordinator.store.sql_journal import SqlJournal
 from mainspring_coordinator.store.sql_reader import SqlReader
 from mainspring_coordinator.store.sqlite_link import SqliteLink

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from mainspring_coordinator.store.schema import version_table
+from mainspring_coordinator.store.revision import version_table
 
 context.configure(
     connection=context.config.attributes["connection"],
