@@ -7,6 +7,7 @@ from mainspring_coordinator.engine.effects import (
     Assign,
     CancelCause,
     Disposition,
+    Effect,
     Ended,
     Refuse,
     Replace,
@@ -176,6 +177,7 @@ def test_a_result_by_another_worker_is_refused() -> None:
 def test_a_node_that_kills_worker_after_worker_fails_in_the_end() -> None:
     rig = Rig()
     rig.submit(one)
+    effects: list[Effect] = []
     for death in range(4):
         worker = rig.attach(f"w{death}")
         assert rig.running()

@@ -99,7 +99,7 @@ def test_one_failed_instance_fails_the_node_and_stops_the_others() -> None:
     rig.attach()
     rig.submit(define(fan(retry={"max_attempts": 1})))
     rig.finish("fetch", items(3))
-    rig.fail("each", instance=1)
+    effects = rig.fail("each", instance=1)
     for worker, assign in rig.running("each"):
         effects = rig.end(worker, assign, NodeStatus.CANCELLED)
     assert only(effects, Ended).status is WorkflowStatus.FAILED
