@@ -27,6 +27,7 @@ from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Loop
 from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.shard_loader import collect_output
 from mainspring_coordinator.store.protocol import Reader, StoredNode, StoredWorkflow, WorkflowFilter
 from mainspring_coordinator.views import Sight
 
@@ -262,10 +263,25 @@ def _read_node(reader: Reader, sight: Sight, node: int, instance: int) -> client
     if given is not None:
         response.input.CopyFrom(to_payload(given))
     if row.status is NodeStatus.SUCCEEDED:
-        response.output.CopyFrom(to_payload(row.output if row.output is not None else null))
+        whole_map = definition.map is not None and instance < 0
+        output = _outputs(reader, sight, [node])[node] if whole_map else row.output
+        response.output.CopyFrom(to_payload(output if output is not None else null))
     if row.progress is not None:
         response.progress.CopyFrom(to_payload(row.progress))
     return response
+
+
+def _outputs(reader: Reader, sight: Sight, nodes: Sequence[int]) -> dict[int, bytes]:
+    """Return the outputs of nodes; that of a `map` is collected from its instances, whose rows are the list."""
+    rows: dict[int, list[StoredNode]] = {node: [] for node in nodes}
+    for row in reader.outputs(sight.stored.workflow_id, nodes) if nodes else ():
+        rows[row.node].append(row)
+    widths = {
+        node: next((row.width for row in found if row.instance < 0), 0)
+        for node, found in rows.items()
+        if sight.plan.nodes[node].map is not None
+    }
+    return {node: collect_output(found, widths.get(node)) for node, found in rows.items()}
 
 
 def _input_of(reader: Reader, sight: Sight, node: int, instance: int) -> bytes | None:
@@ -275,12 +291,8 @@ def _input_of(reader: Reader, sight: Sight, node: int, instance: int) -> bytes |
     scope = {
         "input": stored.input if stored.input is not None else null,
         "workflow": orjson.dumps({"id": stored.workflow_id, "name": plan.name}),
-        **{plan.graph.ids[ref]: null for ref in refs},
+        **{plan.graph.ids[ref]: output for ref, output in _outputs(reader, sight, refs).items()},
     }
-    if refs:
-        for row in reader.outputs(stored.workflow_id, refs):
-            if row.instance < 0 and row.output is not None:
-                scope[plan.graph.ids[row.node]] = row.output
     try:
         over = plan.graph.overs[node]
         if instance >= 0 and over is not None:

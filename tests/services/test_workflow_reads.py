@@ -190,11 +190,14 @@ def test_a_read_out_of_its_bounds_is_refused_with_its_field(field: str, method: 
 @story
 async def test_a_nodes_input_is_made_again_as_the_engine_made_it() -> None:
     async with Host() as host:
-        host.store("wf-1", plan_of(A, B, EACH), WorkflowStatus.SUCCEEDED)
+        sum_node = {"id": "sum", "executor": "echo", "input": "${each}"}
+        host.store("wf-1", plan_of(A, B, EACH, sum_node), WorkflowStatus.SUCCEEDED)
         host.add_row("wf-1", 0, -1, NodeStatus.SUCCEEDED, output=b'{"x":5,"list":["p","q"]}')
         host.add_row("wf-1", 1, -1, NodeStatus.SUCCEEDED, output=b"7", progress=b'{"done":1}')
-        host.add_row("wf-1", 2, -1, NodeStatus.SUCCEEDED, output=b"[1,2]", attempt=0, width=2)
+        host.add_row("wf-1", 2, -1, NodeStatus.SUCCEEDED, attempt=0, width=2)
+        host.add_row("wf-1", 2, 0, NodeStatus.SUCCEEDED, output=b"1")
         host.add_row("wf-1", 2, 1, NodeStatus.SUCCEEDED, output=b"2")
+        host.add_row("wf-1", 3, -1, NodeStatus.SUCCEEDED, output=b"3")
         failure = failure_to_json(Failure("E", "first"))
         host.reader.attempt_rows["wf-1"] = [StoredAttempt(1, -1, 1, "w0", 1, 2, 3, failure)]
         read = host.workflows.GetNode
@@ -207,6 +210,8 @@ async def test_a_nodes_input_is_made_again_as_the_engine_made_it() -> None:
         whole = await read(client_pb2.GetNodeRequest(workflow_id="wf-1", node_id="each", instance=-1))
         assert not whole.HasField("input")
         assert whole.output.data == b"[1,2]"
+        after = await read(client_pb2.GetNodeRequest(workflow_id="wf-1", node_id="sum", instance=-1))
+        assert after.input.data == b"[1,2]"
 
 
 @pytest.mark.parametrize(("node", "instance"), [("z", -1), ("a", 0), ("a", -2)])
