@@ -106,6 +106,8 @@ executors_a_worker_max: Final = 1_000
 workers_max: Final = 10_000
 unacknowledged_bytes_max: Final = 64 * MIB
 reconnect_delay_ms_max: Final = 3_000
+remembered_cancels_max: Final = 10_000
+credit_interval_ms: Final = 50  # between looks at idle credit, so that it moves within 100 ms
 drain_ms_default: Final = 30_000
 
 # The loop and the journal

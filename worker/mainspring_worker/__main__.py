@@ -32,7 +32,7 @@ def import_modules(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"--import {module}: {type(error).__name__}: {error}"
             raise SettingsError(f"{message}; is the folder that holds it the current one, or on PYTHONPATH?") from error
 
@@ -109,6 +109,7 @@ def main(
             zone=zone,
             labels=parse_labels(label or []),
             heartbeat_interval_ms=settings.heartbeat_interval_ms,
+            failure_detection_timeout_ms=settings.failure_detection_timeout_ms,
             load_report_interval_ms=settings.load_report_interval_ms,
             drain_ms=drain * 1_000,
             keepalive=settings.keepalive,

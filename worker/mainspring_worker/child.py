@@ -1,6 +1,7 @@
 """A process that runs attempts one after the other on behalf of a worker; see `processes`."""
 
 import importlib
+import signal
 import socket
 import sys
 import threading
@@ -9,10 +10,12 @@ from typing import Any
 
 import orjson
 
-from mainspring.failures import failure_to_json
-from mainspring_worker.context import AttemptCancelled, Context
+from mainspring.errors import Failure
+from mainspring.failures import failure_to_json, unknown_executor
+from mainspring_worker.context import Context
 from mainspring_worker.executors import registry
-from mainspring_worker.outcome import Ended, raised, returned
+from mainspring_worker.outcome import Ended
+from mainspring_worker.runner import call
 
 
 class _Line:
@@ -33,20 +36,20 @@ class _Line:
 
 
 def _run(line: _Line, order: dict[str, Any], context: Context) -> None:
-    found = registry[order["executor"]]
-    arguments = (orjson.loads(order["input"]), context)[: found.parameters]
-    try:
-        ended = returned(found.function(*arguments))
-    except AttemptCancelled:
-        ended = Ended(cancelled=True)
-    except Exception as error:  # user code may raise anything; it becomes the attempt's failure
-        ended = raised(error)
+    name = order["executor"]
+    if name in registry:
+        ended = call(registry[name], order["input"].encode(), context)
+    else:
+        message = f"no module of {sys.argv[2:]} registers {name!r} in a process; name the one that does by --import"
+        ended = Ended(failure=Failure(unknown_executor, message))
     failure = orjson.loads(failure_to_json(ended.failure)) if ended.failure is not None else None
     line.write({"output": ended.output.decode(), "failure": failure, "cancelled": ended.cancelled})
 
 
 def main() -> int:
     """Import what registers the executors, then run what is ordered until the worker hangs up."""
+    # Ctrl-C in a terminal reaches us too; the worker drains then, and decides when we end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = _Line(int(sys.argv[1]))
     for module in sys.argv[2:]:
         importlib.import_module(module)

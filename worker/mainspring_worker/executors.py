@@ -6,20 +6,24 @@
     @executor("resize", process=True)
     def resize_image(task, context): ...
 
-A function takes nothing, the node's input, or the input and a `Context`, by its positional parameters. Coroutine functions run on the
-worker's event loop, plain ones in a thread, and those with `process=True` in a process of their own.
+A function may take the node's input, a `Context`, both in either order, or nothing. The parameter that is annotated `Context`, or named
+`context`, gets the context; the other one gets the input. A parameter that is neither and has a default keeps it, unless it comes first.
+
+Coroutine functions run on the worker's event loop, plain ones in a thread, and those with `process=True` in a process of their own.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, get_args, overload
 
 from mainspring.errors import SettingsError
 from mainspring.limits import executor_bytes_max, executors_a_worker_max
+from mainspring_worker.context import Context
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_given: Final = "an executor gets the node's input and, if it wants it, a context"
 
 
 class Kind(Enum):
@@ -30,6 +34,13 @@ class Kind(Enum):
     PROCESS = "process"
 
 
+class Argument(Enum):
+    """What a function is called with."""
+
+    INPUT = "input"
+    CONTEXT = "context"
+
+
 @dataclass(frozen=True, slots=True)
 class Executor:
     """A registered function."""
@@ -37,8 +48,12 @@ class Executor:
     name: str
     function: Callable[..., Any]
     kind: Kind
-    parameters: int
-    """How many positional arguments it takes: 0, 1 (input) or 2 (input and context)."""
+    wants: tuple[Argument, ...]
+    """What it is called with, in this order."""
+
+    def arguments(self, data: object, context: object) -> list[object]:
+        """Return the positional arguments of a call."""
+        return [data if wanted is Argument.INPUT else context for wanted in self.wants]
 
     @property
     def place(self) -> str:
@@ -122,17 +137,40 @@ def describe(function: Callable[..., Any], name: str, *, process: bool = False) 
     if not name or len(name.encode()) > executor_bytes_max:
         raise SettingsError(f"an executor's name has 1 to {executor_bytes_max} bytes, not {len(name.encode())}")
     is_async = inspect.iscoroutinefunction(function)
+    if process and "<locals>" in function.__qualname__:
+        raise SettingsError(f"executor {name!r} is defined within a function; for process=True define it in a module")
     if is_async and process:
         raise SettingsError(f"executor {name!r} is a coroutine function; process=True is for plain functions")
     kind = Kind.ASYNC if is_async else Kind.PROCESS if process else Kind.THREAD
-    positional = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    required = [parameter for parameter in positional if parameter.default is parameter.empty]
-    if len(required) > 2:
-        raise SettingsError(
-            f"executor {name!r} needs {len(required)} arguments; it gets the input and, if it wants it, a context"
-        )
-    return Executor(name, function, kind, min(2, len(positional)))
+    return Executor(name, function, kind, _wants(function, name))
+
+
+def _wants(function: Callable[..., Any], name: str) -> tuple[Argument, ...]:
+    wants: list[Argument] = []
+    for parameter in inspect.signature(function).parameters.values():
+        required = parameter.default is parameter.empty
+        if parameter.kind is parameter.KEYWORD_ONLY and required:
+            raise SettingsError(f"executor {name!r} needs {parameter.name!r} by keyword; {_given}")
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            continue
+        wanted = Argument.CONTEXT if _is_context(parameter) else Argument.INPUT
+        if wanted not in wants:
+            wants.append(wanted)
+        elif required and wants == [Argument.INPUT]:
+            # Two parameters that say nothing of themselves: the input, then the context.
+            wants.append(Argument.CONTEXT)
+        elif required:
+            raise SettingsError(f"executor {name!r} needs an argument for {parameter.name!r}; {_given}")
+        else:
+            break
+    return tuple(wants)
+
+
+def _is_context(parameter: inspect.Parameter) -> bool:
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return parameter.name == "context"
+    if isinstance(annotation, str):
+        # The module postpones its annotations; resolving them could import what the function never uses.
+        return any(part.strip().rpartition(".")[2] == Context.__name__ for part in annotation.split("|"))
+    return annotation is Context or Context in get_args(annotation)

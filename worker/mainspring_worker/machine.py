@@ -3,151 +3,36 @@
 The worker holds to five promises:
 
 * It never runs more than its slots; code that was told to stop holds its slot until it has really ended.
-* What bears a lower epoch than the highest it has seen for that shard is dropped.
+* What bears a lower epoch than the highest it has seen for that shard is dropped: assignments, cancels, acknowledgements, and what
+  still waits for its start. A shard's new owner offers again what an inventory under its epoch omits.
 * A result is kept, and offered to whoever owns its shard, until it is acknowledged.
 * A cancel that overtakes its assignment wins, for as long as the stream lasts.
 * The bounds that it sets its coordinators never add up to more than its slots: a lower one counts only when it was echoed.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Final, TypeAlias
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
 
-from mainspring.limits import items_a_message_max, message_split_bytes, unacknowledged_bytes_max
+from mainspring.limits import items_a_message_max, message_split_bytes, remembered_cancels_max, unacknowledged_bytes_max
+from mainspring_worker.attempts import (
+    Attempt,
+    Cause,
+    Instruction,
+    Key,
+    Outcome,
+    Outgoing,
+    Phase,
+    Session,
+    Start,
+    Stated,
+    Stop,
+    Work,
+)
 
-Key: TypeAlias = tuple[int, int]
-"""(shard, assignment id)."""
-_remembered_cancels_max: Final = 10_000
-_result_overhead_bytes: Final = 256
-
-
-class Outcome(IntEnum):
-    """How an attempt ended; the numbers of the wire."""
-
-    SUCCEEDED = 1
-    FAILED = 2
-    CANCELLED = 3
-    NOT_STARTED = 4
-
-
-class Cause(IntEnum):
-    """Why an attempt is to stop; the numbers of the wire."""
-
-    WORKFLOW_CANCELLED = 1
-    WORKFLOW_FAILED = 2
-    TIMED_OUT = 3
-    SUPERSEDED = 4
-    DISCONNECTED = 5
-    """The worker's own: no coordinator is in reach, and the node asked to be stopped then."""
-
-
-class Phase(IntEnum):
-    """Where an attempt stands."""
-
-    QUEUED = 1
-    RUNNING = 2
-    FINISHED = 3
-    """Its result waits to be acknowledged."""
-    VOID = 4
-    """It runs on, but its result is wanted by nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """An assignment, as far as the machine cares."""
-
-    shard: int
-    id: int
-    epoch: int
-    ordinal: int
-    stop_on_disconnect: bool = False
-    details: object = None
-    """What the runner needs; opaque here."""
-
-    @property
-    def key(self) -> Key:
-        """Return its name."""
-        return (self.shard, self.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Run an attempt."""
-
-    work: Work
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Tell a running attempt to stop."""
-
-    key: Key
-    cause: Cause
-
-
-Instruction: TypeAlias = Start | Stop
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One assignment that the worker has."""
-
-    work: Work
-    phase: Phase
-    outcome: Outcome | None = None
-    result: object = None
-    """The result as the stream sends it; opaque here."""
-    bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """An inventory of one shard."""
-
-    shard: int
-    epoch: int
-    queued: Sequence[int]
-    running: Sequence[int]
-    finished: Sequence[int]
-    ordinal_seen: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """What a stream has to send now."""
-
-    inventory: Sequence[Stated]
-    results: Sequence[Attempt]
-    credit: tuple[int, int] | None
-    """(seq, limit)."""
-
-    def __bool__(self) -> bool:
-        return bool(self.inventory or self.results or self.credit)
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One stream to one coordinator, after its Welcome."""
-
-    owned: set[int] = field(default_factory=set[int])
-    ordinal_seen: int = 0
-    backlog: bool = False
-    credit_seq: int = 0
-    limit: int = 0
-    """The bound that was set last."""
-    unechoed: dict[int, int] = field(default_factory=dict[int, int])
-    """By seq, the bounds that were in force before those not echoed yet."""
-    credit_due: bool = True
-    inventory_due: set[int] = field(default_factory=set[int])
-    results_due: dict[Key, None] = field(default_factory=dict[Key, None])
-    cancelled: dict[Key, None] = field(default_factory=dict[Key, None])
-
-    @property
-    def ceiling(self) -> int:
-        """Return the highest bound that the coordinator may believe in."""
-        return max((self.limit, *self.unechoed.values()))
+_result_overhead_bytes: Final = 512
+"""What a result takes beside its output, at most, unless it is a failure: then its texts are counted."""
 
 
 class Machine:
@@ -172,16 +57,20 @@ class Machine:
         """A coordinator took us in; it owns these (shard, epoch)."""
         self.sessions[session] = Session()
         self.owns(session, ((shard, epoch, True) for shard, epoch in shards))
+        self.sessions[session].inventory_due |= {shard for shard, _ in self.attempts}
 
-    def ended(self, session: int) -> list[Instruction]:
+    def ended(self, session: int) -> None:
         """A stream is over; what came by it goes on."""
         gone = self.sessions.pop(session, None)
         if gone is None:
-            return []
+            return
         for shard in gone.owned:
             if self._owners.get(shard) == session:
                 del self._owners[shard]
         self._share()
+
+    def cut_off(self) -> list[Instruction]:
+        """No coordinator was in reach for so long that work may go elsewhere: stop what asked to be stopped then."""
         if self.sessions:
             return []
         return [
@@ -198,8 +87,8 @@ class Machine:
         for shard, epoch, owned in shards:
             if epoch < self.epochs.get(shard, 0):
                 continue
+            self._see_epoch(shard, epoch)
             if owned:
-                self.epochs[shard] = epoch
                 before = self.sessions.get(self._owners.get(shard, -1))
                 if before is not None and before is not state:
                     before.owned.discard(shard)
@@ -217,9 +106,16 @@ class Machine:
         """It is time to state everything again: inventories, and results that were not acknowledged."""
         state = self.sessions.get(session)
         if state is not None:
-            state.inventory_due |= state.owned
-            for shard in state.owned:
-                self._offer_shard(state, shard)
+            state.inventory_due |= state.owned | {shard for shard, _ in self.attempts}
+            for key, attempt in self.attempts.items():
+                # What has no owner that we know of is offered to everyone: whoever owns it takes it.
+                if attempt.phase is Phase.FINISHED and self._owners.get(key[0], session) == session:
+                    state.results_due[key] = None
+
+    def rebalance(self) -> None:
+        """Move idle credit to where work waits; to be called every now and then while several coordinators share the slots."""
+        if len(self.sessions) > 1 and any(state.backlog for state in self.sessions.values()):
+            self._share()
 
     def backlog(self, session: int, waiting: bool) -> None:
         """Something that we could run waits at a coordinator, or nothing does any more."""
@@ -240,7 +136,7 @@ class Machine:
         state = self.sessions.get(session)
         if state is None:
             return Outgoing((), (), None)
-        inventory = [self._state_shard(state, shard) for shard in sorted(state.inventory_due)]
+        inventory = self._state_shards(state)
         state.inventory_due.clear()
         results = self._take_results(state)
         credit = None
@@ -266,7 +162,7 @@ class Machine:
             state.ordinal_seen = max(state.ordinal_seen, work.ordinal)
             if work.epoch < self.epochs.get(work.shard, 0) or work.key in self.attempts:
                 continue
-            self.epochs[work.shard] = work.epoch
+            self._see_epoch(work.shard, work.epoch)
             self.attempts[work.key] = Attempt(work, Phase.QUEUED)
             if work.key in state.cancelled:
                 self._finish(work.key, Outcome.CANCELLED, None, 0)
@@ -285,11 +181,12 @@ class Machine:
         for shard, number, epoch, cause in items:
             if epoch < self.epochs.get(shard, 0):
                 continue
+            self._see_epoch(shard, epoch)
             key = (shard, number)
             attempt = self.attempts.get(key)
             if attempt is None:
                 state.cancelled[key] = None
-                if len(state.cancelled) > _remembered_cancels_max:
+                if len(state.cancelled) > remembered_cancels_max:
                     del state.cancelled[next(iter(state.cancelled))]
             elif attempt.phase is Phase.QUEUED:
                 self._queue.remove(key)
@@ -314,12 +211,15 @@ class Machine:
             self._share()
         return self._start()
 
-    def acked(self, session: int, items: Iterable[tuple[int, int, str]]) -> list[Instruction]:
-        """A coordinator answered results: (shard, id, "recorded", "stale" or "not_owner")."""
+    def acked(self, session: int, items: Iterable[tuple[int, int, int, str]]) -> list[Instruction]:
+        """A coordinator answered results: (shard, id, epoch, "recorded", "stale" or "not_owner")."""
         state = self.sessions.get(session)
         instructions: list[Instruction] = []
         was_full = self._kept_is_full()
-        for shard, number, disposition in items:
+        for shard, number, epoch, disposition in items:
+            if disposition != "not_owner" and epoch < self.epochs.get(shard, 0):
+                # It was the owner once: the result is kept for the present one.
+                continue
             key = (shard, number)
             attempt = self.attempts.get(key)
             if attempt is None:
@@ -382,6 +282,16 @@ class Machine:
 
     # -- within ------------------------------------------------------------------------------------------------------------
 
+    def _see_epoch(self, shard: int, epoch: int) -> None:
+        """Stating an epoch promises to start nothing that was sent under a lower one, so what is queued is let go."""
+        if epoch <= self.epochs.get(shard, 0):
+            return
+        self.epochs[shard] = epoch
+        if any(key[0] == shard for key in self._queue):
+            for key in [key for key in self._queue if key[0] == shard]:
+                self._queue.remove(key)
+                del self.attempts[key]
+
     def _start(self) -> list[Instruction]:
         instructions: list[Instruction] = []
         while self._queue and self._active < self.slots:
@@ -409,10 +319,10 @@ class Machine:
                 state.results_due[key] = None
 
     def _take_results(self, state: Session) -> list[Attempt]:
-        """Take what fits into one message; the first always does."""
+        """Take as many results as fit into one message; the first always fits."""
         taken: list[Attempt] = []
         size = 0
-        for key in list(state.results_due)[:items_a_message_max]:
+        for key in list(islice(state.results_due, items_a_message_max)):
             attempt = self.attempts.get(key)
             if attempt is not None and attempt.phase is Phase.FINISHED:
                 size += attempt.bytes + _result_overhead_bytes
@@ -422,19 +332,25 @@ class Machine:
             del state.results_due[key]
         return taken
 
-    def _state_shard(self, state: Session, shard: int) -> Stated:
-        phases: dict[Phase, list[int]] = {phase: [] for phase in Phase}
-        for (at, number), attempt in self.attempts.items():
-            if at == shard:
-                phases[attempt.phase].append(number)
-        return Stated(
-            shard,
-            self.epochs.get(shard, 0),
-            phases[Phase.QUEUED],
-            phases[Phase.RUNNING],
-            phases[Phase.FINISHED],
-            state.ordinal_seen,
-        )
+    def _state_shards(self, state: Session) -> list[Stated]:
+        due = state.inventory_due
+        if not due:
+            return []
+        phases: dict[int, dict[Phase, list[int]]] = {shard: {phase: [] for phase in Phase} for shard in sorted(due)}
+        for (shard, number), attempt in self.attempts.items():
+            if shard in phases:
+                phases[shard][attempt.phase].append(number)
+        return [
+            Stated(
+                shard,
+                self.epochs.get(shard, 0),
+                held[Phase.QUEUED],
+                held[Phase.RUNNING],
+                held[Phase.FINISHED],
+                state.ordinal_seen,
+            )
+            for shard, held in phases.items()
+        ]
 
     def _share(self) -> None:
         """Set every coordinator the bound that it should have; raise one only by what no other may still believe in."""
@@ -444,7 +360,9 @@ class Machine:
         for session, state in self.sessions.items():
             if wanted[session] < state.limit:
                 self._set_limit(state, wanted[session])
-        free = self._shareable() - sum(state.ceiling for state in self.sessions.values())
+        # What a coordinator has beyond its bound, since that was lowered, still takes slots until it ends.
+        over = sum(max(0, used - self.sessions[session].ceiling) for session, used in self._used().items())
+        free = self._shareable() - over - sum(state.ceiling for state in self.sessions.values())
         for session, state in self.sessions.items():
             more = min(free, wanted[session] - state.limit)
             # Within its own ceiling a bound may rise again without touching what is free.
@@ -475,15 +393,21 @@ class Machine:
         hungry = [session for session, state in self.sessions.items() if state.backlog] or list(self.sessions)
         rest = [session for session in self.sessions if session not in hungry]
         shares: dict[int, int] = {}
+        used = self._used() if rest else {}
         for session in rest:
             # What has nothing waiting keeps what it uses, and one more, so that its next node starts at once.
-            used = sum(
-                1
-                for key, attempt in self.attempts.items()
-                if attempt.phase in (Phase.QUEUED, Phase.RUNNING) and self._owners.get(key[0]) == session
-            )
-            shares[session] = min(used + 1, max(1, total // len(self.sessions)), total - sum(shares.values()))
+            shares[session] = min(used[session] + 1, max(1, total // len(self.sessions)), total - sum(shares.values()))
         left = total - sum(shares.values())
         for place, session in enumerate(hungry):
             shares[session] = left // len(hungry) + (place < left % len(hungry))
         return shares
+
+    def _used(self) -> dict[int, int]:
+        """Return how many slots the coordinators' assignments take, by session."""
+        used = dict.fromkeys(self.sessions, 0)
+        if len(used) > 1:
+            for key, attempt in self.attempts.items():
+                owner = self._owners.get(key[0])
+                if owner is not None and attempt.phase in (Phase.QUEUED, Phase.RUNNING):
+                    used[owner] += 1
+        return used

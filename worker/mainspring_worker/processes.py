@@ -101,7 +101,14 @@ class ProcessPool:
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)},
             )
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_line_bytes_max)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours, limit=_line_bytes_max)
+        except BaseException:
+            # Cancelled in between, it would be left behind.
+            ours.close()
+            process.kill()
+            process.wait()
+            raise
         return _Child(process, reader, writer)
 
     async def _attempt(self, child: _Child, executor: Executor, data: bytes, context: Context) -> Ended:

@@ -1,22 +1,25 @@
 """Runs attempts: coroutines on the loop, plain functions in threads, `process=True` functions in processes of their own.
 
-One task an attempt, whatever its kind; its end is told once, always.
+The end of an attempt is told once, always: whatever its code raises (an exit of the interpreter included), and whether or not it had
+begun when it was told to stop. User code can fail its attempt; it cannot end the worker.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import orjson
 
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout, unknown_executor
+from mainspring_worker.attempts import Cause, Key
 from mainspring_worker.context import AttemptCancelled, Context
 from mainspring_worker.executors import Executor, Kind
-from mainspring_worker.machine import Cause, Key
 from mainspring_worker.outcome import Ended, raised, returned
 from mainspring_worker.processes import ProcessPool
+from mainspring_worker.threads import ThreadPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,17 @@ class Order:
 @dataclass(slots=True, eq=False)
 class _Running:
     order: Order
-    task: "asyncio.Task[None]"
     started: float
+    task: "asyncio.Task[None] | None" = None
+    """None for a thread, which nothing can interrupt: it sees the flag of its context."""
+    begun: bool = False
+    """A task that is cancelled before its first step never runs at all, and could not tell its end."""
     timed_out: bool = False
+    deadline: asyncio.TimerHandle | None = None
 
 
 class Runner:
-    """Runs orders; `ended` is called on the event loop with the key, the outcome and how long the code ran in microseconds."""
+    """Runs orders; `ended` is called on the event loop with the order, the outcome and how long the code ran in microseconds."""
 
     def __init__(
         self,
@@ -50,17 +57,28 @@ class Runner:
     ) -> None:
         self._executors = executors
         self._ended = ended
-        self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="executor")
+        self._threads = ThreadPool(slots)
         self._processes = processes
         self._running: dict[Key, _Running] = {}
         self._loop = asyncio.get_running_loop()
 
     def start(self, order: Order) -> None:
         """Begin an attempt."""
-        running = _Running(order, self._loop.create_task(self._run(order)), self._loop.time())
+        running = _Running(order, self._loop.time())
         self._running[order.key] = running
         if order.start_to_close_ms:
-            self._loop.call_later(order.start_to_close_ms / 1_000, self._out_of_time, running)
+            running.deadline = self._loop.call_later(order.start_to_close_ms / 1_000, self._out_of_time, running)
+        found = self._executors.get(order.executor)
+        if found is None:
+            failure = Failure(unknown_executor, f"this worker does not run executor {order.executor!r}")
+            self._loop.call_soon(self._end, running, Ended(failure=failure))
+        elif found.kind is Kind.THREAD:
+            self._threads.run(partial(call, found, order.input, order.context), partial(self._end, running))
+        elif found.kind is Kind.PROCESS:
+            work = partial(self._processes.run, found, order.input, order.context)
+            running.task = self._loop.create_task(self._run(running, work))
+        else:
+            running.task = self._loop.create_task(self._run(running, partial(_await, found, order)))
 
     def stop(self, key: Key, cause: Cause) -> None:
         """Tell an attempt to stop; it holds its place until its code has really ended."""
@@ -70,43 +88,62 @@ class Runner:
 
     def close(self) -> None:
         """Let go of threads; those that run are left to the process's end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for running in self._running.values():
+            if running.deadline is not None:
+                running.deadline.cancel()
+        self._threads.close()
 
     def _out_of_time(self, running: _Running) -> None:
-        if self._running.get(running.order.key) is running:
-            running.timed_out = True
-            self._cancel(running, Cause.TIMED_OUT.name)
+        running.timed_out = True
+        self._cancel(running, Cause.TIMED_OUT.name)
 
     def _cancel(self, running: _Running, cause: str) -> None:
         running.order.context.cancel(cause)
-        found = self._executors.get(running.order.executor)
-        if found is not None and found.kind is not Kind.THREAD:
-            # A thread cannot be interrupted: it sees the flag. A task and a process can.
+        if running.task is not None and running.begun:
             running.task.cancel()
 
-    async def _run(self, order: Order) -> None:
-        ended = Ended()
+    async def _run(self, running: _Running, work: Callable[[], Coroutine[Any, Any, Ended]]) -> None:
+        running.begun = True
+        context = running.order.context
+        if context.cancelled:
+            self._end(running, Ended(cancelled=True))
+            return
+        ended: Ended | None = None
         try:
-            ended = await self._outcome(order)
+            ended = await work()
         except (asyncio.CancelledError, AttemptCancelled) as error:
             # Only who was told to stop has been cancelled; code that raises this of its own accord has failed.
-            ended = Ended(cancelled=True) if order.context.cancelled else raised(error)
-        except Exception as error:  # user code may raise anything; it becomes the attempt's failure
+            ended = Ended(cancelled=True) if context.cancelled else raised(error)
+        except GeneratorExit:
+            raise  # the event loop is being torn down
+        except BaseException as error:
             ended = raised(error)
         finally:
-            running = self._running.pop(order.key)
-            if running.timed_out and ended.output == b"":
-                message = f"it ran longer than {order.start_to_close_ms} ms"
-                ended = Ended(failure=Failure(start_to_close_timeout, message))
-            self._ended(order, ended, int((self._loop.time() - running.started) * 1e6))
+            if ended is not None:
+                self._end(running, ended)
 
-    async def _outcome(self, order: Order) -> Ended:
-        found = self._executors.get(order.executor)
-        if found is None:
-            return Ended(failure=Failure(unknown_executor, f"this worker does not run executor {order.executor!r}"))
-        if found.kind is Kind.PROCESS:
-            return await self._processes.run(found, order.input, order.context)
-        arguments = (orjson.loads(order.input), order.context)[: found.parameters]
-        if found.kind is Kind.ASYNC:
-            return returned(await found.function(*arguments))
-        return returned(await self._loop.run_in_executor(self._threads, found.function, *arguments))
+    def _end(self, running: _Running, ended: Ended) -> None:
+        order = running.order
+        del self._running[order.key]
+        if running.deadline is not None:
+            running.deadline.cancel()
+        if running.timed_out and not ended.output:
+            message = f"it ran longer than {order.start_to_close_ms} ms"
+            ended = Ended(failure=Failure(start_to_close_timeout, message))
+        self._ended(order, ended, int((self._loop.time() - running.started) * 1e6))
+
+
+async def _await(found: Executor, order: Order) -> Ended:
+    return returned(await found.function(*found.arguments(orjson.loads(order.input), order.context)))
+
+
+def call(found: Executor, data: bytes, context: Context) -> Ended:
+    """Run a plain function; whatever it raises becomes its outcome."""
+    if context.cancelled:
+        return Ended(cancelled=True)
+    try:
+        return returned(found.function(*found.arguments(orjson.loads(data), context)))
+    except AttemptCancelled as error:
+        return Ended(cancelled=True) if context.cancelled else raised(error)
+    except BaseException as error:
+        return raised(error)

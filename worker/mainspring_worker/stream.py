@@ -5,7 +5,6 @@ end of a stream says nothing by itself: only Goodbye tells that it was meant.
 """
 
 import asyncio
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 import grpc
@@ -13,6 +12,7 @@ import grpc.aio
 import structlog
 
 from mainspring.dial import Keepalive, open_channel
+from mainspring.limits import hello_wait_ms_max
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.v1.worker_pb2_grpc import FleetServiceStub
 
@@ -26,8 +26,8 @@ class Host(Protocol):
         """Return the first message's content."""
         ...
 
-    def welcomed(self, stream: "Stream", welcome: wire.Welcome) -> bool:
-        """A coordinator took us in; False when a stream to that coordinator is open already, and this one is to close."""
+    def welcomed(self, stream: "Stream", welcome: wire.Welcome) -> None:
+        """A coordinator took us in."""
         ...
 
     def received(self, stream: "Stream", message: wire.AttachResponse) -> None:
@@ -46,24 +46,36 @@ class Host(Protocol):
 class Stream:
     """One attempt to be attached, from the dial to the end."""
 
-    def __init__(self, session: int, address: str, host: Host, keepalive: Keepalive) -> None:
+    def __init__(
+        self, session: int, address: str, host: Host, keepalive: Keepalive, beat_ms: int, silence_ms: int
+    ) -> None:
+        """A heartbeat goes out every `beat_ms`, or sooner if the coordinator wants; after `silence_ms` it counts as lost."""
         self.session = session
         self.address = address
         self.incarnation = ""
         """The coordinator's, once it has welcomed us."""
+        self.said = ""
+        """Our own, as this stream's Hello said."""
         self.goodbye: wire.Goodbye | None = None
         """What it said when it ended the stream by intent."""
         self.last_seq_seen = 0
         self.pong = 0
         """The coordinator's ping that came last."""
+        self.lasted_s = 0.0
+        """How long it was attached."""
         self._host = host
         self._keepalive = keepalive
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
-        self._silence_s = 90.0
-        self._beat_s = 30.0
+        self._writing_since = 0.0
+        """0 while no write is under way."""
+        self._silence_s = silence_ms / 1_000
+        self._beat_s = beat_ms / 1_000
+        self._looked_at = 0.0
+        self._beaten_at = self._heard_at
         self._beat_due = False
+        self._answer_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_words: wire.Goodbye | None = None
         self._call: grpc.aio.StreamStreamCall[wire.AttachRequest, wire.AttachResponse] | None = None
@@ -71,6 +83,7 @@ class Stream:
     async def run(self) -> None:
         """Attach, and serve the stream to its end; a lost connection is logged, not raised."""
         channel = open_channel(self.address, self._keepalive)
+        self._timer = self._loop.call_later(hello_wait_ms_max / 1_000, self._no_welcome)
         try:
             self._call = FleetServiceStub(channel).Attach()
             await self._serve(self._call)
@@ -101,7 +114,9 @@ class Stream:
             self._call.cancel()
 
     async def _serve(self, call: "grpc.aio.StreamStreamCall[wire.AttachRequest, wire.AttachResponse]") -> None:
-        await call.write(wire.AttachRequest(seq=1, hello=self._host.hello()))
+        hello = self._host.hello()
+        self.said = hello.incarnation
+        await call.write(wire.AttachRequest(seq=1, hello=hello))
         first = await call.read()
         if not isinstance(first, wire.AttachResponse):
             await call.code()
@@ -112,19 +127,19 @@ class Stream:
             return
         welcome = first.welcome
         self.incarnation = welcome.incarnation
-        self._beat_s = welcome.heartbeat_interval_ms / 1_000
-        self._silence_s = welcome.silence_limit_ms / 1_000
-        if not self._host.welcomed(self, welcome):
-            call.cancel()
-            return
+        if welcome.heartbeat_interval_ms:
+            self._beat_s = min(self._beat_s, welcome.heartbeat_interval_ms / 1_000)
+        since = self._loop.time()
+        self._host.welcomed(self, welcome)
         self._host.received(self, first)
-        self._timer = self._loop.call_later(self._beat_s, self._beat)
+        self._watch()
         self.wake()
         writer = self._loop.create_task(self._write(call))
         try:
             await self._read(call)
         finally:
             # The reader has ended, so the call is over: whatever the writer waits for cannot come any more.
+            self.lasted_s = self._loop.time() - since
             self._last_words = self._last_words or wire.Goodbye()
             self._wake.set()
             call.cancel()
@@ -154,6 +169,10 @@ class Stream:
             if self._beat_due:
                 self._beat_due, due = False, True
                 message.heartbeat.CopyFrom(self._host.heartbeat(self))
+            elif self._answer_due:
+                due = True
+                message.heartbeat.last_seq_seen, message.heartbeat.pong = self.last_seq_seen, self.pong
+            self._answer_due = False
             due = self._host.fill(self, message) or due
             if self._last_words is not None and not due:
                 message.goodbye.CopyFrom(self._last_words)
@@ -162,30 +181,47 @@ class Stream:
                 return
             if due:
                 seq += 1
+                self._writing_since = self._loop.time()
                 await call.write(message)
+                self._writing_since = 0.0
                 # More may have become due while this one was on its way, or have been left out because it was full.
                 self._wake.set()
 
     def _take(self, message: wire.AttachResponse) -> None:
         self._heard_at = self._loop.time()
         self.last_seq_seen = message.seq
-        if message.HasField("heartbeat"):
+        if message.heartbeat.ping:
+            # Answered at once, by a heartbeat without a ping: the coordinator measures the round trip by it.
             self.pong = message.heartbeat.ping
+            self._answer_due = True
+            self.wake()
         if message.HasField("goodbye"):
             self.goodbye = message.goodbye
 
-    def _beat(self) -> None:
-        """Send a heartbeat; end the call when the coordinator has been silent for too long."""
+    def _no_welcome(self) -> None:
+        _log.warning("no_welcome", address=self.address, seconds=hello_wait_ms_max / 1_000)
+        self.abort()
+
+    def _watch(self) -> None:
+        """Have a look now and then: send a heartbeat that is due, end the call when the coordinator is silent or does not read."""
+        if self._timer is not None:
+            self._timer.cancel()
         now = self._loop.time()
-        self._timer = self._loop.call_later(self._beat_s, self._beat)
-        if now - self._heard_at > self._silence_s:
-            _log.warning("coordinator_silent", address=self.address, seconds=round(now - self._heard_at, 1))
+        pace = self._beat_s / 4
+        late = now - self._looked_at - 2 * pace if self._looked_at else 0.0
+        if late > 0:
+            # We stood still, not the coordinator: what it sent meanwhile has not been read yet.
+            self._heard_at += late
+            self._writing_since += late if self._writing_since else 0.0
+        silent = now - self._heard_at
+        stuck = now - self._writing_since if self._writing_since else 0.0
+        if max(silent, stuck) > self._silence_s:
+            _log.warning("coordinator_silent", address=self.address, seconds=round(max(silent, stuck), 1))
             self.abort()
             return
-        self._beat_due = True
-        self.wake()
-
-
-def addresses_of(coordinators: Sequence[wire.CoordinatorAddress]) -> dict[str, str]:
-    """Return addresses by incarnation."""
-    return {coordinator.incarnation: coordinator.address for coordinator in coordinators}
+        if now - self._beaten_at >= self._beat_s - pace / 2:
+            self._beaten_at = now
+            self._beat_due = True
+            self.wake()
+        self._looked_at = now
+        self._timer = self._loop.call_later(pace, self._watch)

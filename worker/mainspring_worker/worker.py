@@ -5,8 +5,8 @@ stream is dialled again, first at once, then with jitter; what runs goes on mean
 """
 
 import asyncio
-import random
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,27 +17,37 @@ import structlog
 
 from mainspring.dial import Keepalive
 from mainspring.errors import MainspringError
-from mainspring.limits import drain_ms_default, items_a_message_max, progress_interval_ms_min, reconnect_delay_ms_max
+from mainspring.limits import (
+    credit_interval_ms,
+    drain_ms_default,
+    goodbye_wait_ms_max,
+    message_split_bytes,
+    progress_bytes_max,
+    progress_interval_ms_min,
+)
 from mainspring.naming import new_incarnation
-from mainspring.retry import full_jitter_ms
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.v1 import workflow_pb2
-from mainspring.wire import json_encoding, protocol_version, to_failure
+from mainspring.wire import json_encoding, protocol_version
+from mainspring_worker.attempts import Cause, Instruction, Key, Start, Work
 from mainspring_worker.context import Context
 from mainspring_worker.executors import Executor
-from mainspring_worker.machine import Attempt, Cause, Instruction, Key, Machine, Outcome, Start, Work
+from mainspring_worker.links import Links, Timings
+from mainspring_worker.machine import Machine
 from mainspring_worker.outcome import Ended
 from mainspring_worker.processes import ProcessPool
+from mainspring_worker.reports import Report, to_inventories, to_result
 from mainspring_worker.runner import Order, Runner
-from mainspring_worker.stream import Stream, addresses_of
+from mainspring_worker.stream import Stream
 from mainspring_worker.vitals import Vitals
 
 _log: Final = structlog.get_logger(__name__)
-_reconnect_base_ms: Final = 200
+_progress_a_message_max: Final = message_split_bytes // (progress_bytes_max + 256)
 _noticeable_percent: Final = 5.0
 """A load that moved by less is told with the next heartbeat only."""
 _fatal: Final = frozenset({wire.GOODBYE_REASON_INCOMPATIBLE, wire.GOODBYE_REASON_WRONG_CLUSTER})
-_dispositions: Final = {
+_causes: Final = {int(cause): cause for cause in Cause if cause is not Cause.DISCONNECTED}
+_dispositions: Final[Mapping[int, str]] = {
     wire.ACK_DISPOSITION_RECORDED: "recorded",
     wire.ACK_DISPOSITION_STALE: "stale",
     wire.ACK_DISPOSITION_NOT_OWNER: "not_owner",
@@ -62,6 +72,7 @@ class WorkerConfig:
     cluster: str = ""
     """The cluster's name; empty: whichever answers."""
     heartbeat_interval_ms: int = 30_000
+    failure_detection_timeout_ms: int = 90_000
     load_report_interval_ms: int = 2_000
     drain_ms: int = drain_ms_default
     keepalive: Keepalive = field(default_factory=Keepalive)
@@ -78,14 +89,6 @@ class Load:
 
     cpu: float = 0.0
     memory: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """What a stream says of an attempt that ran."""
-
-    ended: Ended
-    run_us: int
 
 
 class Worker:
@@ -112,17 +115,16 @@ class Worker:
         self._processes = ProcessPool(config.modules, config.processes or config.slots)
         self._runner = Runner(executors, config.slots, self._attempt_ended, self._processes)
         self._vitals = Vitals()
-        self._streams: dict[int, Stream] = {}
-        """Those that were welcomed, by session."""
-        self._next_session = 0
-        self._keepers: dict[str, asyncio.Task[None]] = {}
-        """By address, what keeps a stream to it open."""
-        self._known: dict[str, str] = {}
-        """Addresses by coordinator's incarnation, as Welcome said last."""
+        timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
+        self._links = Links(self, config.addresses, timings)
         self._orders: dict[Key, Order] = {}
         self._progress: dict[Key, bytes] = {}
+        self._progress_lock = threading.Lock()
         self._progress_due: dict[Key, bytes] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
+        self._cut_off_timer: asyncio.TimerHandle | None = None
+        self._grace_ms = 0
+        """How long a coordinator waits for us after a stream was lost, as Welcome said last."""
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._changed = asyncio.Event()
@@ -135,7 +137,7 @@ class Worker:
     @property
     def attached(self) -> int:
         """To how many coordinators it is attached."""
-        return len(self._streams)
+        return len(self._links.attached)
 
     @property
     def running(self) -> int:
@@ -149,18 +151,19 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until `stop` is called; `RefusedError` when the cluster wants no such worker."""
-        for address in self.config.addresses:
-            self._keep(address)
+        self._links.dial()
         reporter = self._loop.create_task(self._report_load())
+        balancer = self._loop.create_task(self._move_idle_credit())
         try:
             await self._stopped
         finally:
             reporter.cancel()
-            for keeper in self._keepers.values():
-                keeper.cancel()
-            await asyncio.gather(reporter, *self._keepers.values(), return_exceptions=True)
-            if self._progress_timer is not None:
-                self._progress_timer.cancel()
+            balancer.cancel()
+            for timer in (self._progress_timer, self._cut_off_timer):
+                if timer is not None:
+                    timer.cancel()
+            await asyncio.gather(reporter, balancer, return_exceptions=True)
+            await self._links.close()
             self._processes.close()
             self._runner.close()
 
@@ -181,7 +184,7 @@ class Worker:
         within_ms = self.config.drain_ms if within_ms is None else within_ms
         _log.info("draining", running=self._machine.running, queued=self._machine.queued, within_ms=within_ms)
         self._machine.drain()
-        for stream in self._streams.values():
+        for stream in self._links.attached.values():
             stream.wake()
         try:
             async with asyncio.timeout(within_ms / 1_000):
@@ -199,14 +202,8 @@ class Worker:
                     "attempt_left", workflow=context.workflow_id, node=context.node_id, instance=context.instance
                 )
         abandoned = [wire.AbandonedAttempt(shard=shard, id=number) for shard, number in left]
-        streams = list(self._streams.values())
-        for stream in streams:
-            stream.close(
-                wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker stops", abandoned=abandoned)
-            )
-        keepers = [keeper for keeper in self._keepers.values() if not keeper.done()]
-        if streams and keepers:
-            await asyncio.wait(keepers, timeout=2.0)
+        goodbye = wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker stops", abandoned=abandoned)
+        await self._links.leave(goodbye, 2 * goodbye_wait_ms_max / 1_000)
         _log.info("stopped", left=len(left))
         self._finish()
         return left
@@ -217,58 +214,35 @@ class Worker:
 
     # -- connections -------------------------------------------------------------------------------------------------------
 
-    def _keep(self, address: str) -> None:
-        keeper = self._keepers.get(address)
-        if keeper is None or keeper.done():
-            self._keepers[address] = self._loop.create_task(self._keep_attached(address))
+    def left(self, stream: Stream) -> None:
+        """A stream is over; what came by it goes on."""
+        self._told_draining.discard(stream.session)
+        self._load_due.discard(stream.session)
+        self._machine.ended(stream.session)
+        if not self._links.attached and self._cut_off_timer is None:
+            # Not at once: most streams that are lost are back before anybody else gets their work. Half of the time that the
+            # coordinator waits, so that what asked for it has ended before it runs elsewhere.
+            self._cut_off_timer = self._loop.call_later(self._grace_ms / 2_000, self._cut_off)
+        self._wake_all()
 
-    async def _keep_attached(self, address: str) -> None:
-        failures = 0
-        while not self._stopped.done():
-            self._next_session += 1
-            stream = Stream(self._next_session, address, self, self.config.keepalive)
-            try:
-                await stream.run()
-            except Exception as error:  # a bug in one stream must not end the others; it is logged with its stack
-                _log.error("stream_failed", address=address, exc_info=error)
-            welcomed = self._streams.pop(stream.session, None) is not None
-            if welcomed:
-                _log.info("detached", address=address)
-                self._obey(self._machine.ended(stream.session))
-            if self._draining or not self._goes_on(stream):
-                return
-            failures = 1 if welcomed else failures + 1
-            if failures > 1 or stream.goodbye is not None:
-                delay_ms = full_jitter_ms(_reconnect_base_ms, reconnect_delay_ms_max, failures, random.random())  # noqa: S311  (jitter)
-                await asyncio.sleep(max(0.05, delay_ms / 1_000))
+    def _cut_off(self) -> None:
+        self._cut_off_timer = None
+        self._obey(self._machine.cut_off())
 
-    def _goes_on(self, stream: Stream) -> bool:
-        """Tell whether an address is to be dialled again after its stream ended."""
-        goodbye = stream.goodbye
-        if goodbye is not None:
-            _log.warning(
-                "goodbye",
-                address=stream.address,
-                reason=wire.GoodbyeReason.Name(goodbye.reason),
-                message=goodbye.message,
-            )
-            if goodbye.reason in _fatal:
-                if not self._stopped.done():
-                    self._stopped.set_exception(RefusedError(goodbye.message))
-                return False
-            if goodbye.reason == wire.GOODBYE_REASON_INCARNATION_LOST:
-                self._begin_anew()
-        configured = stream.address in self.config.addresses
-        reached = any(other.incarnation == stream.incarnation for other in self._streams.values())
-        return configured or (stream.address in self._known.values() and not reached)
+    def heard_goodbye(self, stream: Stream, goodbye: wire.Goodbye) -> None:
+        """Do what a Goodbye asks for."""
+        reason = wire.GoodbyeReason.Name(goodbye.reason) if goodbye.reason in wire.GoodbyeReason.values() else "unknown"
+        _log.warning("goodbye", address=stream.address, reason=reason, message=goodbye.message)
+        if goodbye.reason in _fatal and not self._stopped.done():
+            self._stopped.set_exception(RefusedError(goodbye.message))
+        if goodbye.reason == wire.GOODBYE_REASON_INCARNATION_LOST and stream.said == self.incarnation:
+            self._begin_anew()
 
     def _begin_anew(self) -> None:
         """This incarnation is lost to the cluster: its work was given to others. Become a new one."""
         self._obey(self._machine.void_all())
         self.incarnation = new_incarnation()
-        for stream in list(self._streams.values()):
-            stream.close(wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker begins anew"))
-        self._streams.clear()
+        self._links.forget_all(wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker begins anew"))
 
     # -- stream.Host -------------------------------------------------------------------------------------------------------
 
@@ -291,25 +265,18 @@ class Worker:
             http_port=config.http_port,
         )
 
-    def welcomed(self, stream: Stream, welcome: wire.Welcome) -> bool:
+    def welcomed(self, stream: Stream, welcome: wire.Welcome) -> None:
         """A coordinator took us in."""
-        if any(other.incarnation == welcome.incarnation for other in self._streams.values()):
-            return False
-        self._streams[stream.session] = stream
+        if self._cut_off_timer is not None:
+            self._cut_off_timer.cancel()
+            self._cut_off_timer = None
+        self._grace_ms = welcome.stream_grace_ms
+        self._links.welcomed(stream)
         self._machine.welcomed(stream.session, ((owned.shard, owned.epoch) for owned in welcome.shards if owned.owned))
         _log.info("attached", coordinator=welcome.name, address=stream.address, cluster=welcome.cluster)
         self._on_attached(welcome.name, stream.address)
-        self._meet(welcome.coordinators)
+        self._links.meet(welcome.coordinators)
         self._wake_all()
-        return True
-
-    def _meet(self, coordinators: Sequence[wire.CoordinatorAddress]) -> None:
-        """Dial each coordinator that we are not attached to; an address that we dial already may be the same one."""
-        self._known = addresses_of(coordinators)
-        attached = {stream.incarnation for stream in self._streams.values()}
-        for incarnation, address in self._known.items():
-            if incarnation not in attached:
-                self._keep(address)
 
     def received(self, stream: Stream, message: wire.AttachResponse) -> None:
         """A coordinator spoke."""
@@ -318,11 +285,21 @@ class Worker:
             machine.owns(session, ((item.shard, item.epoch, item.owned) for item in message.shards))
         if message.acks:
             self._obey(
-                machine.acked(session, ((ack.shard, ack.id, _dispositions[ack.disposition]) for ack in message.acks))
+                machine.acked(
+                    session,
+                    (
+                        (ack.shard, ack.id, ack.epoch, _dispositions[ack.disposition])
+                        for ack in message.acks
+                        if ack.disposition in _dispositions
+                    ),
+                )
             )
             self._changed.set()
         if message.cancels:
-            items = ((item.shard, item.id, item.epoch, Cause(item.cause)) for item in message.cancels)
+            items = (
+                (item.shard, item.id, item.epoch, _causes.get(item.cause, Cause.UNSPECIFIED))
+                for item in message.cancels
+            )
             self._obey(machine.cancels(session, items))
         if message.assignments:
             self._obey(machine.assigned(session, [self._work(item) for item in message.assignments]))
@@ -331,7 +308,7 @@ class Worker:
         if message.HasField("backlog"):
             machine.backlog(session, message.backlog.waiting > 0)
         if message.coordinators:
-            self._meet(message.coordinators)
+            self._links.meet(message.coordinators)
         if message.HasField("heartbeat"):
             self.database, self.lock = message.heartbeat.database, message.heartbeat.lock
         if message.HasField("drain") and not self._draining:
@@ -340,26 +317,18 @@ class Worker:
 
     def fill(self, stream: Stream, message: wire.AttachRequest) -> bool:
         """Put what is due for a coordinator into a message."""
-        due = self._machine.outgoing(stream.session)
-        if due.inventory:
-            message.inventory.extend(
-                wire.ShardInventory(
-                    shard=stated.shard,
-                    epoch=stated.epoch,
-                    queued=stated.queued,
-                    running=stated.running,
-                    finished=stated.finished,
-                    ordinal_seen=stated.ordinal_seen,
-                )
-                for stated in due.inventory
-            )
-        if due.results:
-            message.results.extend([_result(attempt) for attempt in due.results])
-        if due.credit is not None:
-            message.credit.seq, message.credit.limit = due.credit
         progress = self._take_progress(stream.session)
         if progress:
+            # Results wait for the next message: after the result of an attempt its progress would not be heard any more.
             message.progress.extend(progress)
+            return True
+        due = self._machine.outgoing(stream.session)
+        if due.inventory:
+            message.inventory.extend(to_inventories(due.inventory))
+        if due.results:
+            message.results.extend([to_result(attempt) for attempt in due.results])
+        if due.credit is not None:
+            message.credit.seq, message.credit.limit = due.credit
         if self._draining and stream.session not in self._told_draining:
             self._told_draining.add(stream.session)
             message.draining.deadline_ms = self.config.drain_ms
@@ -368,7 +337,7 @@ class Worker:
             self._load_due.discard(stream.session)
             message.load.CopyFrom(self._load_report())
             return True
-        return bool(due) or bool(progress)
+        return bool(due)
 
     def heartbeat(self, stream: Stream) -> wire.WorkerHeartbeat:
         """Show that we live, and state everything again."""
@@ -408,19 +377,21 @@ class Worker:
 
     def _attempt_ended(self, order: Order, ended: Ended, run_us: int) -> None:
         self._orders.pop(order.key, None)
-        self._progress.pop(order.key, None)
-        outcome = (
-            Outcome.CANCELLED if ended.cancelled else Outcome.FAILED if ended.failure is not None else Outcome.SUCCEEDED
-        )
+        with self._progress_lock:
+            details = self._progress.pop(order.key, None)
+        if details is not None and ended.failure is not None:
+            # The next attempt begins with what this one said last.
+            self._progress_due[order.key] = details
+        report = Report(ended, run_us)
         found = self._executors.get(order.executor)
         if found is not None:
             self._on_ended(found, order.context.instance >= 0, run_us / 1e6)
-        self._obey(self._machine.finished(order.key, outcome, _Report(ended, run_us), ended.size))
+        self._obey(self._machine.finished(order.key, report.outcome, report, ended.size))
         self._changed.set()
         self._wake_all()
 
     def _wake_all(self) -> None:
-        for session, stream in self._streams.items():
+        for session, stream in self._links.attached.items():
             if self._machine.wants_to_send(session):
                 stream.wake()
 
@@ -428,27 +399,33 @@ class Worker:
 
     def _report_progress(self, key: Key, details: bytes) -> None:
         """Called from any thread; the last details of each attempt are sent, at most once a second."""
-        self._loop.call_soon_threadsafe(self._note_progress, key, details)
+        with self._progress_lock:
+            first = not self._progress
+            self._progress[key] = details
+        if first:
+            self._loop.call_soon_threadsafe(self._progress_noted)
 
-    def _note_progress(self, key: Key, details: bytes) -> None:
-        if key not in self._orders:
-            return
-        self._progress[key] = details
+    def _progress_noted(self) -> None:
         if self._progress_timer is None:
             self._send_progress()
 
     def _send_progress(self) -> None:
         self._progress_timer = None
-        if self._progress:
-            self._progress_due |= self._progress
-            self._progress.clear()
+        with self._progress_lock:
+            noted, self._progress = self._progress, {}
+        if noted:
+            self._progress_due |= noted
             self._progress_timer = self._loop.call_later(progress_interval_ms_min / 1_000, self._send_progress)
-            for stream in self._streams.values():
+            for stream in self._links.attached.values():
                 stream.wake()
 
     def _take_progress(self, session: int) -> list[wire.Progress]:
         owned = self._machine.sessions[session].owned if session in self._machine.sessions else set[int]()
-        keys = [key for key in self._progress_due if key[0] in owned][:items_a_message_max]
+        if not self._progress_due:
+            return []
+        for key in [key for key in self._progress_due if key not in self._machine.attempts]:
+            del self._progress_due[key]
+        keys = [key for key in self._progress_due if key[0] in owned][:_progress_a_message_max]
         return [
             wire.Progress(
                 shard=key[0],
@@ -458,14 +435,20 @@ class Worker:
             for key in keys
         ]
 
+    async def _move_idle_credit(self) -> None:
+        while True:
+            await asyncio.sleep(credit_interval_ms / 1_000)
+            self._machine.rebalance()
+            self._wake_all()
+
     async def _report_load(self) -> None:
         while True:
             self.load = Load(self._vitals.cpu_percent(), self._vitals.memory_percent())
             moved = max(abs(self.load.cpu - self._reported.cpu), abs(self.load.memory - self._reported.memory))
             if moved >= _noticeable_percent:
                 self._reported = self.load
-                self._load_due = set(self._streams)
-                for stream in self._streams.values():
+                self._load_due = set(self._links.attached)
+                for stream in self._links.attached.values():
                     stream.wake()
             await asyncio.sleep(self.config.load_report_interval_ms / 1_000)
 
@@ -479,19 +462,3 @@ class Worker:
 
     def _loop_us(self) -> int:
         return int(self._loop.time() * 1e6)
-
-
-def _result(attempt: Attempt) -> wire.Result:
-    work, outcome = attempt.work, attempt.outcome
-    assert outcome is not None
-    if attempt.result is None:
-        return wire.Result(shard=work.shard, id=work.id, outcome=wire.Outcome.ValueType(outcome))
-    assert isinstance(attempt.result, _Report)
-    ended, run_us = attempt.result.ended, attempt.result.run_us
-    if outcome is Outcome.SUCCEEDED:
-        payload = workflow_pb2.Payload(encoding=json_encoding, data=ended.output)
-        return wire.Result(shard=work.shard, id=work.id, outcome=wire.OUTCOME_SUCCEEDED, output=payload, run_us=run_us)
-    failure = to_failure(ended.failure) if ended.failure is not None else None
-    return wire.Result(
-        shard=work.shard, id=work.id, outcome=wire.Outcome.ValueType(outcome), failure=failure, run_us=run_us
-    )

@@ -1,0 +1,149 @@
+"""Keeps a worker attached: to every coordinator of the cluster, by one stream each.
+
+The configured addresses are for the first contact. They may be a balancer's, or several names of one coordinator, and a second stream
+to a coordinator ends the first; so once attached, each coordinator that is not reached yet is dialled by its own address, and the
+configured ones only when none is left. A lost stream is dialled again, first at once, then with full jitter.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from mainspring.dial import Keepalive
+from mainspring.limits import reconnect_delay_ms_max
+from mainspring.retry import full_jitter_ms
+from mainspring.v1 import worker_pb2 as wire
+from mainspring_worker.stream import Host, Stream
+
+_log: Final = structlog.get_logger(__name__)
+_reconnect_base_ms: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How streams are watched; milliseconds."""
+
+    heartbeat_ms: int
+    silence_ms: int
+    keepalive: Keepalive
+
+
+class Owner(Host, Protocol):
+    """What the links belong to."""
+
+    def left(self, stream: Stream) -> None:
+        """A stream that was attached has ended, or another to the same coordinator took its place."""
+        ...
+
+    def heard_goodbye(self, stream: Stream, goodbye: wire.Goodbye) -> None:
+        """A coordinator ended the stream by intent, or refused it."""
+        ...
+
+
+class Links:
+    """The streams of one worker."""
+
+    def __init__(self, owner: Owner, addresses: Sequence[str], timings: Timings) -> None:
+        """`addresses` are the configured ones."""
+        self.attached: dict[int, Stream] = {}
+        """Those that were welcomed, by session."""
+        self._owner = owner
+        self._addresses = addresses
+        self._timings = timings
+        self._known: dict[str, str] = {}
+        """Addresses by coordinator's incarnation, as the cluster said last."""
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._last_session = 0
+        self._closing = False
+
+    def dial(self) -> None:
+        """See to it that every wanted address is being dialled."""
+        if self._closing:
+            return
+        for address in self._wanted():
+            keeper = self._keepers.get(address)
+            if keeper is None or keeper.done():
+                task = asyncio.get_running_loop().create_task(self._keep(address), name=f"link to {address}")
+                self._keepers[address] = task
+
+    def meet(self, coordinators: Sequence[wire.CoordinatorAddress]) -> None:
+        """Take note of all live coordinators."""
+        self._known = {coordinator.incarnation: coordinator.address for coordinator in coordinators}
+        self.dial()
+
+    def welcomed(self, stream: Stream) -> None:
+        """A stream is attached; an older one to the same coordinator has been replaced by it."""
+        older = [other for other in self.attached.values() if other.incarnation == stream.incarnation]
+        self.attached[stream.session] = stream
+        for other in older:
+            self._leave(other)
+            other.abort()
+
+    def forget_all(self, goodbye: wire.Goodbye) -> None:
+        """End all streams by intent, and begin anew."""
+        for stream in list(self.attached.values()):
+            stream.close(goodbye)
+        self.attached.clear()
+
+    async def leave(self, goodbye: wire.Goodbye, within_s: float) -> None:
+        """Say goodbye on all streams and wait until they have ended, which is bounded; nothing is dialled any more."""
+        self._closing = True
+        for stream in list(self.attached.values()):
+            stream.close(goodbye)
+        keepers = [keeper for keeper in self._keepers.values() if not keeper.done()]
+        if self.attached and keepers:
+            await asyncio.wait(keepers, timeout=within_s)
+
+    async def close(self) -> None:
+        """End whatever is left, at once."""
+        self._closing = True
+        keepers = list(self._keepers.values())
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+    def _wanted(self) -> set[str]:
+        reached = {stream.incarnation for stream in self.attached.values()}
+        missing = {address for incarnation, address in self._known.items() if incarnation not in reached}
+        return missing if reached else missing.union(self._addresses)
+
+    async def _keep(self, address: str) -> None:
+        failures = 0
+        while not self._closing and address in self._wanted():
+            self._last_session += 1
+            timings = self._timings
+            stream = Stream(
+                self._last_session,
+                address,
+                self._owner,
+                timings.keepalive,
+                beat_ms=timings.heartbeat_ms,
+                silence_ms=timings.silence_ms,
+            )
+            try:
+                await stream.run()
+            except Exception as error:  # a bug in one stream must not end the others; it is logged with its stack
+                _log.error("stream_failed", address=address, exc_info=error)
+            finally:
+                self._leave(stream)
+            if stream.goodbye is not None:
+                self._owner.heard_goodbye(stream, stream.goodbye)
+            # Only one that lasted shows that its coordinator is well; one that drops us at once must not be stormed.
+            failures = 0 if stream.lasted_s * 1_000 > reconnect_delay_ms_max else failures + 1
+            if (failures > 1 or stream.goodbye is not None) and not self._closing:
+                draw = random.random()  # noqa: S311  (it spreads reconnects, and guards nothing)
+                delay_ms = full_jitter_ms(_reconnect_base_ms, reconnect_delay_ms_max, max(1, failures), draw)
+                await asyncio.sleep(max(50, delay_ms) / 1_000)
+        del self._keepers[address]
+        # It was not wanted while it waited; that may have changed meanwhile.
+        self.dial()
+
+    def _leave(self, stream: Stream) -> None:
+        if self.attached.pop(stream.session, None) is not None:
+            _log.info("detached", address=stream.address)
+            self._owner.left(stream)
+            self.dial()
