@@ -1,0 +1,25 @@
+"""Where the stories take place."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.mariadb import MariadbServer
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, for a coordinator that is alone, on each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'mainspring.db'}"
+    return str(request.getfixturevalue("mariadb_url"))
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[MariadbServer]:
+    """A MariaDB for one test alone, which may kill it."""
+    if reason := MariadbServer.missing():
+        pytest.fail(reason)
+    with MariadbServer() as server:
+        yield server

@@ -1,0 +1,115 @@
+"""A worker dies, leaves, or stands still: its work goes elsewhere in time, and what it does afterwards does not count."""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+from tests.cluster.checks import all_ended, counted_once, started_once
+from tests.cluster.flows import gate, load
+from tests.cluster.running import Process, RealCluster, eventually, so
+
+grace_s = 2.0  # STREAM_GRACE, unset
+
+
+def running_on(cluster: RealCluster, worker: Process, count: int) -> bool:
+    """Tell whether a worker has started so many nodes."""
+    return len([effect for effect in cluster.effects.read("start") if effect.pid == worker.pid]) == count
+
+
+def test_the_nodes_of_a_killed_worker_run_elsewhere_in_time(any_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(any_url, tmp_path) as cluster:
+            await cluster.coordinator()
+            victim = await cluster.worker("victim")
+            client = cluster.client()
+            handles = [await client.submit(gate(), "open") for _ in range(5)]
+            await so(lambda: running_on(cluster, victim, 5))
+            heir = await cluster.worker("heir")
+            killed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            await victim.killed()
+            await so(lambda: running_on(cluster, heir, 5))
+            late_s = [
+                (effect.at_ns - killed_ns) / 1e9 for effect in cluster.effects.read("start") if effect.pid == heir.pid
+            ]
+            print(
+                f"started elsewhere {min(late_s):.2f} to {max(late_s):.2f} s after the kill (STREAM_GRACE {grace_s} s)"
+            )
+            assert min(late_s) > grace_s - 0.1
+            assert max(late_s) < grace_s + 0.5 + 0.5  # the last half second is for a busy machine
+            cluster.effects.open_gate("open")
+            await all_ended(client, {handle.workflow_id: {"pid": heir.pid} for handle in handles})
+            await counted_once(client, [handle.workflow_id for handle in handles], cluster.effects)
+
+    asyncio.run(play())
+
+
+def test_a_worker_told_to_stop_finishes_what_it_runs_and_nothing_runs_twice(any_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(any_url, tmp_path) as cluster:
+            await cluster.coordinator()
+            leaver = await cluster.worker("leaver", slots=4)
+            client = cluster.client()
+            held = await client.submit(gate(), "open")
+            await so(lambda: running_on(cluster, leaver, 1))
+            expected = await load(client, 10)
+            await cluster.worker("stayer")
+            await so(lambda: cluster.effects.done(50))
+            leaver.ask_to_end()
+            await leaver.said("draining")
+            cluster.effects.open_gate("open")
+            assert await leaver.exited == 0
+            await all_ended(client, {**expected, held.workflow_id: {"pid": leaver.pid}})
+            await counted_once(client, expected, cluster.effects)
+            started_once(cluster.effects)
+
+    asyncio.run(play())
+
+
+def test_the_late_result_of_a_worker_that_stood_still_is_not_that_of_its_node(any_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(any_url, tmp_path) as cluster:
+            await cluster.coordinator()
+            sleeper = await cluster.worker("sleeper")
+            client = cluster.client()
+            late = await client.submit(gate(), "late", workflow_id="late")
+            stopped = await client.submit(gate(), "stopped", workflow_id="stopped")
+            await so(lambda: running_on(cluster, sleeper, 2))
+            heir = await cluster.worker("heir")
+            sleeper.send(signal.SIGSTOP)
+            await so(lambda: running_on(cluster, heir, 2))
+            cluster.effects.open_gate("late")
+            await so(lambda: [effect.pid for effect in cluster.effects.read("end", "late")] == [heir.pid])
+            sleeper.send(signal.SIGCONT)
+            # The sleeper learns that it was lost: what it still runs is told to stop, and it begins anew.
+            await so(lambda: [effect.pid for effect in cluster.effects.read("stopped", "stopped")] == [sleeper.pid])
+            await sleeper.said("GOODBYE_REASON_INCARNATION_LOST")
+            cluster.effects.open_gate("stopped")
+            assert await late.result(30) == await stopped.result(30) == {"pid": heir.pid}
+            assert (await late.node("wait")).node.worker == "heir"
+            await counted_once(client, ["late", "stopped"], cluster.effects)
+
+    asyncio.run(play())
+
+
+def test_a_worker_that_stood_still_for_less_than_the_limit_keeps_its_work(any_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(any_url, tmp_path, STREAM_GRACE="20000") as cluster:
+            await cluster.coordinator()
+            sleeper = await cluster.worker("sleeper")
+            client = cluster.client()
+            handle = await client.submit(gate(), "open")
+            await so(lambda: running_on(cluster, sleeper, 1))
+            await cluster.worker("idler")
+            sleeper.send(signal.SIGSTOP)
+
+            async def absent() -> bool:
+                return [one.status for one in await client.workers() if one.name == "sleeper"] == ["ABSENT"]
+
+            await eventually(absent)
+            sleeper.send(signal.SIGCONT)
+            cluster.effects.open_gate("open")
+            assert await handle.result(30) == {"pid": sleeper.pid}
+            started_once(cluster.effects)
+
+    asyncio.run(play())
