@@ -29,6 +29,14 @@ def gate() -> Workflow:
     return flow
 
 
+def gate_and_step() -> Workflow:
+    """A node that waits at the gate named by the input, then another one; gives 1."""
+    flow = Workflow("gate-and-step")
+    gated = flow.node("wait", "gated", input={"gate": flow.input})
+    flow.output(flow.node("next", "step", input=0, after=gated))
+    return flow
+
+
 async def load(client: Client, count: int, tag: str = "") -> dict[str, object]:
     """Submit chains and fans; return the ids of those acknowledged with what each must give."""
     length, width = 12, 12
