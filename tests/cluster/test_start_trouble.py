@@ -1,0 +1,95 @@
+"""What cannot start, or cannot run, says what is wrong and what to type."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from mainspring_client import NodeStatus
+from tests.cluster.flows import chain
+from tests.cluster.running import RealCluster, eventually
+from tests.servers.process import free_port
+
+
+def test_a_node_that_no_worker_can_run_waits_and_says_so_until_one_can(any_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(any_url, tmp_path) as cluster:
+            await cluster.coordinator()
+            await cluster.worker("w1", SUPPORTED_EXECUTORS="noop")
+            client = cluster.client()
+            handle = await client.submit(chain(1), 1)
+
+            async def said() -> bool:
+                (node,) = [node async for node in handle.nodes()]
+                assert node.status is NodeStatus.READY
+                return "no worker runs executor 'step'" in node.waiting_reason
+
+            await eventually(said, 10)
+            await cluster.worker("w2")
+            assert await handle.result(30) == 2
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("setting", ["GRPC_PORT", "HTTP_PORT"])
+def test_a_taken_port_is_named_with_its_setting(setting: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                port = str(taken.getsockname()[1])
+                process = await cluster.spawn_coordinator("c1", **{setting: port})
+                assert await process.exited == 2
+            said = await process.said(setting, within_s=1)
+            assert port in said
+            assert said.startswith("mainspring: ")
+
+    asyncio.run(play())
+
+
+def test_a_database_without_our_tables_stops_the_start_and_says_what_to_type(mariadb_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+            process = await cluster.spawn_coordinator("c1", DATABASE_URL=mariadb_url)
+            assert await process.exited == 2
+            await process.said("mainspring db upgrade", within_s=1)
+
+    asyncio.run(play())
+
+
+def test_a_database_out_of_reach_is_waited_for_with_a_word(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+            wrong = f"mysql://nobody:secret@127.0.0.1:{free_port()}/mainspring"
+            process = await cluster.spawn_coordinator("c1", DATABASE_URL=wrong)
+            said = await process.said("database_unreachable")
+            assert "trying again" in said
+            assert "secret" not in "".join(process.lines)
+            process.ask_to_end()
+            assert await process.exited == 0
+
+    asyncio.run(play())
+
+
+def test_a_second_coordinator_that_wants_to_be_alone_is_refused(mariadb_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(mariadb_url, tmp_path) as cluster:
+            await cluster.coordinator("c1")
+            second = await cluster.spawn_coordinator("c2")
+            assert await second.exited == 2
+            assert "DISTRIBUTED_MODE" in await second.said("coordinator 'c1'", "is live", within_s=1)
+            assert await cluster.client("c1").cluster()
+
+    asyncio.run(play())
+
+
+def test_a_worker_with_a_wrong_address_says_whom_it_cannot_reach(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+            address = f"127.0.0.1:{free_port()}"
+            worker = await cluster.spawn_worker("w1", MAINSPRING_ADDRESS=address)
+            assert "stream_lost" in await worker.said(address)
+            worker.ask_to_end()
+            assert await worker.exited == 0
+
+    asyncio.run(play())
