@@ -19,6 +19,7 @@ import structlog
 from mainspring.dial import server_options
 from mainspring.errors import SettingsError
 from mainspring.settings import CoordinatorSettings
+from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.admin import Build
 from mainspring_coordinator.election import Election, Vitals
@@ -35,7 +36,6 @@ from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Journal, ShardRow
 from mainspring_coordinator.store.revision import revision_wanted
-from mainspring_coordinator.usage import Usage
 
 _log: Final = structlog.get_logger(__name__)
 _reading_threads: Final = 2

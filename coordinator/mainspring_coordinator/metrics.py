@@ -9,9 +9,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from mainspring.usage import Usage
 from mainspring_coordinator.engine.effects import Ended
 from mainspring_coordinator.engine.status import WorkflowStatus
-from mainspring_coordinator.usage import Usage
 from mainspring_coordinator.writer import Written
 
 lock_buckets_s: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10)

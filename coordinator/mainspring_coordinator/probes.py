@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mainspring.errors import SettingsError
+from mainspring.usage import Usage
 from mainspring_coordinator.metrics import Metrics
-from mainspring_coordinator.usage import Usage
 
 _silent_us_max: Final = 5_000_000
 """A part that was not heard of for longer does not work."""

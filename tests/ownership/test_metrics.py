@@ -1,16 +1,13 @@
 """The guide's metrics, name by name, and the readings behind them."""
 
-from pathlib import Path
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mainspring.usage import Usage
 from mainspring_coordinator.engine.effects import Ended
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.metrics import Metrics
-from mainspring_coordinator.usage import Usage
 from mainspring_coordinator.writer import Written
-from tests.ownership.cluster import SECOND, FakeClock
 
 GUIDE = [
     ("workflow_executions", "counter", {"engine_id", "status", "assignment_strategy"}),
@@ -77,37 +74,3 @@ def test_what_the_coordinator_tells_is_exported() -> None:
     assert found["mainspring_database_time_jumps_total",] == 1
     assert 0 <= found["engine_load", "engine-1", "cpu"] <= 100
     assert 0 < found["engine_load", "engine-1", "memory"] <= 100
-
-
-def test_usage_is_measured_against_the_containers_limit(tmp_path: Path) -> None:
-    files = {
-        "cpu.max": "50000 100000\n",
-        "cpu.stat": "usage_usec 1000000\nuser_usec 1\n",
-        "memory.max": "1000000\n",
-        "memory.current": "700000\n",
-        "memory.stat": "anon 1\ninactive_file 200000\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    clock = FakeClock()
-    usage = Usage(tmp_path, clock)
-    clock.us += 2 * SECOND
-    (tmp_path / "cpu.stat").write_text("usage_usec 1250000\n")
-    # A quarter of a second of cpu in two seconds, of the one second that half a cpu allows.
-    assert usage.cpu_percent() == pytest.approx(25)
-    assert usage.memory_percent() == pytest.approx(50)
-
-
-def test_two_readings_at_once_agree(tmp_path: Path) -> None:
-    clock = FakeClock()
-    usage = Usage(tmp_path, clock)
-    clock.us += SECOND
-    assert usage.cpu_percent() == usage.cpu_percent()
-
-
-def test_without_a_limit_the_host_counts(tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    usage = Usage(tmp_path)
-    assert 0 <= usage.cpu_percent() <= 100
-    assert 0 < usage.memory_percent() <= 100

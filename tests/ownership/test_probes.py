@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from mainspring.errors import SettingsError
+from mainspring.usage import Usage
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.probes import ProbeServer, health, make_app, ready
-from mainspring_coordinator.usage import Usage
 
 
 @dataclass

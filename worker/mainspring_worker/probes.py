@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import psutil
 import uvicorn
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
@@ -105,14 +104,13 @@ class WorkerProbes:
 
     def health(self, worker: Worker) -> dict[str, Any]:
         """Return the body of `/health`; that it is answered at all shows that the worker's loop turns."""
-        memory = psutil.Process().memory_info()
         return {
             "status": "healthy",
             # Shown to people; no decision rests on it.
             "timestamp": datetime.fromtimestamp(time.time_ns() / 1e9, UTC).isoformat(timespec="milliseconds"),
             "instanceId": self._instance_id,
             "uptime": round(time.monotonic() - self._started_s, 3),
-            "memory": {"rss": memory.rss, "vms": memory.vms},
+            "memory": worker.usage.memory_bytes(),
             "load": {
                 "activeWorkflows": worker.active_workflows,
                 "cpuUsage": round(worker.load.cpu, 1),

@@ -26,6 +26,7 @@ from mainspring.limits import (
     progress_interval_ms_min,
 )
 from mainspring.naming import new_incarnation
+from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.v1 import workflow_pb2
 from mainspring.wire import json_encoding, protocol_version
@@ -39,7 +40,6 @@ from mainspring_worker.processes import ProcessPool
 from mainspring_worker.reports import Report, to_inventories, to_result
 from mainspring_worker.runner import Order, Runner
 from mainspring_worker.stream import Stream
-from mainspring_worker.vitals import Vitals
 
 _log: Final = structlog.get_logger(__name__)
 _progress_a_message_max: Final = message_split_bytes // (progress_bytes_max + 256)
@@ -106,6 +106,7 @@ class Worker:
         self.config = config
         self.incarnation = new_incarnation()
         self.load = Load()
+        self.usage = Usage()
         self.database, self.lock = "unknown", "unknown"
         """What a coordinator said last of its database and its lock."""
         self._executors = executors
@@ -114,7 +115,6 @@ class Worker:
         self._machine = Machine(config.slots)
         self._processes = ProcessPool(config.modules, config.processes or config.slots)
         self._runner = Runner(executors, config.slots, self._attempt_ended, self._processes)
-        self._vitals = Vitals()
         timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
         self._links = Links(self, config.addresses, timings)
         self._orders: dict[Key, Order] = {}
@@ -443,7 +443,7 @@ class Worker:
 
     async def _report_load(self) -> None:
         while True:
-            self.load = Load(self._vitals.cpu_percent(), self._vitals.memory_percent())
+            self.load = Load(self.usage.cpu_percent(), self.usage.memory_percent())
             moved = max(abs(self.load.cpu - self._reported.cpu), abs(self.load.memory - self._reported.memory))
             if moved >= _noticeable_percent:
                 self._reported = self.load
