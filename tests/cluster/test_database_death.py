@@ -1,0 +1,37 @@
+"""The database is killed under load and comes back: the cluster goes on by itself, and what was acknowledged is there."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from tests.cluster.checks import all_ended, counted_once, started_once
+from tests.cluster.flows import gate, load
+from tests.cluster.running import RealCluster, so
+from tests.servers.mariadb import MariadbServer
+
+
+def test_a_cluster_goes_on_by_itself_when_its_database_was_killed(own_mariadb: MariadbServer, tmp_path: Path) -> None:
+    async def play() -> None:
+        url = own_mariadb.url(own_mariadb.new_database())
+        async with RealCluster(url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+            await asyncio.gather(cluster.coordinator("c1"), cluster.coordinator("c2"))
+            await asyncio.gather(cluster.worker("w1"), cluster.worker("w2"))
+            client = cluster.client()
+            await cluster.owned(client, c1=8, c2=8)
+            held = await client.submit(gate(), "open")
+            expected = await load(client, 20)
+            for turn, done in enumerate((60, 300)):
+                await so(partial(cluster.effects.done, done))
+                await asyncio.to_thread(own_mariadb.halt)
+                # Called while nobody can answer: tried again until it is durable.
+                asked = asyncio.create_task(load(client, 5, f"{turn}-"))
+                await asyncio.to_thread(own_mariadb.start)
+                expected |= await asked
+            cluster.effects.open_gate("open")
+            await all_ended(client, expected)
+            await held.result(30)
+            await cluster.owned(client, c1=8, c2=8)
+            await counted_once(client, expected, cluster.effects)
+            started_once(cluster.effects)
+
+    asyncio.run(play())
