@@ -22,9 +22,13 @@ from mainspring_coordinator.engine.turn import Turn
 def dispatch(turn: Turn, strategy: Strategy) -> None:
     """Assign what can be assigned now."""
     state = turn.state
-    if state.roomy:
+    again = bool(state.roomy)
+    while again:
+        again = False
         for ready in list(state.ready.waiting.values()):
             _dispatch_class(turn, strategy, ready)
+            # A node that failed before it could be assigned may free others, of classes that were looked at already.
+            again = again or bool(turn.released)
             nodes.settle(turn)
     _report_backlog(turn)
 

@@ -136,8 +136,9 @@ def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
     for assignment in list(shard.live.values()):
         if assignment.session:
             continue
-        if assignment.incarnation in state.sessions or not state.config.failover:
-            # It is attached, or in its own grace; what it has, its inventory will say.
+        replaced = state.config.failover or assignment.worker in state.names
+        if assignment.incarnation in state.sessions or not replaced:
+            # It is attached, or in its own grace; what it has, its inventory will say. With failover off it waits for its name.
             waiting = True
             continue
         _lose(turn, shard, assignment.incarnation, assignment.worker)

@@ -53,7 +53,12 @@ def expand(turn: Turn, workflow: WorkflowState, node: int) -> None:
 def offer(turn: Turn, workflow: WorkflowState, node: int) -> None:
     """Let the `map` node's one item wait for a worker, if an instance may start."""
     expanded = workflow.maps[node]
-    if not expanded.queued and may_start(workflow, node) and workflow.status is WorkflowStatus.RUNNING:
+    if (
+        not expanded.queued
+        and workflow.status is WorkflowStatus.RUNNING
+        and workflow.statuses[node] == NodeStatus.RUNNING
+        and may_start(workflow, node)
+    ):
         expanded.queued = True
         nodes.enqueue(turn, workflow, (node, next_instance))
 

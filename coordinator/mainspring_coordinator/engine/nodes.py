@@ -184,6 +184,8 @@ def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
     index = node if instance < 0 else instance
     if statuses[index] != NodeStatus.BACKOFF or attempts[index] != timer.number:
         return
+    if workflow.retry_at_us.get((node, instance), 0) > turn.now_us:
+        return
     workflow.retry_at_us.pop((node, instance), None)
     turn.set_node(workflow, node, instance, NodeStatus.READY)
     turn.state.touch(workflow, node, instance)
@@ -245,7 +247,8 @@ def _failed_for_good(turn: Turn, workflow: WorkflowState, node: int, instance: i
     if workflow.plan.nodes[node].allow_failure:
         keep_output(turn.state, workflow, node, b"null")
         release(turn, workflow, node)
-    else:
+    elif workflow.status is WorkflowStatus.RUNNING:
+        # A workflow that is closing already ends as it was going to; this failure stands in the node's row.
         workflows.fail(turn, workflow, failure, node)
 
 

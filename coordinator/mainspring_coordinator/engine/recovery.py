@@ -68,7 +68,7 @@ def loaded(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> None:
             row.width >= 0
             and row.instance < 0
             and workflow.plan.nodes[row.node].map is not None
-            and row.status is not NodeStatus.FAILED
+            and (row.status is not NodeStatus.FAILED or row.width)
         ):
             workflow.maps[row.node] = MapState(
                 row.width, bytearray([NodeStatus.WAITING]) * row.width, bytearray(row.width), [None] * row.width
@@ -91,7 +91,8 @@ def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:
     attempts[index] = row.attempt
     if row.progress is not None:
         workflow.progress[node, instance] = row.progress
-    if row.redeliveries or row.status is NodeStatus.READY:
+    if row.status is NodeStatus.READY:
+        # Only an attempt that is offered again goes on under its number; what runs keeps its count in its assignment.
         workflow.redeliveries[node, instance] = row.redeliveries
     if instance < 0 and row.status in node_terminal:
         workflow.unfinished -= 1
@@ -205,11 +206,15 @@ def outputs_loaded(turn: Turn, shard: ShardState, event: OutputsLoaded) -> None:
         return
     parked, workflow.parked = workflow.parked, []
     for node, instance in parked:
-        if instance == -1 and workflow.statuses[node] == NodeStatus.WAITING:
-            maps.expand(turn, workflow, node)
-        elif instance == next_instance:
+        status = workflow.statuses[node]
+        if instance == next_instance:
             maps.offer(turn, workflow, node)
-        else:
+        elif status == NodeStatus.WAITING:
+            maps.expand(turn, workflow, node)
+        elif status == NodeStatus.READY:
+            # Else its time to start has passed meanwhile.
             nodes.enqueue(turn, workflow, (node, instance), first=True)
+        if workflow.status is not WorkflowStatus.RUNNING:
+            return
     if workflow.finishing:
         workflows.finish_if_done(turn, workflow)

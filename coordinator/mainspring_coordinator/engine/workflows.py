@@ -87,6 +87,8 @@ def existed(turn: Turn, shard: ShardState, event: SubmitExisted | WorkflowEvicte
         # Nothing of a tentative workflow was ever sent; of an evicted one, its workers state what they have.
         shard.plans.discard(workflow.plan.hash)
         forget(turn, workflow)
+        # What changed of it since the last cut was never stored: nobody may hear of it.
+        turn.state.changed.pop(workflow.key, None)
 
 
 def cancel(turn: Turn, shard: ShardState, event: Cancel) -> None:
@@ -112,7 +114,8 @@ def fail(turn: Turn, workflow: WorkflowState, failure: Failure, node: int) -> No
 
 def out_of_time(turn: Turn, workflow: WorkflowState) -> None:
     """The workflow's deadline has passed."""
-    if workflow.status is WorkflowStatus.RUNNING:
+    # A timer may be that of an earlier workflow of the same id, which has long ended and been deleted.
+    if workflow.status is WorkflowStatus.RUNNING and 0 < workflow.deadline_at_us <= turn.now_us:
         limit = workflow.plan.timeout_ms
         fail(turn, workflow, Failure(workflow_timeout, f"it did not end within its timeout of {limit} ms"), -1)
 
