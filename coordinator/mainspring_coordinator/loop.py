@@ -186,7 +186,13 @@ class ControlLoop:
         await future
 
     async def release_shards(self, shards: Sequence[int]) -> None:
-        """Give shards up on purpose, after what they have under way is committed."""
+        """Give shards up on purpose, after what they have under way is committed; a term that ends first gives up all."""
+        try:
+            await self._release(shards)
+        except UnavailableError as error:
+            _log.info("release_cut_short", shards=list(shards), reason=str(error))
+
+    async def _release(self, shards: Sequence[int]) -> None:
         held = self._holdings
         epochs = {shard: held.epochs[shard] for shard in shards if shard in held.served}
         if not epochs or self._writer is None:

@@ -4,6 +4,9 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
+import pytest
+
+from mainspring.errors import UnavailableError
 from tests.cluster.checks import all_ended, counted_once, started_once
 from tests.cluster.flows import gate, load
 from tests.cluster.running import RealCluster, so
@@ -33,5 +36,34 @@ def test_a_cluster_goes_on_by_itself_when_its_database_was_killed(own_mariadb: M
             await cluster.owned(client, c1=8, c2=8)
             await counted_once(client, expected, cluster.effects)
             started_once(cluster.effects)
+
+    asyncio.run(play())
+
+
+def test_a_coordinator_told_to_stop_while_its_database_is_away_ends_soon_and_in_order(
+    own_mariadb: MariadbServer, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        async with RealCluster(own_mariadb.url(own_mariadb.new_database()), tmp_path) as cluster:
+            coordinator = await cluster.coordinator()
+            worker = await cluster.worker()
+            client = cluster.client(timeout=5)
+            await client.submit(gate(), "open")
+            await so(lambda: len(cluster.effects.read("start")) == 1)
+            own_mariadb.pause()
+            # Its batch is under way for as long as the database stands still.
+            unanswered = asyncio.create_task(client.submit(gate(), "open"))
+            cluster.effects.open_gate("open")
+            await so(lambda: cluster.effects.done(1))
+            coordinator.ask_to_end()
+            try:
+                async with asyncio.timeout(15):
+                    assert await coordinator.exited == 0
+            finally:
+                own_mariadb.resume()
+                with pytest.raises(UnavailableError):
+                    await unanswered
+            assert not [line for line in coordinator.lines if "Traceback" in line]
+            await worker.killed()  # it would wait for someone to take its result
 
     asyncio.run(play())
