@@ -7,8 +7,19 @@ database refuses a workflow's rows, what belongs to it leaves both the batch in 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Changed, Disposition, Effect, Stop, Store
-from mainspring_coordinator.engine.rows import Row
+from mainspring import limits
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    Answer,
+    AnswerCode,
+    Assign,
+    Changed,
+    Disposition,
+    Effect,
+    Stop,
+    Store,
+)
+from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, Row, WorkflowInserted
 
 OutwardEffect = Effect
 """Every effect but `Store`."""
@@ -31,9 +42,18 @@ class Gathered:
     outward: list[Effect] = field(default_factory=list[Effect])
     begun_us: int = 0
     """When its first effect came, by the host's clock."""
+    fenced: dict[int, int] = field(default_factory=dict[int, int])
+    """Once it is handed over: the epochs that it is to prove, by shard."""
+    payload_bytes: int = 0
+    """The size of the payloads in it, near enough for a bound."""
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.outward)
+
+    @property
+    def full(self) -> bool:
+        """Tell whether it holds as much as a batch may, but for what one more step brings."""
+        return len(self.rows) >= limits.batch_rows_max or self.payload_bytes >= limits.batch_bytes_max
 
     def add(self, effects: Sequence[Effect], now_us: int) -> None:
         """Take in the effects of a step."""
@@ -42,9 +62,18 @@ class Gathered:
         rows, outward = self.rows, self.outward
         for effect in effects:
             if type(effect) is Store:
-                rows.append(effect.row)
+                row = effect.row
+                rows.append(row)
+                if type(row) is NodeChanged:
+                    self.payload_bytes += len(row.output or b"")
+                elif type(row) is WorkflowInserted:
+                    self.payload_bytes += len(row.input)
+                elif type(row) is PlanSaved:
+                    self.payload_bytes += len(row.definition)
             else:
                 outward.append(effect)
+                if type(effect) is Assign:
+                    self.payload_bytes += len(effect.input)
 
     def add_changes(self, changes: Sequence[Changed]) -> None:
         """Take in what a cut says of the workflows that changed."""

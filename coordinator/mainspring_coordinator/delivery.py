@@ -72,12 +72,12 @@ class Delivery:
 
     def subscribe(self, workflow_id: str, notify: Notify) -> Callable[[], None]:
         """Call `notify` after each commit that changed a workflow; returns what ends it."""
-        watchers = self._watchers.setdefault(workflow_id, [])
+        watchers = self._watchers.get(workflow_id, [])
         if len(watchers) >= limits.watchers_a_workflow_max or self._watchers_count >= limits.watchers_max:
             raise BusyError(
                 f"workflow {workflow_id!r} has too many watchers; try again when some have gone", retry_after_ms=1_000
             )
-        watchers.append(notify)
+        self._watchers.setdefault(workflow_id, watchers).append(notify)
         self._watchers_count += 1
 
         def end() -> None:

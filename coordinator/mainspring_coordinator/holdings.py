@@ -77,6 +77,38 @@ class Holdings:
         return lambda: self._listeners.remove(notify)
 
 
+class Proofs:
+    """Who waits for a proof that a shard is ours: those who asked since the last cut, and those whose statement is under way."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, list[asyncio.Future[None]]] = {}
+        """By shard: those for whom no statement has begun."""
+        self._begun: dict[int, list[asyncio.Future[None]]] = {}
+
+    def ask(self, shard: int) -> "asyncio.Future[None]":
+        """Return what ends with the first proof that begins after this call."""
+        future = asyncio.get_running_loop().create_future()
+        self.asked.setdefault(shard, []).append(future)
+        return future
+
+    def begin(self) -> None:
+        """A statement for all who asked is about to begin."""
+        self._begun, self.asked = self.asked, {}
+
+    def answer(self, lost: Mapping[int, int], owned: Mapping[int, int]) -> None:
+        """The statement has ended, and found these shards lost."""
+        for shard, futures in self._begun.items():
+            if shard in lost or shard not in owned:
+                reject(futures, NotOwnerError(f"another coordinator owns shard {shard} now"))
+            else:
+                resolve(futures)
+        self._begun = {}
+
+    def waiting(self) -> "list[asyncio.Future[None]]":
+        """Return all who wait."""
+        return [future for group in (self.asked, self._begun) for futures in group.values() for future in futures]
+
+
 def resolve(futures: "Sequence[asyncio.Future[None]]") -> None:
     """Let those go on who still wait."""
     for future in futures:

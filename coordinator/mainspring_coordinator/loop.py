@@ -11,21 +11,22 @@ the next term begins with an empty engine.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from mainspring import limits
-from mainspring.errors import BusyError, MainspringError, NotOwnerError, StoreUnavailableError, UnavailableError
+from mainspring.errors import BusyError, MainspringError, NotOwnerError, UnavailableError
 from mainspring_coordinator.batch import Gathered
 from mainspring_coordinator.delivery import Delivery, Notify
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, LoadOutputs
-from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowEvicted
+from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowAbsent, WorkflowEvicted
 from mainspring_coordinator.engine.rows import WorkflowInserted
+from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.engine.step import Engine
-from mainspring_coordinator.holdings import Holdings, reject, resolve
+from mainspring_coordinator.holdings import Holdings, Proofs, reject, resolve
 from mainspring_coordinator.ports import Observer, Outlet
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
@@ -71,6 +72,8 @@ class ControlLoop:
 
     def _reset(self) -> None:
         self._engine = Engine(self._config)
+        self._over = False
+        self._recovering: dict[int, asyncio.Task[None]] = {}
         self._queue: deque[Event | asyncio.Future[None]] = deque()
         self._gathering = Gathered()
         self._in_flight: Gathered | None = None
@@ -78,11 +81,10 @@ class ControlLoop:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_us = 0
         self._refused_seen = 0
-        self._proving: dict[int, list[asyncio.Future[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushing: list[asyncio.Future[None]] = []
         self._flushed: list[asyncio.Future[None]] = []
-        self._provers: dict[int, list[asyncio.Future[None]]] = {}
+        self._proofs = Proofs()
         self._releasing: deque[asyncio.Future[None]] = deque()
 
     # -- terms -------------------------------------------------------------------------------------------------------------
@@ -114,8 +116,7 @@ class ControlLoop:
         waiting = [
             [mark for mark in self._queue if isinstance(mark, asyncio.Future)],
             list(self._releasing),
-            *self._provers.values(),
-            *self._proving.values(),
+            self._proofs.waiting(),
             self._flushing,
             self._flushed,
         ]
@@ -154,26 +155,35 @@ class ControlLoop:
         """The shard is ours in the database: build its state and serve it."""
         if self._writer is None:
             return
+        if row.shard in self._holdings.epochs:
+            # Lost and taken again before any commit told us: what was made under the old epoch must not leave under the new one.
+            self._forget_shard(row.shard, NotOwnerError(f"shard {row.shard} was another coordinator's meanwhile"))
         self._holdings.take(row)
         self._writer.put(Adopt(row))
-        self._spawn(self._recover(row))
+        self._recovering[row.shard] = self._spawn(self._recover(row))
+
+    def _forget_shard(self, shard: int, error: MainspringError) -> None:
+        """Drop all that is known of a shard and all that is gathered of it; its callers get the error."""
+        self._delivery.refuse(self._gathering.drop_shards({shard}), error)
+        self._drop(shard)
+        self._stop_serving(shard)
+        self._step(ShardLost(shard))
+
+    def _drop(self, shard: int) -> None:
+        """Own a shard no longer; what still reads it must not come into the state of a later ownership."""
+        self._holdings.drop(shard)
+        recovering = self._recovering.pop(shard, None)
+        if recovering is not None:
+            recovering.cancel()
 
     async def _recover(self, row: ShardRow) -> None:
-        term, delay_s = self._term, 0.05
-        while True:
-            try:
-                count = await self._loader.recover(row, self._post_unbounded)
-            except StoreUnavailableError as error:
-                _log.warning("recovery_waits", shard=row.shard, error=str(error))
-                await asyncio.sleep(delay_s)
-                delay_s = min(1.0, delay_s * 2)
-                continue
-            break
+        def ours() -> bool:
+            return self._holdings.epochs.get(row.shard) == row.epoch
+
+        count = await self._loader.until_read(lambda: self._loader.recover(row, self._post_unbounded), ours)
         # The last event posted was ShardReady: once what is queued now has been stepped, the shard serves.
         await self._stepped()
-        shard = self._engine.state.shards.get(row.shard)
-        if term != self._term or shard is None or shard.epoch != row.epoch:
-            return
+        self._recovering.pop(row.shard, None)
         self._holdings.serve(row)
         _log.info("shard_ready", shard=row.shard, epoch=row.epoch, workflows=count)
         self._delivery.shards_changed(self._holdings.served)
@@ -200,17 +210,22 @@ class ControlLoop:
         for shard in epochs:
             self._stop_serving(shard)
         await self._flush()
-        for shard in epochs:
+        for shard in self._still(epochs):
             self._step(ShardLost(shard))
         # What came between the first flush and here is still ours to commit.
         await self._flush()
+        epochs = self._still(epochs)
         for shard in epochs:
-            held.drop(shard)
-        if self._writer is not None:
+            self._drop(shard)
+        if epochs and self._writer is not None:
             released = self._aio.create_future()
             self._releasing.append(released)
             self._writer.put(Release(epochs))
             await released
+
+    def _still(self, epochs: Mapping[int, int]) -> dict[int, int]:
+        """Return those of these shards that are ours under these epochs; others may have been lost, and even taken again."""
+        return {shard: epoch for shard, epoch in epochs.items() if self._holdings.epochs.get(shard) == epoch}
 
     async def _flush(self) -> None:
         """Return when all that is gathered now is committed."""
@@ -264,8 +279,9 @@ class ControlLoop:
     async def prove(self, shard: int) -> None:
         """Return once the shard is proven ours by a statement begun after this call."""
         await self._holdings.until_served(shard)
-        future = self._aio.create_future()
-        self._provers.setdefault(shard, []).append(future)
+        if self._writer is None:
+            raise UnavailableError("this coordinator gave up its term; try again")
+        future = self._proofs.ask(shard)
         self._schedule()
         await future
 
@@ -299,25 +315,41 @@ class ControlLoop:
 
     def _run(self, term: int) -> None:
         """Step what waits, for a bounded time; then hand the batch over if the journal is free."""
-        if term != self._term:
+        if term != self._term or self._over:
             return
         self._scheduled = False
+        try:
+            self._run_slice()
+        except Exception as error:  # a bug: the state may be half changed, and must be built anew
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        _log.exception("loop_failed")
+        self._finish_term(f"the control loop failed: {error!r}")
+
+    def _finish_term(self, reason: str) -> None:
+        """Let nothing out any more; the term ends as soon as its owner hears of it."""
+        self._over = True
+        self._give_up(reason)
+
+    def _run_slice(self) -> None:
         started_us = self._clock_us()
         queue, gathering = self._queue, self._gathering
-        full = False
+        # Each post wakes us: without this look a batch would grow by one event each time, and the queue never be full.
+        full = self._in_flight is not None and gathering.full
         while queue and not full:
             event = queue.popleft()
             if isinstance(event, asyncio.Future):
                 resolve([event])
                 continue
             self._step(event)
-            full = len(gathering.rows) >= limits.batch_rows_max or self._clock_us() - started_us > _slice_us
+            full = gathering.full or self._clock_us() - started_us > _slice_us
         due_us = self._engine.next_due_us()
         if due_us is not None and due_us <= self.now_us():
             self._step(Tick())
         if self._in_flight is None:
             self._cut()
-        if queue and (self._in_flight is None or len(self._gathering.rows) < limits.batch_rows_max):
+        if queue and (self._in_flight is None or not self._gathering.full):
             self._schedule()
         self._arm_timer()
 
@@ -326,40 +358,44 @@ class ControlLoop:
 
     def _cut(self) -> None:
         """Hand the gathered batch to the journal; with nothing to write or prove, let it out at once."""
-        if self._writer is None:
+        if self._writer is None or self._over:
             return
         batch = self._gathering
         batch.add_changes(self._engine.cut())
         known = self._holdings.epochs
-        prove = {shard: known[shard] for shard in (*batch.shards_to_prove(), *self._provers) if shard in known}
+        prove = {shard: known[shard] for shard in (*batch.shards_to_prove(), *self._proofs.asked) if shard in known}
         if not batch and not prove:
             resolve(self._flushed)
             self._flushed.clear()
-            self._proving, self._provers = self._provers, {}
-            self._answer_provers({})
+            self._proofs.begin()
+            self._proofs.answer({}, known)
             return
         self._gathering = Gathered()
-        self._proving, self._provers = self._provers, {}
+        self._proofs.begin()
         self._flushing, self._flushed = self._flushed, []
         self._in_flight = batch
         if not batch.begun_us:
             batch.begun_us = self._clock_us()
         if batch.rows or prove:
+            batch.fenced = {**batch.epochs(known), **prove}
             self._writer.put(Write(Batch(self._new_batch_id(), batch.epochs(known), batch.rows), prove))
         else:
             self._finish(Written())
 
     def _job_done(self, term: int, job: Job, written: Written) -> None:
-        if term != self._term:
+        if term != self._term or self._over:
             return
         if written.error is not None:
-            self._give_up(str(written.error))
+            self._finish_term(str(written.error))
             return
         if isinstance(job, Release):
             resolve([self._releasing.popleft()])
         if isinstance(job, Write):
             self._observer.committed(written)
-            self._finish(written)
+            try:
+                self._finish(written)
+            except Exception as error:  # as in `_run`
+                self._break(error)
 
     def _finish(self, written: Written) -> None:
         """The batch in flight is committed, or as much of it as was ours to commit."""
@@ -372,10 +408,10 @@ class ControlLoop:
         for workflow_id, reason in written.poisoned.items():
             self._evict(batch, workflow_id, reason)
         if not self._fresh():
-            self._give_up("the lease could not be renewed in time")
+            self._finish_term("the lease could not be renewed in time")
             return
         self._delivery.let_out(batch.outward)
-        self._answer_provers(written.lost)
+        self._proofs.answer(written.lost, self._holdings.epochs)
         resolve(self._flushing)
         refused = self._engine.state.refused_results
         if refused != self._refused_seen:
@@ -386,21 +422,20 @@ class ControlLoop:
             self._schedule()
 
     def _lose(self, batch: Gathered, lost: Mapping[int, int]) -> None:
-        shards = set(lost)
-        error = NotOwnerError("another coordinator owns the shard now; nothing was done here")
-        for gathered in (batch, self._gathering):
-            self._delivery.refuse(gathered.drop_shards(shards), error)
+        error = NotOwnerError("another coordinator owns the shard now; ask there what was done")
+        self._delivery.refuse(batch.drop_shards(set(lost)), error)
         for shard, epoch in lost.items():
             _log.warning("shard_lost", shard=shard, epoch_now=epoch)
-            self._holdings.drop(shard)
-            self._stop_serving(shard)
-            self._step(ShardLost(shard))
+            # If it was taken again while the batch was under way, what we have of it now is not what was lost.
+            if self._holdings.epochs.get(shard) == batch.fenced.get(shard):
+                self._forget_shard(shard, error)
 
     def _existed(self, batch: Gathered, existing: ExistingWorkflow) -> None:
         """A submitted id was in the database: answer from there, and forget the tentative workflow."""
-        row = next(
-            row for row in batch.rows if isinstance(row, WorkflowInserted) and row.workflow_id == existing.workflow_id
-        )
+        inserted = (row for row in batch.rows if isinstance(row, WorkflowInserted))
+        row = next((row for row in inserted if row.workflow_id == existing.workflow_id), None)
+        if row is None:
+            return  # its shard was lost in the same write
         same = row.digest == existing.digest
         code = AnswerCode.OK if same else AnswerCode.ALREADY_EXISTS
         dropped = [
@@ -411,33 +446,38 @@ class ControlLoop:
         batch.outward += [Answer(a.token, a.shard, a.workflow_id, code, existing.status) for a in answers if a.created]
         busy = UnavailableError("the workflow's id was being looked up; try again")
         self._delivery.refuse([effect for effect in answers if not effect.created], busy)
-        self._step(SubmitExisted(row.shard, existing.workflow_id, existing.digest, existing.status))
+        if self._holdings.epochs.get(row.shard) == batch.fenced.get(row.shard):
+            self._step(SubmitExisted(row.shard, existing.workflow_id, existing.digest, existing.status))
 
     def _evict(self, batch: Gathered, workflow_id: str, reason: str) -> None:
         """The database refused a workflow's rows: its event fails, and the workflow is loaded anew."""
         _log.error("rows_refused", workflow=workflow_id, reason=reason)
-        shard = next(row.shard for row in batch.rows if row.workflow_id == workflow_id)
+        shard = next((row.shard for row in batch.rows if row.workflow_id == workflow_id), None)
+        if shard is None:
+            return  # it was lost in the same write
         error = UnavailableError(f"the database refused to store workflow {workflow_id!r}: {reason}")
         for gathered in (batch, self._gathering):
             self._delivery.refuse(gathered.drop_workflows({workflow_id}), error)
-        self._step(WorkflowEvicted(shard, workflow_id))
-        self._spawn(self._reload(shard, workflow_id))
+        epoch = batch.fenced.get(shard, 0)
+        if self._holdings.epochs.get(shard) == epoch:
+            self._step(WorkflowEvicted(shard, workflow_id))
+            self._spawn(self._reload(shard, epoch, workflow_id))
 
-    async def _reload(self, shard: int, workflow_id: str) -> None:
-        loaded = await self._loader.workflow(shard, workflow_id)
-        if loaded is not None:
-            self._post_unbounded(loaded)
+    async def _reload(self, shard: int, epoch: int, workflow_id: str) -> None:
+        await self._post_read(
+            shard,
+            epoch,
+            lambda: self._loader.workflow(shard, workflow_id),
+            absent=WorkflowAbsent(shard, workflow_id),
+        )
 
-    def _answer_provers(self, lost: Mapping[int, int]) -> None:
-        for shard, futures in self._proving.items():
-            for future in futures:
-                if future.done():
-                    continue
-                if shard in lost or shard not in self._holdings.epochs:
-                    future.set_exception(NotOwnerError(f"another coordinator owns shard {shard} now"))
-                else:
-                    future.set_result(None)
-        self._proving = {}
+    async def _post_read(
+        self, shard: int, epoch: int, read: Callable[[], Awaitable[Event | None]], absent: Event | None = None
+    ) -> None:
+        """Post what is read of a shard, if it is still ours under this epoch by then; try until the database answers."""
+        event = await self._loader.until_read(read, lambda: self._holdings.epochs.get(shard) == epoch) or absent
+        if event is not None and self._holdings.epochs.get(shard) == epoch:
+            self._post_unbounded(event)
 
     def _arm_timer(self) -> None:
         due_us = self._engine.next_due_us()
@@ -462,24 +502,19 @@ class ControlLoop:
     async def _fetch_outputs(self, wanted: LoadOutputs) -> None:
         shard = self._engine.state.shards.get(wanted.shard)
         workflow = shard.workflows.get(wanted.workflow_id) if shard is not None else None
-        if workflow is None:
+        if shard is None or workflow is None:
             return
-        widths = {node: workflow.maps[node].width for node in wanted.nodes if node in workflow.maps}
-        delay_s = 0.05
-        while True:
-            try:
-                self._post_unbounded(await self._loader.outputs(wanted, widths))
-            except StoreUnavailableError as error:
-                _log.warning("outputs_wait", workflow=wanted.workflow_id, error=str(error))
-                await asyncio.sleep(delay_s)
-                delay_s = min(1.0, delay_s * 2)
-                continue
-            return
+        failed = NodeStatus.FAILED
+        # The output of a `map` that failed as a whole is null, as that of any node, whatever its instances gave.
+        maps = {node: found for node, found in workflow.maps.items() if workflow.statuses[node] != failed}
+        widths = {node: maps[node].width for node in wanted.nodes if node in maps}
+        await self._post_read(wanted.shard, shard.epoch, lambda: self._loader.outputs(wanted, widths))
 
-    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
+    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
         task = self._aio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -4,14 +4,16 @@ Reads run in a small pool of threads, in pages, so that neither the event loop n
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from itertools import groupby
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import structlog
 
 from mainspring import limits
 from mainspring.definition import parse_definition
-from mainspring.errors import StoreError
+from mainspring.errors import StoreError, StoreUnavailableError
 from mainspring_coordinator.engine.effects import LoadOutputs
 from mainspring_coordinator.engine.events import (
     Event,
@@ -26,6 +28,7 @@ from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.store.protocol import Reader, ShardRow, StoredNode, StoredWorkflow
 
 _T = TypeVar("_T")
+_log: Final = structlog.get_logger(__name__)
 
 
 class ShardLoader:
@@ -35,6 +38,18 @@ class ShardLoader:
         self._reader = reader
         self._threads = threads
         self._plans: dict[bytes, Plan] = {}
+
+    async def until_read(self, read: Callable[[], Awaitable[_T]], wanted: Callable[[], bool]) -> _T | None:
+        """Read as often as it takes until the database answers; None once nobody wants it any more."""
+        delay_s = 0.05
+        while wanted():
+            try:
+                return await read()
+            except StoreUnavailableError as error:
+                _log.warning("read_waits", error=str(error))
+            await asyncio.sleep(delay_s)
+            delay_s = min(1.0, delay_s * 2)
+        return None
 
     async def recover(self, row: ShardRow, post: Callable[[Event], None]) -> int:
         """Post all that makes up a shard, from `ShardTaken` to `ShardReady`; return how many workflows it has.

@@ -110,7 +110,13 @@ class Writer:
             case Adopt():
                 self._journal.adopt(job.shard)
             case Release():
-                self._until_possible(partial(self._journal.release, job.epochs))
+                try:
+                    self._until_possible(partial(self._journal.release, job.epochs))
+                except FencedError as error:
+                    # Taken by another meanwhile, or given up by a try whose answer was lost: not ours, as was wanted.
+                    if not error.lost:
+                        raise
+                    result.lost.update(error.lost)
             case Write():
                 self._write(job, result)
 

@@ -3,9 +3,12 @@
 from typing import Any
 
 from mainspring import limits
-from mainspring_coordinator.engine.effects import Assign, Ended, LoadOutputs
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Ended, LoadOutputs
 from mainspring_coordinator.engine.events import (
+    Cancel,
+    Inventory,
     OutputsLoaded,
+    ShardLost,
     ShardReady,
     ShardTaken,
     Submit,
@@ -137,3 +140,14 @@ def test_a_node_whose_time_to_start_passed_while_its_input_was_loaded_stays_fail
     wanted = only(of(rig.effects, LoadOutputs), LoadOutputs)
     rig.after(6)
     assert not of(rig.step(OutputsLoaded(0, "wf", dict.fromkeys(wanted.nodes, b"1"))), Assign)
+
+
+def test_calls_and_inventories_that_wait_for_a_recovery_outlive_its_second_beginning() -> None:
+    rig = Rig(own=False, epoch=2)
+    rig.step(ShardTaken(0, 2, rig.now_us, frozenset()))
+    rig.attach()
+    rig.step(Cancel(7, 0, "wf", ""))
+    rig.step(ShardTaken(0, 2, rig.now_us, frozenset()))
+    waiting = rig.engine.state.shards[0].deferred
+    assert [type(event) for event in waiting] == [Inventory, Cancel]
+    assert only(rig.step(ShardLost(0)), Answer).code is AnswerCode.NOT_OWNER

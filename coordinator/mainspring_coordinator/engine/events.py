@@ -238,7 +238,15 @@ class OutputsLoaded:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowEvicted:
-    """The database refused a workflow's rows: it leaves memory and will be loaded anew."""
+    """The database refused a workflow's rows: it leaves memory, and comes again as `WorkflowLoaded` or `WorkflowAbsent`."""
+
+    shard: int
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowAbsent:
+    """A workflow that was to be loaded anew is not there, or has ended."""
 
     shard: int
     workflow_id: str
@@ -264,4 +272,5 @@ Event: TypeAlias = (
     | ShardLost
     | OutputsLoaded
     | WorkflowEvicted
+    | WorkflowAbsent
 )

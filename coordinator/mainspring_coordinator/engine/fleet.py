@@ -188,15 +188,16 @@ def result(turn: Turn, session: int, item: ResultItem) -> None:
         return
     assignment = shard.live.get(item.assignment)
     if assignment is None or assignment.incarnation != worker.incarnation:
-        repeated = item.assignment in shard.recent
-        if not repeated:
+        # With its workflow, so that this goes with the recorded result if the database refuses that.
+        recorded = shard.recent.get(item.assignment)
+        if recorded is None:
             state.refused_results += 1
-        disposition = Disposition.RECORDED if repeated else Disposition.STALE
-        turn.emit(Ack(session, shard.shard, shard.epoch, "", item.assignment, disposition))
+        disposition = Disposition.RECORDED if recorded is not None else Disposition.STALE
+        turn.emit(Ack(session, shard.shard, shard.epoch, recorded or "", item.assignment, disposition))
         return
     workflow = shard.workflows[assignment.workflow_id]
     turn.emit(Ack(session, shard.shard, shard.epoch, workflow.id, item.assignment, Disposition.RECORDED))
-    state.remember_recent(shard, item.assignment)
+    state.remember_recent(shard, assignment)
     _record(turn, workflow, assignment, item)
     workflows.end_if_closed(turn, workflow)
 

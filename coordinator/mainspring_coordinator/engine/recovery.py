@@ -4,7 +4,18 @@ The result depends on the rows alone, so recovery can be ended at any point and 
 """
 
 from mainspring_coordinator.engine import maps, nodes, workflows
-from mainspring_coordinator.engine.events import LoadedNode, OutputsLoaded, ShardReady, ShardTaken, WorkflowLoaded
+from mainspring_coordinator.engine.effects import Answer, AnswerCode
+from mainspring_coordinator.engine.events import (
+    Cancel,
+    Event,
+    LoadedNode,
+    OutputsLoaded,
+    Read,
+    ShardReady,
+    ShardTaken,
+    Submit,
+    WorkflowLoaded,
+)
 from mainspring_coordinator.engine.payloads import keep_output
 from mainspring_coordinator.engine.ready import next_instance
 from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState, new_workflow_state
@@ -15,9 +26,14 @@ from mainspring_coordinator.engine.turn import Turn
 
 def taken(turn: Turn, event: ShardTaken) -> None:
     """We own a shard from now on."""
+    before = turn.state.shards.get(event.shard)
+    # A recovery that begins again under the same epoch is the same ownership: who waits for it goes on waiting.
+    waiting: list[Event] = before.deferred if before is not None and before.epoch == event.epoch else []
+    if waiting and before is not None:
+        before.deferred = []
     lost(turn, event.shard)
     turn.state.shards[event.shard] = ShardState(
-        event.shard, event.epoch, event.grace_until_us, set(event.lost_incarnations)
+        event.shard, event.epoch, event.grace_until_us, set(event.lost_incarnations), deferred=waiting
     )
 
 
@@ -30,6 +46,10 @@ def lost(turn: Turn, shard_id: int) -> None:
     for workflow in list(shard.workflows.values()):
         workflows.forget(turn, workflow)
         state.changed.pop(workflow.key, None)
+    for event in shard.deferred:
+        # Workers keep what is not acknowledged and state it again; callers must be told.
+        if isinstance(event, Submit | Cancel | Read):
+            turn.emit(Answer(event.token, shard_id, event.workflow_id, AnswerCode.NOT_OWNER))
     del state.shards[shard_id]
     for worker in state.workers.values():
         worker.reconciled.discard(shard_id)
@@ -39,6 +59,11 @@ def ready(turn: Turn, shard: ShardState, event: ShardReady) -> None:
     """All unfinished workflows of a shard are there."""
     del event
     shard.ready = True
+    watch_absent(turn, shard)
+
+
+def watch_absent(turn: Turn, shard: ShardState) -> None:
+    """Set the time at which workers that have not come back are looked for."""
     due_us = max(shard.grace_until_us, turn.now_us)
     turn.state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
 
@@ -61,6 +86,10 @@ def loaded(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> None:
         event.cancel_reason,
         event.failure,
     )
+    known = shard.workflows.get(workflow.id)
+    if known is not None:
+        # It is loaded twice, by a recovery that began again: what was made of it the first time goes.
+        workflows.forget(turn, known)
     shard.workflows[workflow.id] = workflow
     shard.plans.add(event.plan.hash)
     for row in event.nodes:
@@ -76,6 +105,15 @@ def loaded(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> None:
     for row in event.nodes:
         _restore_node(turn, workflow, row)
     _resume(turn, workflow)
+
+
+def adopt(turn: Turn, shard: ShardState, workflow_id: str) -> None:
+    """A workflow was loaded anew in the midst of an ownership: workers that have stated what they have of the shard still have it."""
+    workflow = shard.workflows.get(workflow_id)
+    for assignment in workflow.live.values() if workflow is not None else ():
+        worker = turn.state.workers.get(turn.state.sessions.get(assignment.incarnation, 0))
+        if worker is not None and worker.attached and shard.shard in worker.reconciled:
+            assignment.session = worker.session
 
 
 def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:

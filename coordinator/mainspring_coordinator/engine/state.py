@@ -159,8 +159,10 @@ class ShardState:
     plans: set[bytes] = field(default_factory=set[bytes])
     """Plans that the database is known, or was asked in this term, to have."""
     live: dict[int, Assignment] = field(default_factory=dict[int, Assignment])
-    recent: "OrderedDict[int, None]" = field(default_factory=OrderedDict[int, None])
-    """Assignments whose results were recorded a moment ago: a repeated result is not a late one."""
+    recent: "OrderedDict[int, str]" = field(default_factory=OrderedDict[int, str])
+    """Assignments, with their workflows, whose results were recorded a moment ago: a repeated result is not a late one."""
+    reloading: set[str] = field(default_factory=set[str])
+    """Workflows that are being loaded anew; what is about them, or may be, waits in `deferred`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -251,9 +253,9 @@ class State:
         held = self.held.get(worker.incarnation)
         return worker.credit - (len(held.assignments) if held is not None else 0)
 
-    def remember_recent(self, shard: ShardState, assignment: int) -> None:
+    def remember_recent(self, shard: ShardState, assignment: Assignment) -> None:
         """Keep an assignment's id for a while after its result was recorded."""
-        shard.recent[assignment] = None
+        shard.recent[assignment.id] = assignment.workflow_id
         if len(shard.recent) > limits.recent_results_a_shard_max:
             shard.recent.popitem(last=False)
 

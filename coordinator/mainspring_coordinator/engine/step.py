@@ -26,6 +26,7 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkerDetached,
     WorkerDraining,
+    WorkflowAbsent,
     WorkflowEvicted,
     WorkflowLoaded,
 )
@@ -105,7 +106,7 @@ class Engine:
             if isinstance(event, Submit | Cancel | Read):
                 turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
             return
-        if not shard.ready:
+        if not shard.ready or _waits_for_reload(shard, event):
             # What it is about may not be loaded yet; that it is not there would be a lie.
             shard.deferred.append(event)
             return
@@ -125,27 +126,49 @@ class Engine:
         self,
         turn: Turn,
         shard: ShardState,
-        event: WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted,
+        event: WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted | WorkflowAbsent,
     ) -> None:
         match event:
             case WorkflowLoaded():
                 recovery.loaded(turn, shard, event)
+                self._reloaded(turn, shard, event.workflow_id)
+            case WorkflowAbsent():
+                self._reloaded(turn, shard, event.workflow_id)
             case OutputsLoaded():
                 recovery.outputs_loaded(turn, shard, event)
             case SubmitExisted() | WorkflowEvicted():
                 workflows.existed(turn, shard, event)
             case ShardReady():
                 recovery.ready(turn, shard, event)
-                deferred, shard.deferred = shard.deferred, []
-                for earlier in deferred:
-                    self._handle(turn, earlier)
-                    nodes.settle(turn)
+                self._handle_deferred(turn, shard)
+
+    def _reloaded(self, turn: Turn, shard: ShardState, workflow_id: str) -> None:
+        if workflow_id in shard.reloading:
+            shard.reloading.remove(workflow_id)
+            recovery.adopt(turn, shard, workflow_id)
+            # Workers that died meanwhile did not leave this workflow's assignments; somebody must look at them.
+            recovery.watch_absent(turn, shard)
+            nodes.settle(turn)
+            self._handle_deferred(turn, shard)
+
+    def _handle_deferred(self, turn: Turn, shard: ShardState) -> None:
+        deferred, shard.deferred = shard.deferred, []
+        for earlier in deferred:
+            self._handle(turn, earlier)
+            nodes.settle(turn)
+
+
+def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
+    """Tell whether an event may be about a workflow that is being loaded anew."""
+    if isinstance(event, Inventory):
+        return bool(shard.reloading)
+    return not isinstance(event, ProgressReported) and event.workflow_id in shard.reloading
 
 
 def _results(turn: Turn, event: Results) -> None:
     for item in event.items:
         shard = turn.state.shards.get(item.shard)
-        if shard is not None and not shard.ready:
+        if shard is not None and (not shard.ready or (shard.reloading and item.assignment not in shard.live)):
             shard.deferred.append(Results(event.session, (item,)))
             continue
         fleet.result(turn, event.session, item)

@@ -89,6 +89,8 @@ def existed(turn: Turn, shard: ShardState, event: SubmitExisted | WorkflowEvicte
         forget(turn, workflow)
         # What changed of it since the last cut was never stored: nobody may hear of it.
         turn.state.changed.pop(workflow.key, None)
+    if isinstance(event, WorkflowEvicted):
+        shard.reloading.add(event.workflow_id)
 
 
 def cancel(turn: Turn, shard: ShardState, event: Cancel) -> None:

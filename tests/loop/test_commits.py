@@ -1,0 +1,251 @@
+"""Save, then speak: what leaves, when, and what the database's troubles make of it."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from mainspring import limits
+from mainspring.errors import BusyError, UnavailableError
+from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
+from mainspring_coordinator.engine.events import ProgressReported, ResultItem, Results
+from mainspring_coordinator.engine.rows import NodeAssigned
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from tests.engine.rig import define
+from tests.loop.rig import a_loop, story, unavailable
+
+one = define([{"id": "a", "executor": "work"}])
+chain = define([{"id": "a", "executor": "work"}, {"id": "b", "executor": "work", "depends_on": ["a"]}])
+
+
+def done(assign: Assign) -> ResultItem:
+    return ResultItem(assign.shard, assign.assignment, NodeStatus.SUCCEEDED, b"1", None, 5)
+
+
+@story
+async def test_nothing_leaves_before_the_commit_that_holds_it() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        _, outbox = rig.attach()
+        rig.gate.shut()
+        caller = rig.submit(one, rig.name(0))
+        await rig.gate.reached()
+        assert not caller.done()
+        assert not outbox.of(Assign)
+        rig.gate.open()
+        assert (await caller).created
+        assigned = (await outbox.wait_for(Assign))[0]
+        stored = [row for batch in rig.journal.batches for row in batch.rows if isinstance(row, NodeAssigned)]
+        assert [row.assignment for row in stored] == [assigned.assignment]
+
+
+@story
+async def test_what_comes_during_a_commit_shares_the_next_one() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        rig.gate.shut()
+        callers = [rig.submit(one, rig.name(0))]
+        await rig.gate.reached()
+        callers += [rig.submit(one, rig.name(0, number)) for number in range(1, 20)]
+        rig.gate.open()
+        assert all([(await caller).created for caller in callers])
+        assert len(rig.journal.batches) == 2
+
+
+@story
+async def test_a_database_that_was_away_gets_the_same_batch_again() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        before = rig.gate.tries
+        rig.gate.script = unavailable(3)
+        assert (await rig.submit(one, rig.name(0))).created
+        assert rig.gate.tries == before + 4
+        assert len(rig.journal.batches) == 1
+        assert not rig.given_up
+
+
+@story
+async def test_callers_of_a_term_that_is_lost_learn_that_the_outcome_is_unknown() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        rig.gate.shut()
+        first = rig.submit(one, rig.name(0))
+        await rig.gate.reached()
+        second = rig.submit(one, rig.name(0, 1))
+        proof = asyncio.ensure_future(rig.loop.prove(0))
+        await asyncio.sleep(0)
+        rig.loop.end_term("the test says so")
+        rig.gate.open()
+        for caller in (first, second, proof):
+            with pytest.raises(UnavailableError, match="unknown"):
+                await caller
+
+
+@story
+async def test_nothing_leaves_once_the_lease_is_in_doubt_even_if_it_is_renewed_then() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        rig.trusted = False
+        first = rig.submit(one, rig.name(0))
+        await rig.gave_up.wait()
+        rig.trusted = True
+        second = rig.submit(one, rig.name(0, 1))
+        await asyncio.sleep(0)
+        rig.loop.end_term("as asked")
+        for caller in (first, second):
+            with pytest.raises(UnavailableError):
+                await caller
+        assert len(rig.journal.batches) == 1
+
+
+@story
+async def test_an_id_that_the_database_has_is_answered_from_there() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach()
+        name = rig.name(0)
+        await rig.submit(one, name)
+        rig.loop.post(Results(session, [done((await outbox.wait_for(Assign))[0])]))
+        await outbox.wait_for(Ack)
+        same, other = await rig.submit(one, name), await rig.submit(one, name, b"e" * 32)
+        assert (same.code, same.created, same.status) == (AnswerCode.OK, False, WorkflowStatus.SUCCEEDED)
+        assert (other.code, other.created) == (AnswerCode.ALREADY_EXISTS, False)
+        assert len(outbox.of(Assign)) == 1
+        assert rig.loop.open_workflows == 0
+
+
+@story
+async def test_of_two_submits_of_one_id_in_one_batch_one_creates_it() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        name = rig.name(0)
+        answers = await asyncio.gather(rig.submit(one, name), rig.submit(one, name), rig.submit(one, name, b"e" * 32))
+        assert [(a.code, a.created) for a in answers] == [
+            (AnswerCode.OK, True),
+            (AnswerCode.OK, False),
+            (AnswerCode.ALREADY_EXISTS, False),
+        ]
+
+
+@story
+async def test_a_workflow_whose_rows_are_refused_is_loaded_anew_and_others_go_on() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach()
+        bad, good = rig.name(0), rig.name(0, 1)
+        await asyncio.gather(rig.submit(chain, bad), rig.submit(chain, good))
+        await outbox.wait_for(Assign, 2)
+        first = {assign.workflow_id: assign for assign in outbox.of(Assign)}
+        rig.journal.refused = {bad}
+        cancel = rig.cancel(bad)
+        rig.loop.post(Results(session, [done(first[good])]))
+        with pytest.raises(UnavailableError, match="refused"):
+            await cancel
+        rig.journal.refused = set()
+        assert (await outbox.wait_for(Assign, 3))[2].workflow_id == good
+        view = (await rig.read(bad)).view
+        assert view is not None
+        assert view.status is WorkflowStatus.RUNNING
+        # What runs of it is still known, and counts.
+        rig.loop.post(Results(session, [done(first[bad])]))
+        assert (await outbox.wait_for(Assign, 4))[3].node_id == "b"
+
+
+@story
+async def test_a_result_that_was_refused_with_its_workflow_is_not_acknowledged_when_it_is_repeated() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach()
+        bad = rig.name(0)
+        await rig.submit(chain, bad)
+        assign = (await outbox.wait_for(Assign))[0]
+        rig.journal.refused = {bad}
+        rig.gate.shut()
+        rig.loop.post(Results(session, [done(assign)]))
+        await rig.gate.reached()
+        rig.loop.post(Results(session, [done(assign)]))
+        await asyncio.sleep(0)
+        rig.gate.open()
+        assert (await rig.submit(one, rig.name(0, 1))).created
+        assert not outbox.of(Ack)
+        rig.journal.refused = set()
+        assert (await rig.read(bad)).view is not None
+        rig.loop.post(Results(session, [done(assign)]))
+        assert [ack.disposition for ack in await outbox.wait_for(Ack)] == [Disposition.RECORDED]
+        assert next(a for a in await outbox.wait_for(Assign, 3) if a.node_id == "b").workflow_id == bad
+
+
+@story
+async def test_a_workflow_that_cannot_be_read_at_once_is_loaded_anew_when_it_can() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        bad = rig.name(0)
+        await rig.submit(chain, bad)
+        rig.journal.refused = {bad}
+        read, failures = rig.reader.workflow, unavailable(2)
+
+        def flaky(name: str) -> object:
+            if failures:
+                raise failures.pop()
+            return read(name)
+
+        rig.reader.workflow = flaky
+        with pytest.raises(UnavailableError):
+            await rig.cancel(bad)
+        rig.journal.refused = set()
+        assert (await rig.submit(chain, bad)).code is AnswerCode.OK
+        assert (await rig.read(bad)).view is not None
+        assert not rig.given_up
+
+
+@story
+async def test_a_full_queue_refuses_while_a_commit_is_under_way() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "batch_rows_max", 6)
+        patch.setattr(limits, "events_queue_max", 10)
+        async with a_loop() as rig:
+            await rig.take(0)
+            rig.gate.shut()
+            callers = [rig.submit(one, rig.name(0))]
+            await rig.gate.reached()
+            for number in range(1, 40):
+                callers.append(rig.submit(one, rig.name(0, number)))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            refused = [caller for caller in callers if caller.done()]
+            assert len(refused) > 15
+            rig.gate.open()
+            for caller in refused:
+                with pytest.raises(BusyError):
+                    await caller
+            assert all([(await caller).created for caller in callers if caller not in refused])
+
+
+@story
+async def test_a_failing_step_ends_the_term_and_nothing_of_it_is_stored() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach()
+        await rig.submit(one, rig.name(0))
+        assign = (await outbox.wait_for(Assign))[0]
+        stored = len(rig.journal.batches)
+        # A result that no worker can send: it is checked before it becomes an event.
+        broken = replace(done(assign), status=NodeStatus.FAILED)
+        rig.loop.post(Results(session, [broken]))
+        rig.loop.post(ProgressReported(session, 0, assign.assignment, b"1"))
+        await rig.gave_up.wait()
+        await asyncio.sleep(0)
+        assert len(rig.journal.batches) == stored
+        assert not outbox.of(Ack)
+
+
+@story
+async def test_watchers_are_bound_and_refused_ones_leave_nothing_behind() -> None:
+    async with a_loop() as rig:
+        ends = [rig.loop.subscribe("wf", lambda effect: None) for _ in range(limits.watchers_a_workflow_max)]
+        with pytest.raises(BusyError, match="watchers"):
+            rig.loop.subscribe("wf", lambda effect: None)
+        for end in ends:
+            end()
+            end()
+        rig.loop.subscribe("wf", lambda effect: None)()
