@@ -10,10 +10,11 @@ from typing import Final
 import structlog
 
 from mainspring import limits
-from mainspring.errors import BusyError, MainspringError
+from mainspring.errors import BusyError, MainspringError, NotOwnerError
 from mainspring_coordinator.engine.effects import (
     Ack,
     Answer,
+    AnswerCode,
     Assign,
     Changed,
     EchoCredit,
@@ -135,3 +136,12 @@ class Delivery:
     def _tell(self, effect: WorkflowEffect) -> None:
         for notify in list(self._watchers.get(effect.workflow_id, ())):
             notify(effect)
+
+
+def checked(answer: Answer) -> Answer:
+    """Return an answer; raise what it stands for if it is a refusal."""
+    if answer.code is AnswerCode.NOT_OWNER:
+        raise NotOwnerError(f"this coordinator does not own shard {answer.shard} any more")
+    if answer.code is AnswerCode.BUSY:
+        raise BusyError(answer.message, retry_after_ms=1_000)
+    return answer

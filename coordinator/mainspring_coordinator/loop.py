@@ -18,8 +18,9 @@ import structlog
 
 from mainspring import limits
 from mainspring.errors import BusyError, MainspringError, NotOwnerError, UnavailableError
+from mainspring_coordinator.alarm import Alarm
 from mainspring_coordinator.batch import Gathered
-from mainspring_coordinator.delivery import Delivery, Notify
+from mainspring_coordinator.delivery import Delivery, Notify, checked
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, LoadOutputs
 from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowAbsent, WorkflowEvicted
@@ -78,8 +79,7 @@ class ControlLoop:
         self._gathering = Gathered()
         self._in_flight: Gathered | None = None
         self._scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_us = 0
+        self._alarm = Alarm(self._aio, self._schedule)
         self._refused_seen = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushing: list[asyncio.Future[None]] = []
@@ -107,8 +107,7 @@ class ControlLoop:
         self._term += 1
         self._writer.close()
         self._writer = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         for task in self._tasks:
             task.cancel()
         error = UnavailableError(f"this coordinator gave up its term ({reason}); the outcome is unknown, try again")
@@ -182,18 +181,14 @@ class ControlLoop:
 
         count = await self._loader.until_read(lambda: self._loader.recover(row, self._post_unbounded), ours)
         # The last event posted was ShardReady: once what is queued now has been stepped, the shard serves.
-        await self._stepped()
+        stepped = self._aio.create_future()
+        self._queue.append(stepped)
+        self._schedule()
+        await stepped
         self._recovering.pop(row.shard, None)
         self._holdings.serve(row)
         _log.info("shard_ready", shard=row.shard, epoch=row.epoch, workflows=count)
         self._delivery.shards_changed(self._holdings.served)
-
-    async def _stepped(self) -> None:
-        """Return when every event that is queued now has been stepped."""
-        future = self._aio.create_future()
-        self._queue.append(future)
-        self._schedule()
-        await future
 
     async def release_shards(self, shards: Sequence[int]) -> None:
         """Give shards up on purpose, after what they have under way is committed; a term that ends first gives up all."""
@@ -270,11 +265,7 @@ class ControlLoop:
             ) from error
         finally:
             self._delivery.forget_caller(token)
-        if answer.code is AnswerCode.NOT_OWNER:
-            raise NotOwnerError(f"this coordinator does not own shard {shard} any more")
-        if answer.code is AnswerCode.BUSY:
-            raise BusyError(answer.message, retry_after_ms=1_000)
-        return answer
+        return checked(answer)
 
     async def prove(self, shard: int) -> None:
         """Return once the shard is proven ours by a statement begun after this call."""
@@ -351,7 +342,7 @@ class ControlLoop:
             self._cut()
         if queue and (self._in_flight is None or not self._gathering.full):
             self._schedule()
-        self._arm_timer()
+        self._alarm.set(self._engine.next_due_us(), self.now_us())
 
     def _step(self, event: Event) -> None:
         self._gathering.add(self._engine.step(event, self.now_us()), self._clock_us())
@@ -461,15 +452,8 @@ class ControlLoop:
         epoch = batch.fenced.get(shard, 0)
         if self._holdings.epochs.get(shard) == epoch:
             self._step(WorkflowEvicted(shard, workflow_id))
-            self._spawn(self._reload(shard, epoch, workflow_id))
-
-    async def _reload(self, shard: int, epoch: int, workflow_id: str) -> None:
-        await self._post_read(
-            shard,
-            epoch,
-            lambda: self._loader.workflow(shard, workflow_id),
-            absent=WorkflowAbsent(shard, workflow_id),
-        )
+            absent = WorkflowAbsent(shard, workflow_id)
+            self._spawn(self._post_read(shard, epoch, lambda: self._loader.workflow(shard, workflow_id), absent))
 
     async def _post_read(
         self, shard: int, epoch: int, read: Callable[[], Awaitable[Event | None]], absent: Event | None = None
@@ -478,19 +462,6 @@ class ControlLoop:
         event = await self._loader.until_read(read, lambda: self._holdings.epochs.get(shard) == epoch) or absent
         if event is not None and self._holdings.epochs.get(shard) == epoch:
             self._post_unbounded(event)
-
-    def _arm_timer(self) -> None:
-        due_us = self._engine.next_due_us()
-        if due_us is None or (self._timer is not None and not self._timer.cancelled() and self._timer_due_us == due_us):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due_us = due_us
-        self._timer = self._aio.call_later(max(0.0, (due_us - self.now_us()) / 1e6), self._timer_fired)
-
-    def _timer_fired(self) -> None:
-        self._timer = None
-        self._schedule()
 
     def tick(self) -> None:
         """Look for what is due; called at a steady pace, so that no lost wake-up can hold a deadline for long."""
