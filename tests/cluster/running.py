@@ -42,9 +42,13 @@ class Process(Child):
         except TimeoutError:
             raise self.failure(f"{self.name} did not say {fragments} within {within_s:g} s") from None
 
-    def send(self, number: signal.Signals) -> None:
-        """Send it, and only it, a signal."""
-        os.kill(self.pid, number)
+    def pause(self) -> None:
+        """Let it stand still; it, and only it."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     async def killed(self) -> None:
         """Kill it and return when it is gone."""
@@ -74,7 +78,7 @@ class RealCluster:
         started = [process for process in self.processes if process.started]
         for process in started:
             if not process.exited.done():
-                process.send(signal.SIGCONT)
+                process.resume()
         # Workers first, while there is someone to say goodbye to.
         for those in (
             [process for process in started if not self.is_coordinator(process)],

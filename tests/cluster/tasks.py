@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mainspring_worker import Context, NonRetryable, executor
+from mainspring_worker import Context, executor
 
 _poll_s = 0.01
 
@@ -64,6 +64,10 @@ async def noop(value: Any) -> Any:
 
 
 @executor
-async def refuse(value: Any) -> None:
-    """Fail for good."""
-    raise NonRetryable(f"no {value}")
+async def stumble(value: Any, context: Context) -> Any:
+    """Fail at the first attempt; say at which one it went well."""
+    _write("start", context)
+    if context.attempt == 1:
+        raise RuntimeError("stumbled")
+    _write("end", context)
+    return context.attempt

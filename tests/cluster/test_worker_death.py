@@ -1,7 +1,6 @@
 """A worker dies, leaves, or stands still: its work goes elsewhere in time, and what it does afterwards does not count."""
 
 import asyncio
-import signal
 import time
 from pathlib import Path
 
@@ -76,11 +75,11 @@ def test_the_late_result_of_a_worker_that_stood_still_is_not_that_of_its_node(an
             stopped = await client.submit(gate(), "stopped", workflow_id="stopped")
             await so(lambda: running_on(cluster, sleeper, 2))
             heir = await cluster.worker("heir")
-            sleeper.send(signal.SIGSTOP)
+            sleeper.pause()
             await so(lambda: running_on(cluster, heir, 2))
             cluster.effects.open_gate("late")
             await so(lambda: [effect.pid for effect in cluster.effects.read("end", "late")] == [heir.pid])
-            sleeper.send(signal.SIGCONT)
+            sleeper.resume()
             # The sleeper learns that it was lost: what it still runs is told to stop, and it begins anew.
             await so(lambda: [effect.pid for effect in cluster.effects.read("stopped", "stopped")] == [sleeper.pid])
             await sleeper.said("GOODBYE_REASON_INCARNATION_LOST")
@@ -101,13 +100,13 @@ def test_a_worker_that_stood_still_for_less_than_the_limit_keeps_its_work(any_ur
             handle = await client.submit(gate(), "open")
             await so(lambda: running_on(cluster, sleeper, 1))
             await cluster.worker("idler")
-            sleeper.send(signal.SIGSTOP)
+            sleeper.pause()
 
             async def absent() -> bool:
                 return [one.status for one in await client.workers() if one.name == "sleeper"] == ["ABSENT"]
 
             await eventually(absent)
-            sleeper.send(signal.SIGCONT)
+            sleeper.resume()
             cluster.effects.open_gate("open")
             assert await handle.result(30) == {"pid": sleeper.pid}
             started_once(cluster.effects)
