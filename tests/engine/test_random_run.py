@@ -1,0 +1,294 @@
+"""A cluster in which anything may happen at any time, and the laws are held after each step.
+
+Several workflows on several shards; workers that die, drain, come back, forget, repeat themselves and report late; cancels,
+timeouts, credits that change; owners that lose their shards. Every run is a seed, printed when it fails.
+"""
+
+import random
+from typing import Any
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mainspring.errors import Failure
+from mainspring.ids import shard_of
+from mainspring_coordinator.engine.effects import Assign, Effect, Ended, LoadOutputs, Store
+from mainspring_coordinator.engine.events import (
+    CreditSet,
+    Event,
+    Inventory,
+    OutputsLoaded,
+    ProgressReported,
+    ResultItem,
+    Results,
+    ShardReady,
+    ShardTaken,
+    WorkerDraining,
+)
+from mainspring_coordinator.engine.ready import next_instance
+from mainspring_coordinator.engine.rows import NodeChanged
+from mainspring_coordinator.engine.state import WorkflowState
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.shard_loader import collect_output
+from mainspring_coordinator.store.protocol import StoredNode
+from tests.engine.replay import fold
+from tests.engine.rig import SECOND, Rig, Worker, define
+
+plan = define(
+    [
+        {"id": "fetch", "executor": "work"},
+        {
+            "id": "each",
+            "executor": "work",
+            "map": {"over": "${input}", "max_parallel": 2},
+            "input": ["${item}", "${fetch}"],
+            "allow_failure": True,
+            "retry": {"max_attempts": 2, "initial": "1s"},
+        },
+        {"id": "wide", "executor": "work", "map": {"over": "${input}"}, "depends_on": ["fetch"]},
+        {"id": "timed", "executor": "work", "timeouts": {"start_to_close": "20s", "schedule_to_start": "60s"}},
+        {"id": "side", "executor": "work", "input": "${fetch}", "retry": {"max_attempts": 3, "initial": "2s"}},
+        {"id": "maybe", "executor": "work", "allow_failure": True, "depends_on": ["side"]},
+        {"id": "sum", "executor": "work", "input": ["${each}", "${maybe}", "${wide}"]},
+    ],
+    timeout="300s",
+)
+shards = 2
+
+
+class Run:
+    """One seeded run."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.rig = Rig(shards=shards)
+        self.rig.adopts = True
+        self.submitted = 0
+        self.epochs = dict.fromkeys(range(shards), 1)
+        self.ended: dict[str, WorkflowStatus] = {}
+        self.succeeded: set[tuple[str, int, int]] = set()
+        self.closing: set[str] = set()
+        self.past: list[tuple[str, ResultItem]] = []
+        self.wanted: list[LoadOutputs] = []
+        for name in ("w1", "w2"):
+            self.rig.attach(name, slots=3)
+
+    def step(self, event: Event) -> None:
+        self.look(self.rig.step(event))
+
+    def look(self, effects: list[Effect]) -> None:
+        """Hold what came out to the laws, then the state."""
+        for effect in effects:
+            match effect:
+                case Ended():
+                    assert effect.workflow_id not in self.ended, "a terminal state is final"
+                    self.ended[effect.workflow_id] = effect.status
+                case Assign():
+                    assert effect.workflow_id not in self.closing, "nothing is assigned after a cancel"
+                    assert effect.workflow_id not in self.ended
+                case LoadOutputs():
+                    self.wanted.append(effect)
+                case Store(row=NodeChanged(status=NodeStatus.SUCCEEDED) as row):
+                    key = (row.workflow_id, row.node, row.instance)
+                    assert key not in self.succeeded, "a result counts once"
+                    self.succeeded.add(key)
+                case _:
+                    pass
+        state = self.rig.engine.state
+        for session in {effect.session for effect in effects if isinstance(effect, Assign)}:
+            worker = state.workers.get(session)
+            assert worker is None or not worker.attached or state.room(worker) >= 0, "never more than the credit"
+        for shard in state.shards.values():
+            places = [(a.workflow_id, a.node, a.instance) for a in shard.live.values()]
+            assert len(places) == len(set(places)), "one live assignment a node"
+            for workflow in shard.workflows.values():
+                assert workflow.id not in self.ended
+                assert not shard.ready or self.goes_on(workflow), f"nothing brings {workflow.id} forward"
+
+    def goes_on(self, workflow: WorkflowState) -> bool:
+        """Tell whether every part of a workflow that has begun waits for something that will come."""
+        state = self.rig.engine.state
+        if workflow.status is not WorkflowStatus.RUNNING:
+            return bool(workflow.live)
+        waiting = [
+            item for ready in state.ready.waiting.values() for item in ready.waiting.get(workflow.key, ())
+        ] + workflow.parked
+        live = {(a.node, a.instance) for a in workflow.live.values()}
+        for node, status in enumerate(workflow.statuses):
+            expanded = workflow.maps.get(node)
+            if status == NodeStatus.WAITING:
+                held = not workflow.remaining[node] and (node, -1) not in waiting
+            elif status == NodeStatus.RUNNING and expanded is not None:
+                backing_off = any(at == node for at, _ in workflow.retry_at_us)
+                served = expanded.live or expanded.collecting or (node, next_instance) in waiting or backing_off
+                held = not served
+            elif status == NodeStatus.READY:
+                held = (node, -1) not in waiting
+            elif status == NodeStatus.BACKOFF:
+                held = (node, -1) not in workflow.retry_at_us
+            else:
+                held = status == NodeStatus.RUNNING and (node, -1) not in live
+            if held:
+                return False
+        return not workflow.parked or bool(workflow.loading)
+
+    def load(self) -> None:
+        """Answer one thing that was asked of the database."""
+        wanted = self.wanted.pop(self.chance.randrange(len(self.wanted)))
+        workflow = self.rig.engine.state.shards[wanted.shard].workflows.get(wanted.workflow_id)
+        if workflow is None:
+            return
+        stored = fold(self.rig.rows, {plan.hash: plan})[1].get(wanted.workflow_id, {})
+        found: dict[int, bytes] = {}
+        for node in wanted.nodes:
+            width = workflow.maps[node].width if node in workflow.maps else None
+            rows = [
+                StoredNode("", at, number, NodeStatus.SUCCEEDED, 1, 0, "", "", 0, 0, 0, 0, 0, 0, 0, None, data)
+                for (at, number), data in sorted(stored.items())
+                if at == node
+            ]
+            found[node] = collect_output(rows, width)
+        self.step(OutputsLoaded(wanted.shard, wanted.workflow_id, found))
+
+    def move(self, shard: int) -> None:
+        """Lose a shard and take it again at once, as another owner would."""
+        rig = self.rig
+        self.epochs[shard] += 1
+        self.step(ShardTaken(shard, self.epochs[shard], rig.now_us + 9 * SECOND, self.lost(shard)))
+        for workflow in fold(rig.rows, {plan.hash: plan})[0]:
+            if workflow.shard == shard:
+                self.step(workflow)
+        self.step(ShardReady(shard))
+        for worker in list(rig.workers.values()):
+            if self.chance.random() < 0.8:
+                self.state(worker, shard)
+
+    def lost(self, shard: int) -> frozenset[str]:
+        from_rows = self.rig.engine.state.shards[shard].lost
+        return frozenset(from_rows)
+
+    def state(self, worker: Worker, shard: int) -> None:
+        """Let a worker state its inventory; sometimes it has forgotten something, and then it does not run it."""
+        if self.chance.random() < 0.2 and worker.running:
+            worker.running.pop(self.chance.choice(list(worker.running)))
+        has = [number for at, number in worker.running if at == shard]
+        self.step(Inventory(worker.session, shard, self.epochs[shard], (), has, (), worker.seen))
+
+    def report(self) -> None:
+        """End an attempt somehow; sometimes twice, sometimes much later once more."""
+        chance = self.chance
+        worker, assign = chance.choice(self.rig.running())
+        status = chance.choices(
+            [NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.CANCELLED, NodeStatus.READY], [80, 15, 3, 2]
+        )[0]
+        failure = Failure("Flaky", "again") if status is NodeStatus.FAILED else None
+        item = ResultItem(assign.shard, assign.assignment, status, orjson.dumps(assign.node_id), failure, 5)
+        del worker.running[assign.shard, assign.assignment]
+        self.past.append((worker.incarnation, item))
+        self.step(Results(worker.session, [item] * chance.choice([1, 1, 1, 2])))
+
+    def repeat(self) -> None:
+        incarnation, item = self.chance.choice(self.past[-20:])
+        for worker in list(self.rig.workers.values()):
+            if worker.incarnation == incarnation or self.chance.random() < 0.1:
+                self.step(Results(worker.session, [item]))
+
+    def cancel(self) -> None:
+        name = f"wf{self.chance.randrange(self.submitted)}"
+        before = len(self.rig.effects)
+        self.rig.cancel(name)
+        # The answer is part of the step, so that what follows it must not assign.
+        self.look(self.rig.effects[before:])
+        self.closing.add(name)
+
+    def worker_event(self) -> None:
+        chance, rig = self.chance, self.rig
+        worker = chance.choice(list(rig.workers.values()))
+        act = chance.randrange(6)
+        before = len(rig.effects)
+        if act == 0:
+            rig.drop(worker, goodbye=chance.random() < 0.4)
+            self.look(rig.effects[before:])
+        elif act == 1:
+            worker_credit = chance.randrange(4)
+            self.step(CreditSet(worker.session, len(rig.effects) + 2, worker_credit))
+        elif act == 2:
+            self.step(WorkerDraining(worker.session))
+        elif act == 3 and worker.running:
+            at = chance.choice(list(worker.running))
+            self.step(ProgressReported(worker.session, at[0], at[1], b"{}"))
+        elif act == 4:
+            # The same process on a new stream.
+            del rig.workers[worker.session]
+            self.attach(worker.name, worker.incarnation, worker.running)
+        else:
+            self.state(worker, chance.randrange(shards))
+
+    def attach(self, name: str, incarnation: str = "", running: dict[tuple[int, int], Assign] | None = None) -> None:
+        before = len(self.rig.effects)
+        inventory, self.rig.inventory = self.rig.inventory, self._inventory  # type: ignore[method-assign]  # epochs differ by shard here
+        try:
+            self.rig.attach(name, slots=3, incarnation=incarnation, running=running)
+        finally:
+            self.rig.inventory = inventory  # type: ignore[method-assign]  # as it was
+        self.look(self.rig.effects[before:])
+
+    def _inventory(self, worker: Worker, shard: int = 0, **_: Any) -> list[Effect]:
+        has = [number for at, number in worker.running if at == shard]
+        return self.rig.step(Inventory(worker.session, shard, self.epochs[shard], (), has, (), worker.seen))
+
+    def disturb(self) -> None:
+        """Do one thing."""
+        chance, rig = self.chance, self.rig
+        act = chance.random()
+        before = len(rig.effects)
+        if act < 0.08 and self.submitted < 6:
+            rig.submit(plan, f"wf{self.submitted}", list(range(chance.randrange(5))))
+            self.submitted += 1
+            self.look(rig.effects[before:])
+        elif act < 0.55 and rig.running():
+            self.report()
+        elif act < 0.62 and self.wanted:
+            self.load()
+        elif act < 0.68 and self.past:
+            self.repeat()
+        elif act < 0.69 and self.submitted:
+            self.cancel()
+        elif act < 0.74:
+            self.move(chance.randrange(shards))
+        elif act < 0.80 and rig.workers:
+            self.worker_event()
+        elif act < 0.86 and len(rig.workers) < 4:
+            self.attach(f"w{chance.randrange(10**9)}")
+        else:
+            look_from = len(rig.effects)
+            rig.after(chance.choice([0.1, 1, 3, 12]))
+            self.look(rig.effects[look_from:])
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more: everything ends."""
+        self.attach("healer")
+        for _ in range(600):
+            while self.wanted:
+                self.load()
+            if len(self.ended) == self.submitted:
+                return
+            if self.rig.running():
+                self.report()
+            else:
+                before = len(self.rig.effects)
+                self.rig.after(5)
+                self.look(self.rig.effects[before:])
+        raise AssertionError(f"{self.submitted - len(self.ended)} workflows never ended")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_laws_hold_whatever_happens(seed: int) -> None:
+    print(f"seed {seed}")
+    run = Run(seed)
+    assert {shard_of(f"wf{number}", shards) for number in range(6)} == set(range(shards))
+    for _ in range(250):
+        run.disturb()
+    run.heal()
