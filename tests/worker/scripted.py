@@ -11,8 +11,9 @@ from mainspring.dial import server_options
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.v1 import workflow_pb2
 from mainspring.v1.worker_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
+from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import describe
-from mainspring_worker.worker import Worker, WorkerConfig
+from mainspring_worker.worker import Worker
 
 wait_s = 10.0
 epoch = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,7 @@ from mainspring.errors import SettingsError
 from mainspring.failures import not_json, payload_too_large
 from mainspring.limits import failure_message_bytes_max, payload_bytes_max
 from mainspring_worker import Context, NonRetryable
+from mainspring_worker.execution import modules_of_processes
 from mainspring_worker.executors import Kind, Registry, describe
 from mainspring_worker.outcome import raised, returned
 
@@ -184,6 +186,25 @@ def test_texts_of_a_failure_are_cut_to_their_bounds() -> None:
     assert failure is not None
     assert len(failure.message.encode()) <= failure_message_bytes_max
     assert failure.message.endswith("…")
+
+
+def test_processes_import_the_modules_of_their_executors_and_the_script_itself_is_none() -> None:
+    found = describe(math.sqrt, "root", process=True)
+    assert modules_of_processes([found, describe(lambda _: 1, "thread")]) == ["math"]
+    script: dict[str, Any] = {"__name__": "__main__"}
+    exec("def heavy(_): ...", script)
+    with pytest.raises(SettingsError, match=r"'heavy'.*module of its own"):
+        modules_of_processes([describe(script["heavy"], "heavy", process=True)])
+
+
+def test_all_threads_that_wait_for_the_end_of_an_attempt_see_it() -> None:
+    context = Context("wf", "name", "node", -1, 1)
+    assert not context.wait_cancelled(0)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(context.wait_cancelled, 20) for _ in range(4)]
+        context.cancel("TIMED_OUT")
+        assert [future.result() for future in waiting] == [True] * 4
+    assert context.wait_cancelled(0)
 
 
 def test_the_context_refuses_progress_that_is_not_json_or_too_large() -> None:

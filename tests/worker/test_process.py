@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_a_drain_whose_time_is_over_names_what_it_leaves_and_ends_although_a_thr
             assert process.returncode == 0
             (left,) = [line for line in map(orjson.loads, logged.splitlines()) if line["event"] == "attempt_left"]
             assert (left["workflow"], left["node"]) == ("wf", "node-1")
+
+    asyncio.run(scene())
+
+
+def test_a_first_signal_while_a_coordinator_has_it_drain_only_brings_the_end_nearer(tmp_path: Path) -> None:
+    async def scene() -> None:
+        sign = tmp_path / "begun"
+        async with attached("--drain", "1") as (process, session):
+            session.assign(1, executor="forever", data=orjson.dumps(str(sign)))
+            await begun(sign)
+            session.say(drain=wire.Drain(deadline_ms=600_000))
+            told = await session.message(lambda m: m.HasField("draining"))
+            assert told.draining.deadline_ms > 500_000
+            signalled_at = time.monotonic()
+            process.terminate()
+            last = await session.message(lambda m: m.HasField("goodbye"))
+            assert time.monotonic() - signalled_at > 0.9, "it has its second"
+            assert len(last.goodbye.abandoned) == 1
+            assert await exit_code(process) == 0
 
     asyncio.run(scene())
 

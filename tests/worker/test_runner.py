@@ -77,8 +77,7 @@ def run(scenario: Callable[[Bench], Any], *functions: Callable[..., Any]) -> Non
         try:
             await scenario(bench)
         finally:
-            bench.runner.close()
-            bench.pool.close()
+            await bench.runner.close()
 
     asyncio.run(main())
 
@@ -184,6 +183,36 @@ def test_an_attempt_that_takes_too_long_times_out_and_one_that_does_not_leaves_n
         assert [timer for timer in armed if not timer.cancelled()] == []
 
     run(scenario, never, waits_for_the_flag, double)
+
+
+def test_what_still_runs_at_the_end_is_stopped_and_told_to_nobody() -> None:
+    seen: list[str] = []
+
+    async def waits(context: Context) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append(f"coroutine {context.cancel_cause}")
+
+    def waits_in_a_thread(context: Context) -> None:
+        context.progress("runs")
+        context.wait_cancelled(wait_s)
+        seen.append(f"thread {context.cancel_cause}")
+
+    async def scenario(bench: Bench) -> None:
+        bench.start("waits")
+        bench.start("waits_in_a_thread")
+        await bench.reported()
+        bench.reports.clear()
+        child = bench.start("cooperate")
+        await bench.reported()
+        await bench.runner.close()
+        await until(lambda: len(seen) == 2)
+        assert sorted(seen) == ["coroutine STOPPED", "thread STOPPED"]
+        assert not bench.ends
+        assert child.context.cancelled
+
+    run(scenario, waits, waits_in_a_thread)
 
 
 def test_a_crash_of_a_process_fails_its_attempt_and_the_next_one_gets_a_new_process() -> None:

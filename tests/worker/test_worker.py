@@ -10,7 +10,8 @@ import pytest
 from mainspring.failures import unknown_executor
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.v1 import workflow_pb2
-from mainspring_worker import Context, RefusedError
+from mainspring_worker import Context, RefusedError, Worker, WorkerConfig
+from mainspring_worker.executors import describe
 from tests.worker.scripted import Coordinator, coordinators, running, until
 
 
@@ -408,5 +409,72 @@ def test_a_drain_finishes_what_runs_gives_back_the_rest_and_says_goodbye() -> No
             assert last.goodbye.reason == wire.GOODBYE_REASON_SHUTDOWN
             assert list(last.goodbye.abandoned) == []
             await worker._stopped
+
+    play(scene)
+
+
+def test_a_drain_whose_time_is_over_stops_what_it_leaves_before_it_says_so() -> None:
+    async def scene() -> None:
+        causes: list[str] = []
+
+        async def wait(context: Context) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                causes.append(context.cancel_cause)
+
+        async with coordinators() as [coordinator], running([coordinator.address], {"wait": wait}, slots=1) as worker:
+            session = await coordinator.session()
+            session.assign(1, executor="wait")
+            await until(lambda: worker.running)
+            assert await worker.drain(10) == [(0, 1)]
+            assert causes == ["STOPPED"]
+            last = await session.message(lambda m: m.HasField("goodbye"))
+            assert [item.id for item in last.goodbye.abandoned] == [1]
+            assert session.results() == []
+
+    play(scene)
+
+
+def test_a_drain_without_a_coordinator_ends_in_time_and_names_the_results_that_it_could_not_deliver() -> None:
+    async def scene() -> None:
+        async with coordinators() as [coordinator], running([coordinator.address], {"wait": wait}) as worker:
+            session = await coordinator.session()
+            session.assign(1, executor="wait")
+            await until(lambda: worker.running)
+            await coordinator.stop()
+            await until(lambda: not worker.attached)
+            go_on.set()
+            assert await worker.drain(200) == [(0, 1)]
+
+    go_on = asyncio.Event()
+
+    async def wait(_: object) -> None:
+        await go_on.wait()
+
+    play(scene)
+
+
+def test_a_worker_serves_within_a_program_of_ones_own_and_can_be_cancelled_there() -> None:
+    async def scene() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def wait(_: object) -> None:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        async with coordinators() as [coordinator]:
+            worker = Worker(WorkerConfig("mine", [coordinator.address]), {"wait": describe(wait, "wait")})
+            task = asyncio.create_task(worker.run())
+            session = await coordinator.session()
+            session.assign(1, executor="wait")
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert ended.is_set(), "nothing of it goes on behind its back"
 
     play(scene)

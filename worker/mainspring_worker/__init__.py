@@ -9,8 +9,9 @@
 `mainspring worker --import mymodule` serves them; `Worker` does the same from within a program.
 """
 
+from mainspring_worker.config import WorkerConfig
 from mainspring_worker.context import AttemptCancelled, Context, NonRetryable
 from mainspring_worker.executors import executor
-from mainspring_worker.worker import RefusedError, Worker, WorkerConfig
+from mainspring_worker.worker import RefusedError, Worker
 
 __all__ = ["AttemptCancelled", "Context", "NonRetryable", "RefusedError", "Worker", "WorkerConfig", "executor"]

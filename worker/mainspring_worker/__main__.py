@@ -16,9 +16,10 @@ from mainspring.errors import MainspringError, SettingsError
 from mainspring.limits import labels_max, name_bytes_max
 from mainspring.logs import configure_logs
 from mainspring.settings import WorkerSettings
+from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import Executor, registry
 from mainspring_worker.probes import WorkerProbes
-from mainspring_worker.worker import RefusedError, Worker, WorkerConfig
+from mainspring_worker.worker import RefusedError, Worker
 
 _log: Final = structlog.get_logger(__name__)
 _epilog: Final = "Example: mainspring worker --import mypkg.tasks --slots 50 --label zone=a"

@@ -29,6 +29,8 @@ class Cause(IntEnum):
     SUPERSEDED = 4
     DISCONNECTED = 5
     """The worker's own: no coordinator is in reach, and the node asked to be stopped then."""
+    STOPPED = 6
+    """The worker's own: it ends and leaves the attempt behind."""
 
 
 class Phase(IntEnum):

@@ -3,10 +3,14 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
 
 from mainspring.limits import progress_bytes_max
+
+_making: Final = threading.Lock()
+"""Held while a context's event is made, so that all who wait have the same."""
 
 
 class NonRetryable(Exception):  # noqa: N818  (users raise it to say what should not follow)
@@ -31,8 +35,10 @@ class Context:
     previous_progress: object = None
     """The last details that an earlier attempt reported, None if there are none."""
     _report: Callable[[bytes], None] = field(default=lambda _details: None, repr=False)
-    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+    _cancelled: bool = False
     _cause: str = ""
+    _told: threading.Event | None = field(default=None, repr=False)
+    """Made for the first thread that waits: most attempts never need one."""
 
     @property
     def idempotency_key(self) -> str:
@@ -54,7 +60,7 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Whether the attempt is to stop: its workflow was cancelled or failed, its time is over, or another took its place."""
-        return self._cancelled.is_set()
+        return self._cancelled
 
     @property
     def cancel_cause(self) -> str:
@@ -63,14 +69,19 @@ class Context:
 
     def raise_if_cancelled(self) -> None:
         """Raise `AttemptCancelled` if the attempt is to stop."""
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise AttemptCancelled(self._cause)
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Block a thread until the attempt is to stop, at most `timeout` seconds; tell whether it is."""
-        return self._cancelled.wait(timeout)
+        with _making:
+            told = self._told = self._told or threading.Event()
+        # Who cancels sets the flag first and looks for the event then; so one of us sees the other.
+        return self._cancelled or told.wait(timeout)
 
     def cancel(self, cause: str) -> None:
         """Tell the executor to stop; the worker calls it."""
         self._cause = cause
-        self._cancelled.set()
+        self._cancelled = True
+        if self._told is not None:
+            self._told.set()

@@ -46,13 +46,20 @@ class WorkerProbes:
             buckets=_buckets,
             registry=self.registry,
         )
+        self._by_kind: dict[tuple[str, bool], Histogram] = {}
+        """The histogram's children, so that an attempt needs no search by labels."""
         self._load = Gauge(
             "engine_load", "How busy the engine is", ("engine_id", "metric_type"), registry=self.registry
         )
 
     def attempt_ended(self, executor: Executor, is_map: bool, seconds: float) -> None:
         """Measure an attempt."""
-        self._durations.labels(self._instance_id, "map" if is_map else "task", executor.name).observe(seconds)
+        key = (executor.name, is_map)
+        found = self._by_kind.get(key)
+        if found is None:
+            found = self._durations.labels(self._instance_id, "map" if is_map else "task", executor.name)
+            self._by_kind[key] = found
+        found.observe(seconds)
 
     @asynccontextmanager
     async def serving(self, worker: Worker, host: str, port: int) -> AsyncIterator[None]:

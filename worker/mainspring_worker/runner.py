@@ -14,6 +14,7 @@ import orjson
 
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout, unknown_executor
+from mainspring.limits import stop_wait_ms_max
 from mainspring_worker.attempts import Cause, Key
 from mainspring_worker.context import AttemptCancelled, Context
 from mainspring_worker.executors import Executor, Kind
@@ -60,6 +61,7 @@ class Runner:
         self._threads = ThreadPool(slots)
         self._processes = processes
         self._running: dict[Key, _Running] = {}
+        self._closed = False
         self._loop = asyncio.get_running_loop()
 
     def start(self, order: Order) -> None:
@@ -86,11 +88,18 @@ class Runner:
         if running is not None:
             self._cancel(running, cause.name)
 
-    def close(self) -> None:
-        """Let go of threads; those that run are left to the process's end."""
-        for running in self._running.values():
+    async def close(self) -> None:
+        """End what still runs, and tell nobody; threads, which nothing can interrupt, see the flag of their context."""
+        self._closed = True
+        self._processes.close()
+        tasks = [running.task for running in self._running.values() if running.task is not None]
+        for running in list(self._running.values()):
             if running.deadline is not None:
                 running.deadline.cancel()
+            self._cancel(running, Cause.STOPPED.name)
+        if tasks:
+            # Bounded: code that does not let itself be cancelled must not keep the worker.
+            await asyncio.wait(tasks, timeout=stop_wait_ms_max / 1_000)
         self._threads.close()
 
     def _out_of_time(self, running: _Running) -> None:
@@ -123,6 +132,8 @@ class Runner:
                 self._end(running, ended)
 
     def _end(self, running: _Running, ended: Ended) -> None:
+        if self._closed:
+            return
         order = running.order
         del self._running[order.key]
         if running.deadline is not None:
