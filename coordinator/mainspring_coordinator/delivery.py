@@ -43,8 +43,8 @@ class Delivery:
         self._ended = ended
         self._outlets: dict[int, Outlet] = {}
         self._callers: dict[int, asyncio.Future[Answer]] = {}
-        self._watchers: dict[str, list[Notify]] = {}
-        self._watchers_count = 0
+        self._watchers = _Audience(limits.watchers_max)
+        self._waiters = _Audience(limits.ends_awaited_max)
         self._token = 0
 
     def attach(self, session: int, outlet: Outlet) -> None:
@@ -71,25 +71,13 @@ class Delivery:
         """Nobody waits for this answer any more."""
         self._callers.pop(token, None)
 
-    def subscribe(self, workflow_id: str, notify: Notify) -> Callable[[], None]:
-        """Call `notify` after each commit that changed a workflow; returns what ends it."""
-        watchers = self._watchers.get(workflow_id, [])
-        if len(watchers) >= limits.watchers_a_workflow_max or self._watchers_count >= limits.watchers_max:
-            raise BusyError(
-                f"workflow {workflow_id!r} has too many watchers; try again when some have gone", retry_after_ms=1_000
-            )
-        self._watchers.setdefault(workflow_id, watchers).append(notify)
-        self._watchers_count += 1
+    def subscribe(self, workflow_id: str, notify: Notify, *, end_only: bool = False) -> Callable[[], None]:
+        """Call `notify` after each commit that changed a workflow, or only after that of its end; returns what ends it.
 
-        def end() -> None:
-            current = self._watchers.get(workflow_id, [])
-            if notify in current:
-                current.remove(notify)
-                self._watchers_count -= 1
-                if not current:
-                    del self._watchers[workflow_id]
-
-        return end
+        Those that wait for the end only are counted apart, because one call may wait for thousands.
+        """
+        audience = self._waiters if end_only else self._watchers
+        return audience.add(workflow_id, notify)
 
     def let_out(self, effects: Sequence[Effect]) -> None:
         """Deliver the effects of a batch that is committed."""
@@ -102,8 +90,8 @@ class Delivery:
             elif isinstance(effect, Changed | Ended):
                 if isinstance(effect, Ended):
                     self._ended(effect)
-                if effect.workflow_id in self._watchers:
-                    self._tell(effect)
+                    self._waiters.tell(effect)
+                self._watchers.tell(effect)
             elif isinstance(effect, LoadOutputs):
                 self._load_outputs(effect)
         for session, items in by_session.items():
@@ -133,8 +121,38 @@ class Delivery:
         if future is not None and not future.done():
             future.set_result(answer)
 
-    def _tell(self, effect: WorkflowEffect) -> None:
-        for notify in list(self._watchers.get(effect.workflow_id, ())):
+
+class _Audience:
+    """Who is told of which workflows, bounded."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._by_workflow: dict[str, list[Notify]] = {}
+
+    def add(self, workflow_id: str, notify: Notify) -> Callable[[], None]:
+        """Tell `notify` of a workflow; returns what ends it."""
+        members = self._by_workflow.get(workflow_id, [])
+        if len(members) >= limits.watchers_a_workflow_max or self._count >= self._most:
+            raise BusyError(
+                f"workflow {workflow_id!r} has too many watchers; try again when some have gone", retry_after_ms=1_000
+            )
+        self._by_workflow.setdefault(workflow_id, members).append(notify)
+        self._count += 1
+
+        def end() -> None:
+            current = self._by_workflow.get(workflow_id, [])
+            if notify in current:
+                current.remove(notify)
+                self._count -= 1
+                if not current:
+                    del self._by_workflow[workflow_id]
+
+        return end
+
+    def tell(self, effect: WorkflowEffect) -> None:
+        """Tell all whom it concerns."""
+        for notify in list(self._by_workflow.get(effect.workflow_id, ())):
             notify(effect)
 
 

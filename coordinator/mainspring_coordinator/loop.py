@@ -289,9 +289,9 @@ class ControlLoop:
         """Forget a session's outlet."""
         self._delivery.detach(session)
 
-    def subscribe(self, workflow_id: str, notify: Notify) -> Callable[[], None]:
+    def subscribe(self, workflow_id: str, notify: Notify, *, end_only: bool = False) -> Callable[[], None]:
         """Call `notify` after each commit that changed a workflow. See `ports.Loop`."""
-        return self._delivery.subscribe(workflow_id, notify)
+        return self._delivery.subscribe(workflow_id, notify, end_only=end_only)
 
     def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
         """Call `notify` with each shard that stops being served; returns what ends it."""

@@ -87,8 +87,12 @@ class Loop(Protocol):
         """Forget a session's outlet."""
         ...
 
-    def subscribe(self, workflow_id: str, notify: Callable[[WorkflowEffect], None]) -> Callable[[], None]:
+    def subscribe(
+        self, workflow_id: str, notify: Callable[[WorkflowEffect], None], *, end_only: bool = False
+    ) -> Callable[[], None]:
         """Call `notify` after each commit that changed a workflow of a shard that we own; returns what ends it. `BusyError` over the bound.
+
+        `end_only`: only after the commit of its end, with a wider bound of its own.
 
         When the shard is lost, `notify` gets nothing more; the subscriber learns it from `on_shard_lost`.
         """

@@ -185,7 +185,7 @@ class Results:
         with ExitStack() as watching:
             watching.callback(self._loop.on_shard_lost(lost))
             for workflow_id in remaining:
-                watching.callback(self._loop.subscribe(workflow_id, notify))
+                watching.callback(self._loop.subscribe(workflow_id, notify, end_only=True))
             wanted = list(remaining)
             for start in range(0, len(wanted), _looks_together):
                 batch = [

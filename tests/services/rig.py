@@ -159,7 +159,9 @@ class FakeLoop:
     def detach(self, session: int) -> None:
         self.outlets.pop(session, None)
 
-    def subscribe(self, workflow_id: str, notify: Callable[[WorkflowEffect], None]) -> Callable[[], None]:
+    def subscribe(
+        self, workflow_id: str, notify: Callable[[WorkflowEffect], None], *, end_only: bool = False
+    ) -> Callable[[], None]:
         self.subscribers.setdefault(workflow_id, []).append(notify)
         return lambda: self._forget(self.subscribers[workflow_id], notify)
 
