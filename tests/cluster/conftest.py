@@ -8,11 +8,17 @@ import pytest
 from tests.servers.mariadb import MariadbServer
 
 
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    """An empty database in a file, where the kind of database is not the point."""
+    return f"sqlite:///{tmp_path / 'mainspring.db'}"
+
+
 @pytest.fixture(params=["sqlite", "mariadb"])
-def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def any_url(request: pytest.FixtureRequest, file_url: str) -> str:
     """An empty database, for a coordinator that is alone, on each kind in turn."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'mainspring.db'}"
+        return file_url
     return str(request.getfixturevalue("mariadb_url"))
 
 

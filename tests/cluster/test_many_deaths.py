@@ -11,7 +11,7 @@ from tests.cluster.flows import load
 from tests.cluster.running import Process, RealCluster, so
 from tests.servers.mariadb import MariadbServer
 
-deaths = 8
+deaths = 6
 seed_setting = "CLUSTER_SEED"
 
 

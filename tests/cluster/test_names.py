@@ -27,10 +27,10 @@ async def first_answer(address: str, name: str, incarnation: str) -> worker_pb2.
 
 
 def test_a_second_worker_of_a_name_is_told_and_a_lost_incarnation_is_refused_for_ever(
-    any_url: str, tmp_path: Path
+    file_url: str, tmp_path: Path
 ) -> None:
     async def play() -> None:
-        async with RealCluster(any_url, tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             coordinator = await cluster.coordinator()
             elder = await cluster.worker("elder", ENGINE_INSTANCE_ID="twin")
             client = cluster.client()

@@ -9,9 +9,9 @@ from tests.cluster.flows import gate
 from tests.cluster.running import RealCluster, eventually, so
 
 
-def test_a_cancel_acknowledged_before_the_death_holds_after_it(any_url: str, tmp_path: Path) -> None:
+def test_a_cancel_acknowledged_before_the_death_holds_after_it(file_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(any_url, tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             coordinator = await cluster.coordinator()
             worker = await cluster.worker()
             client = cluster.client()
@@ -30,9 +30,9 @@ def test_a_cancel_acknowledged_before_the_death_holds_after_it(any_url: str, tmp
     asyncio.run(play())
 
 
-def test_a_retry_that_was_due_while_nobody_was_there_comes_after_the_death(any_url: str, tmp_path: Path) -> None:
+def test_a_retry_that_was_due_while_nobody_was_there_comes_after_the_death(file_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(any_url, tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             coordinator = await cluster.coordinator()
             await cluster.worker()
             client = cluster.client()
@@ -55,9 +55,9 @@ def test_a_retry_that_was_due_while_nobody_was_there_comes_after_the_death(any_u
     asyncio.run(play())
 
 
-def test_a_deadline_that_passed_while_nobody_was_there_is_kept_after_the_death(any_url: str, tmp_path: Path) -> None:
+def test_a_deadline_that_passed_while_nobody_was_there_is_kept_after_the_death(file_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(any_url, tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             coordinator = await cluster.coordinator()
             client = cluster.client()
             whole = Workflow("whole", timeout="1.5s")

@@ -12,9 +12,9 @@ from tests.cluster.running import RealCluster, eventually
 from tests.servers.process import free_port
 
 
-def test_a_node_that_no_worker_can_run_waits_and_says_so_until_one_can(any_url: str, tmp_path: Path) -> None:
+def test_a_node_that_no_worker_can_run_waits_and_says_so_until_one_can(file_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(any_url, tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             await cluster.coordinator()
             await cluster.worker("w1", SUPPORTED_EXECUTORS="noop")
             client = cluster.client()
@@ -33,9 +33,9 @@ def test_a_node_that_no_worker_can_run_waits_and_says_so_until_one_can(any_url: 
 
 
 @pytest.mark.parametrize("setting", ["GRPC_PORT", "HTTP_PORT"])
-def test_a_taken_port_is_named_with_its_setting(setting: str, tmp_path: Path) -> None:
+def test_a_taken_port_is_named_with_its_setting(setting: str, file_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             with socket.create_server(("127.0.0.1", 0)) as taken:
                 port = str(taken.getsockname()[1])
                 process = await cluster.spawn_coordinator("c1", **{setting: port})
@@ -47,9 +47,11 @@ def test_a_taken_port_is_named_with_its_setting(setting: str, tmp_path: Path) ->
     asyncio.run(play())
 
 
-def test_a_database_without_our_tables_stops_the_start_and_says_what_to_type(mariadb_url: str, tmp_path: Path) -> None:
+def test_a_database_without_our_tables_stops_the_start_and_says_what_to_type(
+    mariadb_url: str, file_url: str, tmp_path: Path
+) -> None:
     async def play() -> None:
-        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             process = await cluster.spawn_coordinator("c1", DATABASE_URL=mariadb_url)
             assert await process.exited == 2
             await process.said("mainspring db upgrade", within_s=1)
@@ -57,9 +59,9 @@ def test_a_database_without_our_tables_stops_the_start_and_says_what_to_type(mar
     asyncio.run(play())
 
 
-def test_a_database_out_of_reach_is_waited_for_with_a_word(tmp_path: Path) -> None:
+def test_a_database_out_of_reach_is_waited_for_with_a_word(file_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             wrong = f"mysql://nobody:secret@127.0.0.1:{free_port()}/mainspring"
             process = await cluster.spawn_coordinator("c1", DATABASE_URL=wrong)
             said = await process.said("database_unreachable")
@@ -83,9 +85,9 @@ def test_a_second_coordinator_that_wants_to_be_alone_is_refused(mariadb_url: str
     asyncio.run(play())
 
 
-def test_a_worker_with_a_wrong_address_says_whom_it_cannot_reach(tmp_path: Path) -> None:
+def test_a_worker_with_a_wrong_address_says_whom_it_cannot_reach(file_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(f"sqlite:///{tmp_path / 'mainspring.db'}", tmp_path) as cluster:
+        async with RealCluster(file_url, tmp_path) as cluster:
             address = f"127.0.0.1:{free_port()}"
             worker = await cluster.spawn_worker("w1", MAINSPRING_ADDRESS=address)
             assert "stream_lost" in await worker.said(address)
