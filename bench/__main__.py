@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cases import Figures, cases
-from bench.cluster import running_cluster, settings, workers
+from bench.cluster import running_cluster, settings, slots, workers
 from mainspring_client import Client
 
 
@@ -48,7 +48,7 @@ def main() -> int:
     Console().print(table)
     target = os.environ.get("BENCH_JSON")
     if target:
-        report = {"cases": found, "machine": machine(), "settings": {**settings, "workers": workers}}
+        report = {"cases": found, "machine": machine(), "settings": {**settings, "workers": workers, "slots": slots}}
         Path(target).write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
