@@ -66,7 +66,6 @@ history_events_max: Final = 1_000_000
 watchers_a_workflow_max: Final = 100
 watchers_max: Final = 10_000
 ends_awaited_max: Final = 100_000  # by WaitMany, of all calls; apart from the watchers, so that one call starves nobody
-ends_awaited_max: Final = 100_000  # by WaitMany, of all calls; apart from the watchers, so that one call starves nobody
 watch_queue_messages_max: Final = 256
 stream_queue_messages_max: Final = 1_024
 hello_wait_ms_max: Final = 10_000
