@@ -9,7 +9,7 @@ PROTOS := protos/mainspring/v1
 GENERATED := common/mainspring/v1
 ARGS ?=
 
-.PHONY: help env demo test test-mysql lint types imports protos verify wheel check bench clean
+.PHONY: help env demo test test-mysql test-chaos lint types imports protos verify wheel check bench clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: env  ## Run all tests (ARGS="-k name" for some); gets a MariaDB server whe
 
 test-mysql: env  ## Run the tests that need a real MySQL server
 	@$(PY) -m pytest -m mysql $(ARGS)
+
+test-chaos: env  ## Kill all parts of a cluster at random (CLUSTER_SEED=n chooses how)
+	@.ci/mariadb
+	@$(PY) -m pytest -m chaos $(ARGS)
 
 lint: env  ## Check the style of Python, of the shell scripts' syntax and of the protos
 	@$(PY) -m ruff check

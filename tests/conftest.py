@@ -10,6 +10,7 @@ from tests.servers.process import ServerError
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "chaos: random deaths of all parts; `make test-chaos`, see docs/testing.md")
     config.addinivalue_line("markers", "mysql: needs a real MySQL server; skipped with one line where none can be had")
 
 

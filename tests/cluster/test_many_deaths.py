@@ -5,6 +5,8 @@ import os
 import random
 from pathlib import Path
 
+import pytest
+
 from mainspring_client import Client
 from tests.cluster.checks import all_ended, counted_once
 from tests.cluster.flows import load
@@ -25,6 +27,7 @@ async def keep_loaded(client: Client, over: asyncio.Event) -> dict[str, object]:
     return expected
 
 
+@pytest.mark.chaos
 def test_nothing_acknowledged_is_lost_over_many_deaths(own_mariadb: MariadbServer, tmp_path: Path) -> None:
     seed = int(os.environ.get(seed_setting, "0")) or random.SystemRandom().randrange(1, 2**31)
     print(f"{seed_setting}={seed}")
