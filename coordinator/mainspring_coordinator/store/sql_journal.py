@@ -149,14 +149,17 @@ class SqlJournal:
         while True:
             if self._closed.is_set():
                 raise StoreUnavailableError(f"{self._where}: the journal was closed")
+            settled = False
             try:
                 link = self._ready_link()
+                settled = True
                 return act(link)
             except (FencedError, PoisonBatchError):
                 raise
             except (_RetryError, *driver_errors) as error:
                 trouble = trouble_of(error) if not isinstance(error, _RetryError) else Trouble.RETRY
-                if trouble is Trouble.RETRY and self._rolled_back():
+                # A lock wait while settling says nothing of what is to be settled: that stays open, for another connection.
+                if trouble is Trouble.RETRY and settled and self._rolled_back():
                     retries += 1
                 else:
                     self._drop_link()
