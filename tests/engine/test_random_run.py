@@ -283,7 +283,7 @@ class Run:
         raise AssertionError(f"{self.submitted - len(self.ended)} workflows never ended")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_the_laws_hold_whatever_happens(seed: int) -> None:
     print(f"seed {seed}")

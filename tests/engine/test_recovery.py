@@ -195,7 +195,7 @@ def test_an_ended_workflow_is_not_known_any_more() -> None:
     assert rig.read().code is AnswerCode.NOT_FOUND
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32 - 1))
 def test_a_workflow_ends_with_the_same_output_however_often_its_owner_dies(seed: int) -> None:
     chance = random.Random(seed)

@@ -40,6 +40,7 @@ class MariadbServer(PrivateServer):
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             f"--datadir={self.folder / 'data'}",
+            f"--tmpdir={self.folder}",  # two that begin at once would delete each other's temporary tables in a shared one
             *self._user(),
         ]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
@@ -57,6 +58,7 @@ class MariadbServer(PrivateServer):
             server,
             "--no-defaults",
             f"--datadir={self.folder / 'data'}",
+            f"--tmpdir={self.folder}",
             f"--socket={self.socket_path}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",

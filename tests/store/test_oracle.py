@@ -155,7 +155,6 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
 
 @settings(
     max_examples=40,
-    deadline=None,
     print_blob=True,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

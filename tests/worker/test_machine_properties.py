@@ -186,4 +186,4 @@ class Promises(RuleBasedStateMachine):
 
 
 TestPromises = Promises.TestCase
-TestPromises.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestPromises.settings = settings(max_examples=150, stateful_step_count=60)
