@@ -14,6 +14,7 @@
     ├── SettingsError            a setting is unknown, malformed or does not fit another
     └── StoreError               the database
         ├── StoreUnavailableError    unreachable, restarting, read-only, full
+        │   └── RowLockedError           somebody else's transaction holds the row
         ├── SchemaError              the schema's version is not the one this build needs
         ├── FencedError              a shard's epoch moved on: its owner is someone else
         └── PoisonBatchError         the database refuses a workflow's rows as such; all others can be written
@@ -136,6 +137,10 @@ class StoreError(MainspringError):
 
 class StoreUnavailableError(StoreError):
     """The database is unreachable, restarting, read-only or full; the same act may succeed later."""
+
+
+class RowLockedError(StoreUnavailableError):
+    """A transaction of somebody else holds the row, and did not end while we waited; nothing was changed."""
 
 
 class SchemaError(StoreError):

@@ -251,7 +251,7 @@ class Coordinator:
         return "up" if up else "down", "held" if self.lock_held() else "not_held"
 
     def _vitals(self) -> Vitals:
-        return Vitals(self._loop.oldest_batch_us(), self._attached_workers())
+        return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.epochs())
 
     def _attached_workers(self) -> int:
         return len(self._services.fleet.book) if self._services is not None else 0

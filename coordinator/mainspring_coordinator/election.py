@@ -64,6 +64,8 @@ class Vitals:
     oldest_batch_us: int
     """How long the batch in flight has been under way; 0: there is none."""
     attached_workers: int
+    owned: Mapping[int, int]
+    """The shards that the control loop has, with their epochs."""
 
 
 class Measures(Protocol):
@@ -382,7 +384,7 @@ class Election:
 
     def _health(self) -> Health:
         vitals = self._vitals()
-        return Health(self._ticked_us, vitals.oldest_batch_us, vitals.attached_workers)
+        return Health(self._ticked_us, vitals.oldest_batch_us, vitals.attached_workers, vitals.owned)
 
     def _pause(self, duration_us: int) -> None:
         """Wait until the time has passed or someone wakes us."""

@@ -60,6 +60,8 @@ class Health:
     oldest_batch_us: int
     """How long the batch in flight has been under way; 0: there is none."""
     attached_workers: int
+    owned: Mapping[int, int]
+    """The shards that the control loop has, with their epochs."""
 
 
 class Lease:

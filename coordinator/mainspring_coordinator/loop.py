@@ -136,6 +136,10 @@ class ControlLoop:
         """How many shards we own, those being recovered included."""
         return len(self._holdings.epochs)
 
+    def epochs(self) -> Mapping[int, int]:
+        """Return a copy of what we own, with the epochs; safe from any thread."""
+        return dict(self._holdings.epochs)
+
     @property
     def open_workflows(self) -> int:
         """How many unfinished workflows are in memory."""

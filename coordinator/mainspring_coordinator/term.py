@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import structlog
 
 from mainspring.clock import Clock
-from mainspring.errors import FencedError, SettingsError, StoreError, StoreUnavailableError
+from mainspring.errors import FencedError, RowLockedError, SettingsError, StoreError, StoreUnavailableError
 from mainspring.naming import new_incarnation
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Peers, Seizure, Times, View
 from mainspring_coordinator.ranking import Candidate, Wanted, assign, wanted
@@ -93,10 +93,15 @@ class Term:
         self._peers = Peers(times)
         self._renew_due_us = 0
         self._poll_due_us = 0
-        self._buried: set[str] = set()
+        self._buried: dict[str, ConnectionId] = {}
+        """The dead, with the writer of each that was ended; one that comes again with another is ended again."""
         self._dead_since_us: dict[str, int] = {}
         self._passed_over: dict[str, int] = {}
         self._asked: tuple[Sequence[int], int] = ((), 0)
+        self._row_locked: set[int] = set()
+        """Shards whose row was locked when we wanted to take them; tried after the others."""
+        self._stray: dict[int, tuple[int, int]] = {}
+        """Shards that are ours by their row alone: the epoch, and since when we have seen it so."""
         self._plan: tuple[object, Wanted] = (None, Wanted((), ()))
         self.withdrawn = False
         """Take nothing more: the process is about to stop."""
@@ -199,7 +204,7 @@ class Term:
         self._bury(session, view, now_us)
         plan = self._wanted(view, now_us)
         if not self.withdrawn:
-            self._take(session, view, plan.take, now_us)
+            self._take(session, view, [*plan.take, *self._strays(view, now_us)], now_us)
             self._ask(plan.release, now_us)
 
     # -- company -----------------------------------------------------------------------------------------------------------
@@ -238,7 +243,7 @@ class Term:
         for connection in seizure.connections:
             self._kill(session, connection)
         self._peers.seized(seizure.incarnation)
-        self._buried.add(seizure.incarnation)
+        self._buried[seizure.incarnation] = seizure.connections[0]
         self._poll_due_us = 0
 
     def _bury(self, session: LockSession, view: View, now_us: int) -> None:
@@ -246,15 +251,16 @@ class Term:
         holding = {row.holder for row in view.shards.values()}
         for incarnation, row in view.dead.items():
             since_us = self._dead_since_us.setdefault(incarnation, now_us)
-            if incarnation in holding and incarnation not in self._buried:
-                _log.warning("coordinator_lost", peer=row.name, incarnation=incarnation)
+            if incarnation in holding and self._buried.get(incarnation) != row.writer_connection:
+                if incarnation not in self._buried:
+                    _log.warning("coordinator_lost", peer=row.name, incarnation=incarnation)
                 self._kill(session, row.writer_connection)
-                self._buried.add(incarnation)
+                self._buried[incarnation] = row.writer_connection
             elif incarnation not in holding and now_us - since_us >= self._times.hung_us:
                 session.forget(incarnation)
         for known in [known for known in self._dead_since_us if known not in view.dead]:
             del self._dead_since_us[known]
-            self._buried.discard(known)
+            self._buried.pop(known, None)
 
     def _kill(self, session: LockSession, connection: ConnectionId) -> None:
         try:
@@ -291,13 +297,36 @@ class Term:
             self._passed_over[idle] = now_us + _passed_over_us
 
     def _take(self, session: LockSession, view: View, shards: Sequence[int], decided_us: int) -> None:
-        for shard in shards:
+        for shard in sorted(shards, key=lambda shard: shard in self._row_locked):
             if self._clock.now_us() >= self._renew_due_us:
                 self._poll_due_us = 0  # the lease first, then a fresh look
                 return
-            row = session.take(view.shards[shard], self.incarnation, self._times.grace_us)
+            try:
+                row = session.take(view.shards[shard], self.incarnation, self._times.grace_us)
+            except RowLockedError as error:
+                # Its last owner's transaction is open still. Each look ends the writer that it has recorded by then.
+                _log.warning("shard_row_locked", shard=shard, error=str(error), action="trying again")
+                self._row_locked.add(shard)
+                continue
+            self._row_locked.discard(shard)
             if row is not None:
                 self._witness.taken(row, (self._clock.now_us() - decided_us) / 1_000_000)
+
+    def _strays(self, view: View, now_us: int) -> Sequence[int]:
+        """Return shards that stay ours by their row alone: the journal found its own claim void, or a release never came to pass.
+
+        Nobody else would take them while we live. Taken again, under a new epoch, they are built anew from the database.
+        """
+        owned = self._health().owned
+        mine = {row.shard: row.epoch for row in view.shards.values() if row.holder == self.incarnation}
+        stray = {shard: epoch for shard, epoch in mine.items() if owned.get(shard, 0) < epoch}
+        before = self._stray
+        self._stray = {
+            shard: before[shard] if shard in before and before[shard][0] == epoch else (epoch, now_us)
+            for shard, epoch in stray.items()
+        }
+        # What was taken or released a moment ago looks the same until the control loop has heard of it.
+        return [shard for shard, (_, since_us) in self._stray.items() if now_us - since_us >= self._times.renew_us]
 
     def _ask(self, shards: Sequence[int], now_us: int) -> None:
         asked, at_us = self._asked

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mainspring.errors import FencedError, StoreUnavailableError
+from mainspring.errors import FencedError, RowLockedError, StoreUnavailableError
 from mainspring.settings import CoordinatorSettings
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Times, View
 from mainspring_coordinator.store.protocol import (
@@ -47,6 +47,8 @@ class Database:
     locks: dict[str, int] = field(default_factory=dict[str, int])
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     killed: list[int] = field(default_factory=list[int])
+    row_locks: dict[int, ConnectionId] = field(default_factory=dict[int, ConnectionId])
+    """Shards whose fence row an open transaction of this connection holds."""
     down: bool = False
     offset_us: int = 5_000_000 * SECOND
 
@@ -132,6 +134,10 @@ class FakeLockSession:
     def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
         self.database.answer(self.connection)
         row = self.database.shards[shard.shard]
+        holding = self.database.row_locks.get(shard.shard)
+        if holding is not None and holding.id in self.database.connections:
+            self.database.clock.us += SECOND  # as long as we wait for it
+            raise RowLockedError("lock wait timeout")
         if row.epoch != shard.epoch:
             return None
         taken = replace(row, holder=incarnation, epoch=row.epoch + 1, grace_until_us=self.database.now_us() + grace_us)
@@ -191,6 +197,8 @@ class Node:
         self.views: list[View] = []
         self.anchors: list[Anchor] = []
         self.takes: list[tuple[int, int]] = []
+        self.forgot: set[int] = set()
+        """Shards that the control loop does not have, whatever their rows say."""
         self.asked: list[tuple[int, Sequence[int]]] = []
         self.alive = True
         self.frozen = False
@@ -221,7 +229,9 @@ class Node:
 
     def health(self) -> Health:
         now_us = self.cluster.clock.us
-        return Health(self.loop_hangs_since_us or now_us, self.oldest_batch_us, self.workers)
+        rows = self.cluster.database.shards
+        owned = {shard: epoch for shard, epoch in self.takes if shard not in self.forgot and rows[shard].epoch == epoch}
+        return Health(self.loop_hangs_since_us or now_us, self.oldest_batch_us, self.workers, owned)
 
     def begin(self) -> "Node":
         self.term.begin(self.cluster.pass_time)
@@ -254,6 +264,7 @@ class Node:
 
     def taken(self, row: ShardRow, seconds: float) -> None:
         self.takes.append((row.shard, row.epoch))
+        self.forgot.discard(row.shard)
 
     def release_wanted(self, shards: Sequence[int]) -> None:
         self.asked.append((self.cluster.clock.us, shards))

@@ -50,7 +50,7 @@ class Coordinator:
             self.store,
             self.settings,
             self,
-            lambda: Vitals(0, self.workers),
+            lambda: Vitals(0, self.workers, dict(self.owned)),
             self.measured,
             grpc_address=f"{name}:1",
             http_address=f"{name}:2",

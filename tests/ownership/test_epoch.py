@@ -37,7 +37,7 @@ def test_a_lease_that_was_ended_is_never_fresh() -> None:
 )
 def test_a_process_that_does_not_get_on_may_not_renew(silent_us: int, batch_us: int, doubt: str | None) -> None:
     now_us = 100 * SECOND
-    assert Lease(TIMES).doubt(Health(now_us - silent_us, batch_us, 0), now_us) == doubt
+    assert Lease(TIMES).doubt(Health(now_us - silent_us, batch_us, 0, {}), now_us) == doubt
 
 
 def row(incarnation: str, renew_seq: int = 0, workers: int = 1) -> CoordinatorRow:

@@ -1,6 +1,7 @@
 """Two coordinators and one database, with every fault that the first form of ownership must survive."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -266,3 +267,53 @@ def test_a_lone_owner_stays_beside_one_that_claims_to_be_older() -> None:
         other.step()
     cluster.run(2)
     assert (one.lost, len(one.shards)) == (None, 16)
+
+
+def test_a_shard_that_is_ours_by_its_row_alone_is_taken_again_under_a_new_epoch() -> None:
+    cluster, one, _ = two()
+    shard = one.shards[0]
+    epoch = cluster.database.shards[shard].epoch
+    one.forgot.add(shard)
+    assert cluster.run(3, until=lambda: (shard, epoch + 1) in one.takes) <= 1.3
+    cluster.run(5)
+    assert one.takes.count((shard, epoch + 1)) == 1
+    assert one.lost is None
+
+
+def test_a_shard_that_was_taken_a_moment_ago_is_not_taken_again() -> None:
+    cluster, one, other = two()
+    one.kill()
+    cluster.run(1, until=lambda: len(other.shards) == 16)
+    other.forgot |= set(other.shards)  # the control loop has not heard of it yet
+    cluster.run(0.9)
+    other.forgot.clear()
+    cluster.run(3)
+    assert {cluster.database.shards[shard].epoch for shard in other.shards} <= {1, 2, 3}
+    assert len({shard for shard, _ in other.takes}) == 16
+    assert len(other.takes) == 16
+
+
+def test_a_locked_row_keeps_no_other_shard_from_being_taken() -> None:
+    cluster, one, other = two()
+    stuck = one.shards[0]
+    cluster.database.row_locks[stuck] = cluster.database.connect()
+    one.kill()
+    cluster.run(4, until=lambda: len(other.shards) == 15)
+    assert len(other.shards) == 15
+    cluster.run(10)
+    assert other.lost is None, "waiting for a row does not cost the lease"
+    cluster.database.row_locks.clear()
+    assert cluster.run(2, until=lambda: len(other.shards) == 16) <= 1
+
+
+def test_a_writer_that_the_dead_opened_anew_is_ended_too() -> None:
+    cluster, one, other = two()
+    rows, who = cluster.database.coordinators, one.incarnation
+    one.kill()
+    cluster.run(0.3)
+    zombie = cluster.database.connect()
+    cluster.database.row_locks[other.shards[0]] = zombie
+    rows[who] = replace(rows[who], writer_connection=zombie)
+    cluster.database.shards[other.shards[0]] = replace(cluster.database.shards[other.shards[0]], holder=who)
+    assert cluster.run(3, until=lambda: len(other.shards) == 16) <= 1
+    assert zombie.id in cluster.database.killed

@@ -14,7 +14,7 @@ import pymysql
 import pytest
 from pymysql.connections import Connection
 
-from mainspring.errors import FencedError, PoisonBatchError, StoreError, StoreUnavailableError
+from mainspring.errors import FencedError, PoisonBatchError, RowLockedError, StoreError, StoreUnavailableError
 from mainspring_coordinator.store.mysql_connection import connect, identity
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import ConnectionId, Store, WorkflowFilter
@@ -156,9 +156,8 @@ def test_a_hung_owner_is_taken_over_once_its_writer_is_killed(direct: Store, ser
     hung = connect(address_of(server_url), autocommit=False)
     with contextlib.closing(hung), hung.cursor() as cursor:
         cursor.execute("UPDATE shards SET batch_seq=batch_seq+1 WHERE shard_id=0")
-        assert two.lock.take(shard_row(two, 0), rival, 0) is None, (
-            "its row is locked: not now, and our lock is none the worse"
-        )
+        with pytest.raises(RowLockedError):
+            two.lock.take(shard_row(two, 0), rival, 0)
         assert two.lock.kill(identity(hung))
         two.take(0)
         with contextlib.suppress(pymysql.Error):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from mainspring.errors import FencedError, StoreUnavailableError
+from mainspring.errors import FencedError, RowLockedError, StoreUnavailableError
 from mainspring.limits import cluster_name_bytes_max
 from mainspring_coordinator.store import mysql_connection
 from mainspring_coordinator.store.errors import Trouble, driver_errors, translate, trouble_of
@@ -19,7 +19,7 @@ from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, 
 from mainspring_coordinator.store.sql_reader import coordinator_row
 from mainspring_coordinator.store.url import ServerAddress
 
-_row_lock_wait_s: Final = 2
+_row_lock_wait_s: Final = 1
 _shard_columns: Final = "shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us"
 _coordinator_columns: Final = (
     "incarnation,name,grpc_address,http_address,renew_seq,attached_workers,"
@@ -131,9 +131,8 @@ class MysqlLockSession:
         try:
             changed = self._do(statement, (incarnation, grace_us, shard.shard, shard.epoch))
         except StoreUnavailableError as error:
-            # The row is locked by a transaction of its last owner: not now; the lock that we hold is none the worse for it.
             if error.__cause__ is not None and trouble_of(error.__cause__) is Trouble.RETRY:
-                return None
+                raise RowLockedError(str(error)) from error
             raise
         if changed != 1:
             return None

@@ -327,6 +327,7 @@ class LockSession(Protocol):
     def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
         """Take a shard in one autocommit statement, if its epoch is still that of `shard`; None when someone was faster.
 
+        `RowLockedError`: a transaction of somebody else holds the fence row; the lock session is none the worse for it.
         Stores `grace_until_us` as database time + `grace_us`, unless the row holds a later one already that has not passed.
         """
         ...
