@@ -9,7 +9,6 @@ from tests.servers.mariadb import MariadbServer
 from tests.servers.mysql import MysqlServer
 from tests.servers.process import ServerError
 
-
 settings.register_profile("untimed", deadline=None, print_blob=True)
 settings.load_profile("untimed")  # a busy machine is no failure; what fails prints what replays it
 

@@ -132,7 +132,7 @@ class Coordinator:
         self._metrics.watch(
             active_workflows=self.active_workflows,
             queue_depth=lambda: self._loop.queue_depth,
-            shards_owned=lambda: self._loop.owned,
+            shards_owned=lambda: len(self._loop.owned()),
             workers_attached=self._attached_workers,
         )
         cluster = await self._election.start()
@@ -196,7 +196,7 @@ class Coordinator:
 
     def on_peers(self, view: View) -> None:
         """Who lives or who owns what has changed."""
-        del view
+        self._loop.epochs_seen({shard: row.epoch for shard, row in view.shards.items()})
         live = self._election.coordinators()
         if live != self._known and self._services is not None:
             self._known = live
@@ -251,7 +251,7 @@ class Coordinator:
         return "up" if up else "down", "held" if self.lock_held() else "not_held"
 
     def _vitals(self) -> Vitals:
-        return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.epochs())
+        return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.owned())
 
     def _attached_workers(self) -> int:
         return len(self._services.fleet.book) if self._services is not None else 0

@@ -131,13 +131,8 @@ class ControlLoop:
         """The shards that we own and that are ready, with their epochs."""
         return self._holdings.served
 
-    @property
-    def owned(self) -> int:
-        """How many shards we own, those being recovered included."""
-        return len(self._holdings.epochs)
-
-    def epochs(self) -> Mapping[int, int]:
-        """Return a copy of what we own, with the epochs; safe from any thread."""
+    def owned(self) -> Mapping[int, int]:
+        """Return the shards that we own, those being recovered included, with their epochs; safe from any thread."""
         return dict(self._holdings.epochs)
 
     @property
@@ -164,6 +159,15 @@ class ControlLoop:
         self._holdings.take(row)
         self._writer.put(Adopt(row))
         self._recovering[row.shard] = self._spawn(self._recover(row))
+
+    def epochs_seen(self, epochs: Mapping[int, int]) -> None:
+        """The database shows these epochs: what is above ours is another's, even if we have nothing to write that would tell us."""
+        for shard, epoch in epochs.items():
+            if epoch > self._holdings.epochs.get(shard, epoch):
+                _log.warning("shard_lost", shard=shard, epoch_now=epoch)
+                self._forget_shard(
+                    shard, NotOwnerError("another coordinator owns the shard now; ask there what was done")
+                )
 
     def _forget_shard(self, shard: int, error: MainspringError) -> None:
         """Drop all that is known of a shard and all that is gathered of it; its callers get the error."""

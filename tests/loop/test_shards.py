@@ -222,3 +222,16 @@ async def test_a_recovery_that_waits_for_the_database_ends_when_its_shard_is_los
             await waiting
         await rig.loop.prove(0)
         assert rig.loop.serving == {0: 3, 1: 1}
+
+
+@story
+async def test_a_shard_that_another_took_is_given_up_though_nothing_is_to_be_written() -> None:
+    async with a_loop() as rig:
+        await rig.take(0, 1)
+        rig.move(0, "rival")
+        rig.loop.epochs_seen({0: 2, 1: 1, 2: 7})
+        assert dict(rig.loop.serving) == {1: 1}
+        with pytest.raises(NotOwnerError):
+            await rig.loop.prove(0)
+        await rig.loop.prove(1)
+        assert not rig.given_up
