@@ -16,7 +16,6 @@ from datetime import timedelta
 from typing import Final, TypeAlias
 
 import orjson
-import yaml
 
 from mainspring.definition import definition_to_json
 from mainspring.durations import parse_duration
@@ -185,6 +184,8 @@ class Workflow:
 
     def to_yaml(self) -> str:
         """Return the definition as YAML."""
+        import yaml  # noqa: PLC0415  (as `definition` loads it: only for whoever asks for YAML)
+
         return yaml.safe_dump(definition_to_json(self.definition()), sort_keys=False, allow_unicode=True)
 
     def _ms(self, value: Duration | None, at: str, node_id: str) -> int:

@@ -17,7 +17,6 @@ from mainspring.json_text import read_json
 from mainspring.limits import definition_bytes_max
 from mainspring.reading import item_path, read_definition
 from mainspring.workflow import ABSENT, Definition, Json, Node, Retry
-from mainspring.yaml_text import NotYamlError, read_yaml
 
 __all__ = [
     "canonical_bytes",
@@ -41,13 +40,24 @@ def parse_definition(text: str | bytes, *, format: Literal["json", "yaml"]) -> D
             f"it has {len(data)} bytes, more than the {definition_bytes_max} allowed; split it into several workflows"
         )
         raise DefinitionError([Problem("TOO_LARGE", message)])
+    return definition_from_json(_json_value(data) if format == "json" else _yaml_value(data))
+
+
+def _json_value(data: bytes) -> object:
     try:
-        value = read_json(data) if format == "json" else read_yaml(data)
+        return read_json(data)
     except json.JSONDecodeError as error:
         raise DefinitionError([Problem("NOT_JSON", f"it is not JSON: {error}")]) from error
+
+
+def _yaml_value(data: bytes) -> object:
+    # Loaded here, because only the command reads YAML, and every process of a cluster would load its parser at its start.
+    from mainspring.yaml_text import NotYamlError, read_yaml  # noqa: PLC0415
+
+    try:
+        return read_yaml(data)
     except NotYamlError as error:
         raise DefinitionError([Problem("NOT_YAML", f"it is not YAML that can be read: {error}")]) from error
-    return definition_from_json(value)
 
 
 def definition_from_json(value: object) -> Definition:
