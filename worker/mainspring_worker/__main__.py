@@ -1,15 +1,16 @@
 """`python -m mainspring_worker`, also `mainspring worker`: import executors, attach to a cluster, run what it assigns."""
 
+import argparse
 import asyncio
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Final
+from contextlib import AsyncExitStack
+from typing import Final
 
 import orjson
 import structlog
-import typer
 import uvloop
 
 from mainspring.errors import MainspringError, SettingsError
@@ -18,11 +19,10 @@ from mainspring.logs import configure_logs
 from mainspring.settings import WorkerSettings
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import Executor, registry
-from mainspring_worker.probes import WorkerProbes
 from mainspring_worker.worker import RefusedError, Worker
 
 _log: Final = structlog.get_logger(__name__)
-_epilog: Final = "Example: mainspring worker --import mypkg.tasks --slots 50 --label zone=a"
+_unusable: Final = 2
 
 
 def import_modules(modules: Sequence[str]) -> None:
@@ -57,8 +57,48 @@ def say(event: str, **facts: object) -> None:
     sys.stdout.flush()
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mainspring worker",
+        description="Run executors for a cluster.",
+        epilog="Example: mainspring worker --import mypkg.tasks --slots 50 --label zone=a",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        required=True,
+        help="A module whose import registers executors; repeatable.",
+    )
+    add("--slots", metavar="N", help="How many nodes run at once (MAX_CONCURRENT_NODES, 50).")
+    add(
+        "--label",
+        dest="labels",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="What nodes can require; repeatable.",
+    )
+    add("--name", help="The worker's name (ENGINE_INSTANCE_ID).")
+    add("--zone", default="", help="The zone that it runs in.")
+    add("--address", help="Coordinators, host:port[,…] (MAINSPRING_ADDRESS).")
+    add("--http-port", metavar="PORT", help="Port of /health, /ready, /metrics; 0: none (HTTP_PORT).")
+    add("--drain", metavar="SECONDS", type=_seconds, default=30, help="What running nodes get at SIGTERM (30).")
+    add("--config", metavar="FILE", help="A TOML file with settings (MAINSPRING_CONFIG).")
+    return parser
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds")
+    return int(text)
+
+
 async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[str, Executor]) -> None:
-    """Run a worker with its probes until it is told to stop."""
+    """Run a worker, with its probes where a port is set, until it is told to stop."""
     told = False
 
     def attached(coordinator: str, address: str) -> None:
@@ -67,68 +107,63 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
             told = True
             say("attached", worker=config.name, coordinator=coordinator, address=address)
 
-    probes = WorkerProbes(settings.engine_instance_id)
-    worker = Worker(config, executors, on_attached=attached, on_ended=probes.attempt_ended)
-    worker.stop_on_signals()
-    async with probes.serving(worker, settings.http_host, settings.http_port):
+    async with AsyncExitStack() as stack:
+        if settings.http_port:
+            # Loaded here, because most workers serve no probes, and the HTTP server is a quarter of what a start costs.
+            from mainspring_worker.probes import WorkerProbes  # noqa: PLC0415
+
+            probes = WorkerProbes(settings.engine_instance_id)
+            worker = Worker(config, executors, on_attached=attached, on_ended=probes.attempt_ended)
+            await stack.enter_async_context(probes.serving(worker, settings.http_host, settings.http_port))
+        else:
+            worker = Worker(config, executors, on_attached=attached)
+        worker.stop_on_signals()
         await worker.run()
 
 
-def main(
-    modules: Annotated[
-        list[str], typer.Option("--import", help="A module whose import registers executors; repeatable.")
-    ],
-    slots: Annotated[int | None, typer.Option(help="How many nodes run at once (MAX_CONCURRENT_NODES, 50).")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="name=value, which nodes can require; repeatable.")] = None,
-    name: Annotated[str | None, typer.Option(help="The worker's name (ENGINE_INSTANCE_ID).")] = None,
-    zone: Annotated[str, typer.Option(help="The zone that it runs in.")] = "",
-    address: Annotated[str | None, typer.Option(help="Coordinators, host:port[,…] (MAINSPRING_ADDRESS).")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port of /health, /ready, /metrics; 0: none.")] = None,
-    drain: Annotated[int, typer.Option(min=0, help="Seconds that running nodes get at SIGTERM.")] = 30,
-    config: Annotated[str | None, typer.Option(help="A TOML file with settings (MAINSPRING_CONFIG).")] = None,
-) -> None:
-    """Run executors for a cluster."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; return the exit status: 0, or 2 for what the worker cannot start with and when the cluster refuses it."""
+    given = _parser().parse_args(arguments)
     try:
         settings = WorkerSettings.load(
             {
-                "MAX_CONCURRENT_NODES": slots,
-                "ENGINE_INSTANCE_ID": name,
-                "MAINSPRING_ADDRESS": address,
-                "HTTP_PORT": http_port,
-                "MAINSPRING_CONFIG": config,
+                "MAX_CONCURRENT_NODES": given.slots,
+                "ENGINE_INSTANCE_ID": given.name,
+                "MAINSPRING_ADDRESS": given.address,
+                "HTTP_PORT": given.http_port,
+                "MAINSPRING_CONFIG": given.config,
             }
         )
         configure_logs(settings.log_level)
-        import_modules(modules)
+        import_modules(given.modules)
         executors = dict(registry.chosen(settings.supported_executors))
-        worker_config = WorkerConfig(
+        config = WorkerConfig(
             name=settings.engine_instance_id,
             addresses=settings.addresses,
             slots=settings.max_concurrent_nodes,
             workflows_max=settings.max_concurrent_workflows,
             host=settings.hostname,
-            zone=zone,
-            labels=parse_labels(label or []),
+            zone=given.zone,
+            labels=parse_labels(given.labels),
             heartbeat_interval_ms=settings.heartbeat_interval_ms,
             failure_detection_timeout_ms=settings.failure_detection_timeout_ms,
             load_report_interval_ms=settings.load_report_interval_ms,
-            drain_ms=drain * 1_000,
+            drain_ms=given.drain * 1_000,
             keepalive=settings.keepalive,
-            modules=modules,
+            modules=given.modules,
             processes=min(settings.max_concurrent_nodes, os.cpu_count() or 1),
             http_port=settings.http_port,
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings, worker_config, executors))
+            runner.run(serve(settings, config, executors))
     except RefusedError as error:
-        typer.echo(f"mainspring: the cluster refuses this worker: {error}", err=True)
-        raise typer.Exit(2) from error
+        sys.stderr.write(f"mainspring: the cluster refuses this worker: {error}\n")
+        return _unusable
     except MainspringError as error:
-        typer.echo(f"mainspring: {error}", err=True)
-        raise typer.Exit(2) from error
+        sys.stderr.write(f"mainspring: {error}\n")
+        return _unusable
+    return 0
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command(epilog=_epilog)(main)
-    app()
+    sys.exit(main())

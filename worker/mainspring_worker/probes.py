@@ -63,10 +63,7 @@ class WorkerProbes:
 
     @asynccontextmanager
     async def serving(self, worker: Worker, host: str, port: int) -> AsyncIterator[None]:
-        """Serve while the block runs; port 0: not at all. `SettingsError` when the port is taken."""
-        if not port:
-            yield
-            return
+        """Serve while the block runs. `SettingsError` when the port is taken."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
