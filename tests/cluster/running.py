@@ -13,7 +13,7 @@ from mainspring_client.child import Child
 from mainspring_client.dev import is_ready
 from mainspring_coordinator.store.schema import upgrade
 from tests.cluster.effects import Effects
-from tests.servers.process import free_port
+from tests.servers.ports import free_port
 
 _root: Final = Path(__file__).parents[2]
 _poll_s: Final = 0.02

@@ -9,7 +9,7 @@ import pytest
 from mainspring_client import NodeStatus
 from tests.cluster.flows import chain
 from tests.cluster.running import RealCluster, eventually
-from tests.servers.process import free_port
+from tests.servers.ports import free_port
 
 
 def test_a_node_that_no_worker_can_run_waits_and_says_so_until_one_can(file_url: str, tmp_path: Path) -> None:

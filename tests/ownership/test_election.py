@@ -19,7 +19,7 @@ from mainspring_coordinator import election as election_module
 from mainspring_coordinator.store.schema import upgrade
 from tests.ownership.recorder import Coordinator
 from tests.servers.mariadb import MariadbServer
-from tests.servers.process import free_port
+from tests.servers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,6 +17,8 @@ from urllib.parse import quote
 import pymysql
 from pymysql.connections import Connection
 
+from tests.servers.ports import free_port
+
 start_s_max: Final = 60
 stop_s_max: Final = 30
 _poll_s: Final = 0.05
@@ -156,13 +158,6 @@ class PrivateServer:
             f"CREATE USER '{_user}'@'127.0.0.1' IDENTIFIED BY '{_password}'",
             f"GRANT ALL ON *.* TO '{_user}'@'127.0.0.1'",
         )
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(path: Path) -> bool:

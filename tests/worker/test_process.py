@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from mainspring.v1 import worker_pb2 as wire
+from tests.servers.ports import free_port
 from tests.worker.scripted import Coordinator, Session, coordinators, until
 
 root = Path(__file__).parents[2]
@@ -295,9 +296,3 @@ def listens(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
