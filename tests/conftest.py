@@ -1,5 +1,6 @@
 """Servers for all tests: private ones, started when the first test asks, stopped at the end."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,9 @@ settings.load_profile("untimed")  # a busy machine is no failure; what fails pri
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "chaos: random deaths of all parts; `make test-chaos`, see docs/testing.md")
     config.addinivalue_line("markers", "mysql: needs a real MySQL server; skipped with one line where none can be had")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So is it in the background of a shell script, and all processes would inherit it: those that a test interrupts, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

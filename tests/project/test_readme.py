@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,6 +42,15 @@ def commands() -> list[list[str]]:
     inline = re.findall(r"`(mainspring [^`]+)`", text)
     parts = [part for line in [*fenced, *inline] for part in line.split("#")[0].split("&&")]
     return [words for part in parts if (words := shlex.split(part)) and words[0] == "mainspring"]
+
+
+@cache
+def help_of(*path: str) -> str:
+    """Return what a command's `--help` shows."""
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    done = subprocess.run([*mainspring, *path, "--help"], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_the_first_workflow_has_at_most_20_lines() -> None:
@@ -91,8 +101,6 @@ def test_the_lines_for_ones_own_mysql_are_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_that_a_document_shows_exists_with_its_options(words: list[str]) -> None:
     path = [word for word in words[1:3] if re.fullmatch(r"[a-z]+", word)] if words[1:2] == ["db"] else words[1:2]
-    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
-    done = subprocess.run([*mainspring, *path, "--help"], env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    missing = [word for word in words if word.startswith("--") and word.split("=")[0] not in done.stdout]
+    shown = help_of(*path)
+    missing = [word for word in words if word.startswith("--") and word.split("=")[0] not in shown]
     assert missing == []

@@ -4,6 +4,7 @@ From the system, if `mysqld` there is MySQL. Otherwise, as root on a system with
 cache, run by chroot; that takes half a minute the first time.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -115,10 +116,18 @@ def _chroot() -> Path | None:
     if _system_server() is not None:
         return None
     folder = _chroot_folder()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with Path(f"{folder}.lock").open("wb") as lock:
+        # Of the processes that run tests one makes it, and the others wait; the lock goes with whoever holds it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _make_chroot(folder)
+    return folder
+
+
+def _make_chroot(folder: Path) -> None:
     if not (folder / "usr/sbin/mysqld").exists():
         if reason := MysqlServer.missing():
             raise ServerError(reason)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         # Made beside and renamed, so that a bootstrap that was interrupted is never taken for a whole one.
         with tempfile.TemporaryDirectory(prefix="mysql-sid-", dir=folder.parent, ignore_cleanup_errors=True) as beside:
             command = ["debootstrap", "--variant=minbase", "--include=mysql-server-core", "sid", f"{beside}/root"]
@@ -128,4 +137,3 @@ def _chroot() -> Path | None:
             if done.returncode != 0:
                 raise ServerError(f"debootstrap failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
             Path(f"{beside}/root").rename(folder)
-    return folder
