@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PY := .venv/bin/python
 PYTHON ?= python3
+# How many processes `make test` runs tests in. One more than the usual two cores, because many tests wait for processes.
+JOBS ?= 3
 PROTOS := protos/mainspring/v1
 GENERATED := common/mainspring/v1
 ARGS ?=
@@ -25,7 +27,7 @@ demo: .venv/.installed-demo  ## Clean up real calendars on an embedded cluster, 
 
 test: env  ## Run all tests (ARGS="-k name" for some); gets a MariaDB server when none is there
 	@.ci/mariadb
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-mysql: env  ## Run the tests that need a real MySQL server
 	@$(PY) -m pytest -m mysql $(ARGS)
