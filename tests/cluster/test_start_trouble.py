@@ -85,12 +85,17 @@ def test_a_second_coordinator_that_wants_to_be_alone_is_refused(mariadb_url: str
     asyncio.run(play())
 
 
-def test_a_worker_with_a_wrong_address_says_whom_it_cannot_reach(file_url: str, tmp_path: Path) -> None:
+def test_a_worker_with_a_wrong_address_says_whom_it_cannot_reach_and_goes_on_trying(
+    file_url: str, tmp_path: Path
+) -> None:
     async def play() -> None:
         async with RealCluster(file_url, tmp_path) as cluster:
             address = f"127.0.0.1:{free_port()}"
             worker = await cluster.spawn_worker("w1", MAINSPRING_ADDRESS=address)
-            assert "stream_lost" in await worker.said(address)
+            warning = await worker.said("coordinator_unreachable", '"level": "warning"')
+            assert address in warning
+            assert "MAINSPRING_ADDRESS" in warning
+            assert not worker.exited.done()
             worker.ask_to_end()
             assert await worker.exited == 0
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from mainspring.dial import Keepalive
-from mainspring.limits import reconnect_delay_ms_max
+from mainspring.limits import reconnect_delay_ms_max, unreachable_warning_interval_ms
 from mainspring.retry import full_jitter_ms
 from mainspring.v1 import worker_pb2 as wire
 from mainspring_worker.stream import Host, Stream
@@ -113,6 +113,8 @@ class Links:
 
     async def _keep(self, address: str) -> None:
         failures = 0
+        loop = asyncio.get_running_loop()
+        warn_from = loop.time()
         while not self._closing and address in self._wanted():
             self._last_session += 1
             timings = self._timings
@@ -130,6 +132,9 @@ class Links:
                 _log.error("stream_failed", address=address, exc_info=error)
             finally:
                 self._leave(stream)
+            if stream.failure and loop.time() >= warn_from and not self._closing:
+                warn_from = loop.time() + unreachable_warning_interval_ms / 1_000
+                self._warn(address, stream.failure)
             if stream.goodbye is not None:
                 self._owner.heard_goodbye(stream, stream.goodbye)
             # Only one that lasted shows that its coordinator is well; one that drops us at once must not be stormed.
@@ -141,6 +146,13 @@ class Links:
         del self._keepers[address]
         # It was not wanted while it waited; that may have changed meanwhile.
         self.dial()
+
+    def _warn(self, address: str, problem: str) -> None:
+        if address in self._addresses:
+            next_step = "start a coordinator there, or set MAINSPRING_ADDRESS (--address) to where one serves gRPC"
+        else:
+            next_step = "the cluster names it: open the network to it, or set its coordinator's ADVERTISE_HOST to a host in reach"
+        _log.warning("coordinator_unreachable", address=address, problem=problem, next_step=next_step)
 
     def _leave(self, stream: Stream) -> None:
         if self.attached.pop(stream.session, None) is not None:

@@ -58,6 +58,8 @@ class Stream:
         """Our own, as this stream's Hello said."""
         self.goodbye: wire.Goodbye | None = None
         """What it said when it ended the stream by intent."""
+        self.failure = ""
+        """Why no coordinator has taken us in, once that is known; empty for a refusal, which is its Goodbye."""
         self.last_seq_seen = 0
         self.pong = 0
         """The coordinator's ping that came last."""
@@ -88,7 +90,10 @@ class Stream:
             self._call = FleetServiceStub(channel).Attach()
             await self._serve(self._call)
         except grpc.aio.AioRpcError as error:
-            _log.info("stream_lost", address=self.address, code=error.code().name, details=error.details())
+            if self.incarnation:
+                _log.info("stream_lost", address=self.address, code=error.code().name, details=error.details())
+            else:
+                self.failure = f"{error.code().name}: {error.details()}"
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
@@ -119,10 +124,11 @@ class Stream:
         await call.write(wire.AttachRequest(seq=1, hello=hello))
         first = await call.read()
         if not isinstance(first, wire.AttachResponse):
-            await call.code()
+            self.failure = f"the stream ended before a welcome, with {(await call.code()).name}"
             return
         self._take(first)
         if self.goodbye is not None or not first.HasField("welcome"):
+            self.failure = "" if self.goodbye is not None else "its first message was no welcome"
             call.cancel()
             return
         welcome = first.welcome
@@ -199,7 +205,7 @@ class Stream:
             self.goodbye = message.goodbye
 
     def _no_welcome(self) -> None:
-        _log.warning("no_welcome", address=self.address, seconds=hello_wait_ms_max / 1_000)
+        self.failure = f"no welcome within {hello_wait_ms_max / 1_000:g} s"
         self.abort()
 
     def _watch(self) -> None:
