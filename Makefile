@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PY := .venv/bin/python
 PYTHON ?= python3
-# How many processes `make test` runs tests in. One more than the usual two cores, because many tests wait for processes.
+# How many processes `make test` and `make wheel` run tests in. One more than the usual two cores, because many tests wait for processes.
 JOBS ?= 3
 PROTOS := protos/mainspring/v1
 GENERATED := common/mainspring/v1
@@ -43,7 +43,7 @@ lint: env  ## Check the style of Python, of the shell scripts' syntax and of the
 	@for script in .ci/*; do bash -n "$$script" || exit 1; done
 
 types: env  ## Check the types with mypy and pyright
-	@$(PY) -m mypy; mypy=$$?; PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright && exit $$mypy
+	@$(PY) -m mypy & PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright; pyright=$$?; wait $$! && exit $$pyright
 
 imports: env  ## Check who may import whom, and that the engine is pure
 	@.venv/bin/lint-imports
@@ -56,7 +56,7 @@ verify: protos  ## Check that the generated files are up to date
 	@git diff --exit-code --stat -- $(GENERATED) || { echo "the files above were not generated from $(PROTOS); commit what 'make protos' wrote" >&2; exit 1; }
 
 wheel: env  ## Build the wheel and test it in an environment of its own
-	@.ci/wheel
+	@JOBS=$(JOBS) .ci/wheel
 
 check: lint types imports verify wheel test  ## All of the checks and all tests
 

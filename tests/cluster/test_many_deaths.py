@@ -28,6 +28,7 @@ async def keep_loaded(client: Client, over: asyncio.Event) -> dict[str, object]:
 
 
 @pytest.mark.chaos
+@pytest.mark.long
 def test_nothing_acknowledged_is_lost_over_many_deaths(own_mariadb: MariadbServer, tmp_path: Path) -> None:
     seed = int(os.environ.get(seed_setting, "0")) or random.SystemRandom().randrange(1, 2**31)
     print(f"{seed_setting}={seed}")
