@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import orjson
 
+from mainspring import limits
 from mainspring.definition import definition_from_json
 from mainspring.errors import Failure
 from mainspring.ids import shard_of
 from mainspring.workflow import Definition
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, Assign, Effect, Store
+from mainspring_coordinator.engine.effects import Answer, Assign, Effect, ReportBacklog, Store
 from mainspring_coordinator.engine.events import (
     Cancel,
     CreditSet,
@@ -70,6 +71,8 @@ class Rig:
         self.effects: list[Effect] = []
         self.rows: list[Row] = []
         self.workers: dict[int, Worker] = {}
+        self.backlogged: set[int] = set()
+        """Sessions that were told last that something waits for them."""
         self._session = 0
         self._token = 0
         self.epoch = epoch
@@ -91,6 +94,8 @@ class Rig:
                 worker = self.workers[effect.session]
                 worker.running[effect.shard, effect.assignment] = effect
                 worker.seen = max(worker.seen, effect.ordinal)
+            elif isinstance(effect, ReportBacklog):
+                (self.backlogged.add if effect.waiting else self.backlogged.discard)(effect.session)
         self.engine.cut()
         self.check()
         return effects
@@ -217,6 +222,8 @@ class Rig:
             assert (worker.session in state.roomy) == (state.room(worker) > 0)
             bound = worker.attached and not worker.draining and not self.adopts
             assert not bound or worker.credit - state.room(worker) <= worker.slots
+        awaited = {session for ready in state.ready.waiting.values() for session in ready.eligible}
+        assert (self.backlogged & set(state.workers)) == awaited or len(awaited) > limits.backlogged_workers_max
         for shard in state.shards.values():
             for workflow in shard.workflows.values():
                 pending = sum(NodeStatus(s) not in _terminal for s in workflow.statuses)

@@ -223,17 +223,6 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
 def _report_backlog(turn: Turn) -> None:
     """Tell workers when what waits for them turned from empty to not empty or back; each is told of a change once."""
     state = turn.state
-    if not state.ready.waiting and not state.backlogged:
-        return
-    waiting: dict[int, int] = {}
-    for ready in state.ready.waiting.values():
-        for session in ready.eligible:
-            waiting[session] = waiting.get(session, 0) + ready.count
-    for session in [session for session in state.backlogged if session not in waiting]:
-        state.backlogged.discard(session)
+    for session, waiting in state.backlog.changes(state.ready):
         if session in state.workers:
-            turn.emit(ReportBacklog(session, 0))
-    for session, count in waiting.items():
-        if session not in state.backlogged and len(state.backlogged) < limits.backlogged_workers_max:
-            state.backlogged.add(session)
-            turn.emit(ReportBacklog(session, count))
+            turn.emit(ReportBacklog(session, waiting))

@@ -29,7 +29,7 @@ from mainspring_coordinator.engine.events import (
     WorkerDraining,
 )
 from mainspring_coordinator.engine.rows import IncarnationLost, ProgressSaved
-from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState
+from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Turn
@@ -69,7 +69,8 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
     state.sessions[event.incarnation] = event.session
     state.names[event.name] = event.incarnation
     for ready in state.ready.classes.values():
-        ready.eligible = state.eligible_sessions(ready.key)
+        if runs(worker, ready.key):
+            state.backlog.join(ready, worker.session)
     turn.emit(Welcomed(event.session))
 
 
@@ -280,8 +281,7 @@ def _workflow_of(turn: Turn, assignment: Assignment) -> WorkflowState:
 def _leave_classes(turn: Turn, worker: WorkerState) -> None:
     turn.state.roomy.discard(worker.session)
     for ready in turn.state.ready.classes.values():
-        if worker.session in ready.eligible:
-            ready.eligible.remove(worker.session)
+        turn.state.backlog.leave(ready, worker.session)
 
 
 def _remove(turn: Turn, worker: WorkerState) -> None:

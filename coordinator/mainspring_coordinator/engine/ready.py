@@ -35,8 +35,10 @@ class ReadyClass:
     key: ClassKey
     waiting: dict[WorkflowKey, deque[Item]] = field(default_factory=dict[WorkflowKey, deque[Item]])
     count: int = 0
-    eligible: list[int] = field(default_factory=list[int])
-    """Sessions that can run it, whether they have room or not; kept by the fleet."""
+    eligible: dict[int, None] = field(default_factory=dict[int, None])
+    """Sessions that can run it, whether they have room or not, in the order in which they came; kept by the fleet."""
+    reported: bool = False
+    """At the last report something waited in it."""
 
 
 class ReadyQueue:
@@ -51,13 +53,15 @@ class ReadyQueue:
         """Every class that is known."""
         self.waiting: dict[ClassKey, ReadyClass] = {}
         """Those in which something waits."""
+        self.turned: dict[ClassKey, ReadyClass] = {}
+        """Those that became empty or not empty since the last report."""
 
     def push(
         self,
         key: ClassKey,
         workflow: WorkflowKey,
         item: Item,
-        eligible: Callable[[ClassKey], list[int]],
+        eligible: Callable[[ClassKey], dict[int, None]],
         *,
         first: bool = False,
     ) -> None:
@@ -67,7 +71,7 @@ class ReadyQueue:
             ready = self.classes.get(key)
             if ready is None:
                 ready = self._add_class(key, eligible)
-            self.waiting[key] = ready
+            self.waiting[key] = self.turned[key] = ready
         items = ready.waiting.get(workflow)
         if items is None:
             items = ready.waiting[workflow] = deque()
@@ -110,7 +114,7 @@ class ReadyQueue:
         """Return how many items wait; a `map` node counts as one."""
         return sum(ready.count for ready in self.waiting.values())
 
-    def _add_class(self, key: ClassKey, eligible: Callable[[ClassKey], list[int]]) -> ReadyClass:
+    def _add_class(self, key: ClassKey, eligible: Callable[[ClassKey], dict[int, None]]) -> ReadyClass:
         if len(self.classes) - len(self.waiting) >= idle_classes_max:
             self.classes = dict(self.waiting)
         ready = self.classes[key] = ReadyClass(key, eligible=eligible(key))
@@ -120,3 +124,4 @@ class ReadyQueue:
         ready.count -= by
         if not ready.waiting:
             del self.waiting[ready.key]
+            self.turned[ready.key] = ready

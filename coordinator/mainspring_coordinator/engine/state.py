@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mainspring import limits
+from mainspring_coordinator.engine.backlog import Backlog
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.events import Event
 from mainspring_coordinator.engine.plan import Plan
@@ -200,8 +201,7 @@ class State:
     cuts: int = 0
     refused_results: int = 0
     """How many late results were refused."""
-    backlogged: set[int] = field(default_factory=set[int])
-    """Sessions that were told that something waits for them."""
+    backlog: Backlog = field(default_factory=Backlog)
     rotation: int = 0
     """For strategies that take turns."""
 
@@ -242,9 +242,10 @@ class State:
         else:
             self.roomy.discard(worker.session)
 
-    def eligible_sessions(self, key: ClassKey) -> list[int]:
+    def eligible_sessions(self, key: ClassKey) -> dict[int, None]:
         """Return the sessions of attached workers that have what a class asks for."""
-        return [worker.session for worker in self.workers.values() if worker.attached and runs(worker, key)]
+        able = (worker for worker in self.workers.values() if worker.attached and not worker.draining)
+        return {worker.session: None for worker in able if runs(worker, key)}
 
     def room(self, worker: WorkerState) -> int:
         """Return how many more assignments a worker may get now."""
