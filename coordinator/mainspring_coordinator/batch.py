@@ -5,7 +5,7 @@ database refuses a workflow's rows, what belongs to it leaves both the batch in 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mainspring import limits
 from mainspring_coordinator.engine.effects import (
@@ -20,6 +20,7 @@ from mainspring_coordinator.engine.effects import (
     Store,
 )
 from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, Row, WorkflowInserted
+from mainspring_coordinator.store.protocol import ExistingWorkflow
 
 OutwardEffect = Effect
 """Every effect but `Store`."""
@@ -32,6 +33,22 @@ def needs_proof(effect: Effect) -> bool:
     if isinstance(effect, Ack):
         return effect.disposition is Disposition.STALE
     return isinstance(effect, Stop)
+
+
+def answered(
+    dropped: Sequence[Effect], existing: Mapping[str, ExistingWorkflow]
+) -> tuple[list[Answer], list[Effect]]:
+    """Return, of what was said of workflows whose ids the database has, the answers to submits as it has them, and all the rest."""
+    answers: list[Answer] = []
+    others: list[Effect] = []
+    for effect in dropped:
+        if isinstance(effect, Answer) and effect.digest:
+            found = existing[effect.workflow_id]
+            code = AnswerCode.OK if effect.digest == found.digest else AnswerCode.ALREADY_EXISTS
+            answers.append(replace(effect, code=code, status=found.status, created=False))
+        else:
+            others.append(effect)
+    return answers, others
 
 
 @dataclass(slots=True)

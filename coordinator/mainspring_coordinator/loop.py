@@ -19,10 +19,10 @@ import structlog
 from mainspring import limits
 from mainspring.errors import BusyError, MainspringError, NotOwnerError, UnavailableError
 from mainspring_coordinator.alarm import Alarm
-from mainspring_coordinator.batch import Gathered
+from mainspring_coordinator.batch import Gathered, answered
 from mainspring_coordinator.delivery import Delivery, Notify, checked
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, AnswerCode, LoadOutputs
+from mainspring_coordinator.engine.effects import Answer, LoadOutputs
 from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowAbsent, WorkflowEvicted
 from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.status import NodeStatus
@@ -402,8 +402,8 @@ class ControlLoop:
         assert batch is not None
         if written.lost:
             self._lose(batch, written.lost)
-        for existing in written.existing.values():
-            self._existed(batch, existing)
+        if written.existing:
+            self._existed(batch, written.existing)
         for workflow_id, reason in written.poisoned.items():
             self._evict(batch, workflow_id, reason)
         if not self._fresh():
@@ -429,24 +429,21 @@ class ControlLoop:
             if self._holdings.epochs.get(shard) == batch.fenced.get(shard):
                 self._forget_shard(shard, error)
 
-    def _existed(self, batch: Gathered, existing: ExistingWorkflow) -> None:
-        """A submitted id was in the database: answer from there, and forget the tentative workflow."""
-        inserted = (row for row in batch.rows if isinstance(row, WorkflowInserted))
-        row = next((row for row in inserted if row.workflow_id == existing.workflow_id), None)
-        if row is None:
-            return  # its shard was lost in the same write
-        same = row.digest == existing.digest
-        code = AnswerCode.OK if same else AnswerCode.ALREADY_EXISTS
-        dropped = [
-            *batch.drop_workflows({existing.workflow_id}),
-            *self._gathering.drop_workflows({existing.workflow_id}),
-        ]
-        answers = [effect for effect in dropped if isinstance(effect, Answer)]
-        batch.outward += [Answer(a.token, a.shard, a.workflow_id, code, existing.status) for a in answers if a.created]
-        busy = UnavailableError("the workflow's id was being looked up; try again")
-        self._delivery.refuse([effect for effect in answers if not effect.created], busy)
-        if self._holdings.epochs.get(row.shard) == batch.fenced.get(row.shard):
-            self._step(SubmitExisted(row.shard, existing.workflow_id, existing.digest, existing.status))
+    def _existed(self, batch: Gathered, existing: Mapping[str, ExistingWorkflow]) -> None:
+        """Submitted ids were in the database: answer from there, and forget the tentative workflows."""
+        # Those of a shard that was lost in the same write are not among the rows any more.
+        inserted = [row for row in batch.rows if isinstance(row, WorkflowInserted) and row.workflow_id in existing]
+        found = {row.workflow_id: existing[row.workflow_id] for row in inserted}
+        error = UnavailableError("the workflow's id was being looked up; try again")
+        for gathered in (batch, self._gathering):
+            # Each answer stays in the batch that it came with, whose proof is not older than its call.
+            answers, others = answered(gathered.drop_workflows(set(found)), found)
+            gathered.outward += answers
+            self._delivery.refuse(others, error)
+        for row in inserted:
+            if self._holdings.epochs.get(row.shard) == batch.fenced.get(row.shard):
+                one = found[row.workflow_id]
+                self._step(SubmitExisted(row.shard, row.workflow_id, one.digest, one.status))
 
     def _evict(self, batch: Gathered, workflow_id: str, reason: str) -> None:
         """The database refused a workflow's rows: its event fails, and the workflow is loaded anew."""

@@ -115,6 +115,35 @@ async def test_an_id_that_the_database_has_is_answered_from_there() -> None:
 
 
 @story
+async def test_each_submit_of_an_id_that_the_database_has_is_answered_from_there_whatever_batch_it_came_in() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach()
+        name = rig.name(0)
+        await rig.submit(one, name)
+        rig.loop.post(Results(session, [done((await outbox.wait_for(Assign))[0])]))
+        await outbox.wait_for(Ack)
+        rig.gate.shut()
+        callers = [rig.submit(one, name, digest) for digest in (b"d" * 32, b"d" * 32, b"e" * 32)]
+        await rig.gate.reached()
+        # While the commit that will find it is under way.
+        callers += [rig.submit(one, name, digest) for digest in (b"d" * 32, b"e" * 32)]
+        reader = rig.read(name)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        writes = len(rig.observer.writes)
+        rig.gate.open()
+        answers = [await caller for caller in callers]
+        same, other = AnswerCode.OK, AnswerCode.ALREADY_EXISTS
+        assert [answer.code for answer in answers] == [same, same, other, same, other]
+        assert {(answer.created, answer.status) for answer in answers} == {(False, WorkflowStatus.SUCCEEDED)}
+        assert len(rig.observer.writes) == writes + 2, "those that came later are proven later"
+        with pytest.raises(UnavailableError, match="looked up"):
+            await reader
+        assert rig.loop.open_workflows == 0
+
+
+@story
 async def test_of_two_submits_of_one_id_in_one_batch_one_creates_it() -> None:
     async with a_loop() as rig:
         await rig.take(0)

@@ -209,6 +209,8 @@ class Answer:
     message: str = ""
     claims: bool = True
     """The client will be told something of it, so that it must be proven current."""
+    digest: bytes = b""
+    """Of a submit: what it asked for, should the database turn out to have the id already."""
 
 
 @dataclass(frozen=True, slots=True)

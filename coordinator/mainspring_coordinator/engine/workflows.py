@@ -28,7 +28,7 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
     known = shard.workflows.get(event.workflow_id)
     if known is not None:
         code = AnswerCode.OK if known.digest == event.digest else AnswerCode.ALREADY_EXISTS
-        turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, known.status))
+        turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, known.status, digest=event.digest))
         return
     if len(shard.workflows) >= limits.open_workflows_a_shard_max:
         message = f"shard {shard.shard} has {limits.open_workflows_a_shard_max} open workflows; submit again when some have ended"
@@ -64,7 +64,17 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
         )
     )
     turn.state.touch(workflow)
-    turn.emit(Answer(event.token, shard.shard, workflow.id, AnswerCode.OK, workflow.status, created=True))
+    turn.emit(
+        Answer(
+            event.token,
+            shard.shard,
+            workflow.id,
+            AnswerCode.OK,
+            workflow.status,
+            created=True,
+            digest=event.digest,
+        )
+    )
     begin(turn, workflow)
 
 
