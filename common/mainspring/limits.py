@@ -122,6 +122,7 @@ statement_rows_max: Final = 1_000
 loop_slice_ms_max: Final = 20
 open_workflows_a_shard_max: Final = 1_000_000
 recent_results_a_shard_max: Final = 16_384
+deferred_events_a_shard_max: Final = 500  # while its workflows are being read; handled in one go then
 recovery_page_workflows: Final = 200
 recovery_wait_ms_max: Final = 10_000
 cancel_grace_ms: Final = 30_000

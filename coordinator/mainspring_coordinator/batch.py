@@ -35,9 +35,7 @@ def needs_proof(effect: Effect) -> bool:
     return isinstance(effect, Stop)
 
 
-def answered(
-    dropped: Sequence[Effect], existing: Mapping[str, ExistingWorkflow]
-) -> tuple[list[Answer], list[Effect]]:
+def answered(dropped: Sequence[Effect], existing: Mapping[str, ExistingWorkflow]) -> tuple[list[Answer], list[Effect]]:
     """Return, of what was said of workflows whose ids the database has, the answers to submits as it has them, and all the rest."""
     answers: list[Answer] = []
     others: list[Effect] = []

@@ -4,12 +4,23 @@ import random
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mainspring import limits
 from mainspring.errors import Failure
-from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition, Ended, LoadOutputs, Stop
-from mainspring_coordinator.engine.events import Event, OutputsLoaded, ResultItem, Results, ShardReady, ShardTaken
+from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Disposition, Ended, LoadOutputs, Stop
+from mainspring_coordinator.engine.events import (
+    Cancel,
+    Event,
+    OutputsLoaded,
+    Read,
+    ResultItem,
+    Results,
+    ShardReady,
+    ShardTaken,
+)
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -162,6 +173,31 @@ def test_events_about_a_shard_that_is_still_loading_wait_for_it() -> None:
     assert not rig.step(Results(worker.session, (ResultItem(0, 1 << 32, NodeStatus.SUCCEEDED, b"1", None, 0),)))
     effects = rig.step(ShardReady(0))
     assert only(effects, Ack).disposition is Disposition.STALE
+
+
+def test_what_waits_for_a_recovery_has_a_bound_past_which_callers_hear_it_and_workers_say_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "deferred_events_a_shard_max", 2)
+    plan = define([{"id": "a", "executor": "work"}])
+    old = Rig()
+    old.attach()
+    old.submit(plan)
+    new = Rig(epoch=2, own=False)
+    new.step(ShardTaken(0, 2, new.now_us, frozenset()))
+    for token in range(2):
+        assert not new.step(Read(token, 0, "wf"))
+    answer = only(new.step(Cancel(7, 0, "wf", "")), Answer)
+    assert (answer.token, answer.code) == (7, AnswerCode.BUSY)
+    assert "shard 0 is being recovered" in answer.message
+    worker = next(iter(old.workers.values()))
+    worker = new.attach(worker.name, incarnation=worker.incarnation, running=worker.running)
+    item = ResultItem(0, old.running()[0][1].assignment, NodeStatus.SUCCEEDED, b"1", None, 1)
+    assert not new.report(worker, item)
+    for workflow in fold(old.rows, {plan.hash: plan})[0]:
+        new.step(workflow)
+    assert [found.code for found in of(new.step(ShardReady(0)), Answer)] == [AnswerCode.OK] * 2
+    assert only(new.report(worker, item), Ack).disposition is Disposition.RECORDED
 
 
 def test_a_takeover_in_the_middle_of_a_cancel_ends_it() -> None:

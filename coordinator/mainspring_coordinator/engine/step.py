@@ -4,6 +4,7 @@ The host feeds events in the order in which they came, each with a time that nev
 into one batch; when it cuts the batch, it calls `cut`, stores all rows in one transaction, and lets the rest out after the commit.
 """
 
+from mainspring import limits
 from mainspring_coordinator.engine import dispatch, fleet, nodes, recovery, workflows
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
@@ -108,7 +109,7 @@ class Engine:
             return
         if not shard.ready or _waits_for_reload(shard, event):
             # What it is about may not be loaded yet; that it is not there would be a lie.
-            shard.deferred.append(event)
+            _defer(turn, shard, event)
             return
         match event:
             case Submit():
@@ -158,6 +159,18 @@ class Engine:
             nodes.settle(turn)
 
 
+def _defer(
+    turn: Turn, shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported | Results
+) -> None:
+    """Let an event wait for what is being loaded, as far as there is room."""
+    if len(shard.deferred) < limits.deferred_events_a_shard_max:
+        shard.deferred.append(event)
+    elif isinstance(event, Submit | Cancel | Read):
+        message = f"shard {shard.shard} is being recovered and {len(shard.deferred)} calls and reports wait for it; try again in a moment"
+        turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
+    # Workers state what they have, and offer results, when the shard is served and with every heartbeat: none of it is lost here.
+
+
 def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
     """Tell whether an event may be about a workflow that is being loaded anew."""
     if isinstance(event, Inventory):
@@ -169,7 +182,7 @@ def _results(turn: Turn, event: Results) -> None:
     for item in event.items:
         shard = turn.state.shards.get(item.shard)
         if shard is not None and (not shard.ready or (shard.reloading and item.assignment not in shard.live)):
-            shard.deferred.append(Results(event.session, (item,)))
+            _defer(turn, shard, Results(event.session, (item,)))
             continue
         fleet.result(turn, event.session, item)
         nodes.settle(turn)
