@@ -115,11 +115,12 @@ drain_ms_default: Final = 30_000
 
 # The loop and the journal
 events_queue_max: Final = 100_000
-batch_rows_max: Final = 20_000
+batch_rows_max: Final = 4_000  # what leaves after its commit takes the loop 3 us a row
 batch_bytes_max: Final = 32 * MIB
 statement_bytes_max: Final = 2 * MIB
 statement_rows_max: Final = 1_000
 loop_slice_ms_max: Final = 20
+step_nodes_max: Final = 500  # what a step of the engine does at 1 to 20 us each; the rest is left to the next ones
 open_workflows_a_shard_max: Final = 1_000_000
 recent_results_a_shard_max: Final = 16_384
 deferred_events_a_shard_max: Final = 500  # while its workflows are being read; handled in one go then

@@ -332,7 +332,7 @@ class ControlLoop:
         self._give_up(reason)
 
     def _run_slice(self) -> None:
-        started_us = self._clock_us()
+        until_us = self._clock_us() + _slice_us
         queue, gathering = self._queue, self._gathering
         # Each post wakes us: without this look a batch would grow by one event each time, and the queue never be full.
         full = self._in_flight is not None and gathering.full
@@ -342,15 +342,17 @@ class ControlLoop:
                 resolve([event])
                 continue
             self._step(event)
-            full = gathering.full or self._clock_us() - started_us > _slice_us
-        due_us = self._engine.next_due_us()
-        if due_us is not None and due_us <= self.now_us():
+            full = gathering.full or self._clock_us() > until_us
+        # A step for an event has done a part of what is due as well; with none there is always one Tick.
+        while not full and self._engine.is_due(self.now_us()):
             self._step(Tick())
+            full = gathering.full or self._clock_us() > until_us
         if self._in_flight is None:
             self._cut()
-        if queue and (self._in_flight is None or not self._gathering.full):
-            self._schedule()
-        self._alarm.set(self._engine.next_due_us(), self.now_us())
+        if self._in_flight is None or not self._gathering.full:
+            if queue or self._engine.busy:
+                self._schedule()
+            self._alarm.set(self._engine.next_due_us(), self.now_us())
 
     def _step(self, event: Event) -> None:
         self._gathering.add(self._engine.step(event, self.now_us()), self._clock_us())
@@ -417,8 +419,8 @@ class ControlLoop:
             self._observer.refused(refused - self._refused_seen)
             self._refused_seen = refused
         self._cut()
-        if self._queue:
-            self._schedule()
+        # Also when nothing is queued: a full batch has held back what is due.
+        self._schedule()
 
     def _lose(self, batch: Gathered, lost: Mapping[int, int]) -> None:
         error = NotOwnerError("another coordinator owns the shard now; ask there what was done")

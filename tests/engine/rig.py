@@ -76,6 +76,8 @@ class Rig:
         self._session = 0
         self._token = 0
         self.epoch = epoch
+        self.at_once = True
+        """What an event leads to is all done in the step that feeds it; else other events may come between its parts."""
         self.adopts = False
         """Shards come with assignments of theirs, so that a worker may have more than its slots until some end."""
         if own:
@@ -86,6 +88,8 @@ class Rig:
     def step(self, event: Event) -> list[Effect]:
         """Feed one event; hand assignments to the fake workers, keep the rows."""
         effects = self.engine.step(event, self.now_us)
+        while self.at_once and self.engine.busy:
+            effects += self.engine.step(Tick(), self.now_us)
         self.effects += effects
         for effect in effects:
             if isinstance(effect, Store):

@@ -24,6 +24,7 @@ from mainspring_coordinator.engine.events import (
     Results,
     ShardReady,
     ShardTaken,
+    Tick,
     WorkerDraining,
 )
 from mainspring_coordinator.engine.ready import next_instance
@@ -33,7 +34,7 @@ from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.shard_loader import collect_output
 from mainspring_coordinator.store.protocol import StoredNode
 from tests.engine.replay import fold
-from tests.engine.rig import SECOND, Rig, Worker, define
+from tests.engine.rig import SECOND, Rig, Worker, define, with_config
 
 plan = define(
     [
@@ -62,7 +63,10 @@ class Run:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.rig = Rig(shards=shards)
+        # Half of the runs do everything in parts, down to a node a step, with other events between them.
+        step_nodes = self.chance.choice([1, 2, 5, 500, 500, 500])
+        self.rig = Rig(shards=shards, config=with_config(step_nodes=step_nodes))
+        self.rig.at_once = step_nodes == 500
         self.rig.adopts = True
         self.submitted = 0
         self.epochs = dict.fromkeys(range(shards), 1)
@@ -109,6 +113,8 @@ class Run:
     def goes_on(self, workflow: WorkflowState) -> bool:
         """Tell whether every part of a workflow that has begun waits for something that will come."""
         state = self.rig.engine.state
+        if self.rig.engine.busy:
+            return True
         if workflow.status is not WorkflowStatus.RUNNING:
             return bool(workflow.live)
         waiting = [
@@ -269,12 +275,14 @@ class Run:
     def heal(self) -> None:
         """Nothing goes wrong any more: everything ends."""
         self.attach("healer")
-        for _ in range(600):
+        for _ in range(3_000):
             while self.wanted:
                 self.load()
             if len(self.ended) == self.submitted:
                 return
-            if self.rig.running():
+            if self.rig.engine.busy:
+                self.step(Tick())
+            elif self.rig.running():
                 self.report()
             else:
                 before = len(self.rig.effects)

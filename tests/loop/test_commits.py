@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -278,3 +279,24 @@ async def test_watchers_are_bound_and_refused_ones_leave_nothing_behind() -> Non
             end()
             end()
         rig.loop.subscribe("wf", lambda effect: None)()
+
+
+@story
+async def test_a_wide_release_gives_the_event_loop_a_turn_after_each_of_its_parts() -> None:
+    width = 3 * limits.step_nodes_max
+    fan = define([{"id": f"n{at}", "executor": "work"} for at in range(width)])
+    async with a_loop() as rig:
+        await rig.take(0)
+        with pytest.MonkeyPatch.context() as patch:
+            # Each look at the clock finds the time of a slice over.
+            ticks = count(step=limits.loop_slice_ms_max * 1_000)
+            patch.setattr(rig.loop, "_clock_us", lambda: next(ticks))
+            caller, name = rig.submit(fan, rig.name(0)), rig.name(0)
+            workflows = rig.loop._engine.state.shards[0].workflows
+            seen: set[int] = set()
+            while width not in seen:
+                await asyncio.sleep(0)
+                if name in workflows:
+                    seen.add(workflows[name].statuses.count(NodeStatus.READY))
+        assert seen == {limits.step_nodes_max * parts for parts in (1, 2, 3)}
+        assert (await caller).created

@@ -27,5 +27,7 @@ class EngineConfig:
     """Share of the worker's assignments in its load."""
     failover: bool = True
     """Off: the work of a lost worker waits for a worker of the same name."""
+    step_nodes: int = limits.step_nodes_max
+    """How many nodes a step of a long act takes on; the rest is left to the steps that follow."""
     payload_cache_bytes: int = limits.payload_cache_bytes_max
     """How many bytes of outputs are kept in memory for nodes that still need them."""

@@ -19,9 +19,11 @@ from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.engine.turn import Turn
 
 
-def dispatch(turn: Turn, strategy: Strategy) -> None:
-    """Assign what can be assigned now."""
+def dispatch(turn: Turn, strategy: Strategy) -> bool:
+    """Assign what can be assigned now, as far as a step may; tell whether more than that can be."""
     state = turn.state
+    # A share of its own, so that an end and what it frees go into one batch whatever else the step did.
+    turn.left = state.config.step_nodes
     again = bool(state.roomy)
     while again:
         again = False
@@ -29,8 +31,12 @@ def dispatch(turn: Turn, strategy: Strategy) -> None:
             _dispatch_class(turn, strategy, ready)
             # A node that failed before it could be assigned may free others, of classes that were looked at already.
             again = again or bool(turn.released)
+            if turn.left <= 0:
+                again = False
+                break
             nodes.settle(turn)
     _report_backlog(turn)
+    return turn.left <= 0
 
 
 def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
@@ -38,7 +44,7 @@ def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
     candidates = {session: candidate_of(state, session) for session in ready.eligible if session in state.roomy}
     # Items that cannot go now (their outputs are being loaded, their shard is not reconciled) must not be met again in this pass.
     passed: set[WorkflowKey] = set()
-    while candidates and ready.count:
+    while candidates and ready.count and turn.left > 0:
         found = _next(state, ready, candidates, passed)
         if found is None:
             return
@@ -47,6 +53,7 @@ def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
         item = state.ready.take(ready, key)
         session = strategy.choose(able, turn.state.rotation)
         state.rotation += 1
+        turn.left -= 1
         if not _assign(turn, workflow, item, session):
             continue
         chosen = candidates[session]

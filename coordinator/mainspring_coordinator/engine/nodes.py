@@ -1,5 +1,8 @@
 """What becomes of nodes: ready, retried, ended; and what their ends release."""
 
+from array import array
+from collections.abc import Iterable
+
 from mainspring import limits
 from mainspring.errors import Failure
 from mainspring.failures import failure_to_json, payload_too_large, schedule_to_start_timeout, worker_lost
@@ -11,7 +14,7 @@ from mainspring_coordinator.engine.rows import AttemptEnded, NodeChanged
 from mainspring_coordinator.engine.state import Assignment, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
-from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.turn import Act, Turn
 
 
 def make_ready(turn: Turn, workflow: WorkflowState, node: int) -> None:
@@ -228,15 +231,40 @@ def settle(turn: Turn) -> None:
     """Let everything that this step released become ready, and end workflows of which nothing is left."""
     while turn.released:
         workflow, node = turn.released.popleft()
-        remaining = workflow.remaining
-        for child in workflow.plan.graph.children_of(node):
-            if workflow.status is not WorkflowStatus.RUNNING:
-                break
-            left = remaining[child] - 1
-            remaining[child] = left
-            if not left:
-                make_ready(turn, workflow, child)
-        workflows.finish_if_done(turn, workflow)
+        children = workflow.plan.graph.children_of(node)
+        if len(children) > turn.left:
+            turn.begin(_free_in_parts(turn, workflow, children))
+        else:
+            turn.left -= len(children)
+            _free(turn, workflow, children)
+            workflows.finish_if_done(turn, workflow)
+
+
+def _free(turn: Turn, workflow: WorkflowState, children: Iterable[int]) -> None:
+    """Let those become ready that waited for nothing but the node that has ended."""
+    remaining = workflow.remaining
+    for child in children:
+        if workflow.status is not WorkflowStatus.RUNNING:
+            return
+        left = remaining[child] - 1
+        remaining[child] = left
+        if not left:
+            make_ready(turn, workflow, child)
+
+
+def _free_in_parts(turn: Turn, workflow: WorkflowState, children: "array[int]") -> Act:
+    """As `_free`, for more than a step may take on. A successor finds the node ended, and so the rest of its children ready."""
+    done = 0
+    while done < len(children):
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return
+        part = children[done : done + turn.left]
+        done += len(part)
+        turn.left -= len(part)
+        _free(turn, workflow, part)
+    workflows.finish_if_done(turn, workflow)
 
 
 def _failed_for_good(turn: Turn, workflow: WorkflowState, node: int, instance: int, failure: Failure) -> None:

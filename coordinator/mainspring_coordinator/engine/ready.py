@@ -7,7 +7,7 @@ so a wide workflow delays a small one by one node, not by all of them.
 An item is (node, instance); a `map` node has a single item whatever its width, whose instance is `next_instance`.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
@@ -33,7 +33,8 @@ class ReadyClass:
     """What waits in one class."""
 
     key: ClassKey
-    waiting: dict[WorkflowKey, deque[Item]] = field(default_factory=dict[WorkflowKey, deque[Item]])
+    waiting: "OrderedDict[WorkflowKey, deque[Item]]" = field(default_factory=OrderedDict[WorkflowKey, deque[Item]])
+    """Ordered, because the first is taken again and again, which leaves a plain dict with ever more holes to look over."""
     count: int = 0
     eligible: dict[int, None] = field(default_factory=dict[int, None])
     """Sessions that can run it, whether they have room or not, in the order in which they came; kept by the fleet."""

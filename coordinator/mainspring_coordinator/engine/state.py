@@ -254,6 +254,11 @@ class State:
         held = self.held.get(worker.incarnation)
         return worker.credit - (len(held.assignments) if held is not None else 0)
 
+    def knows(self, workflow: WorkflowState) -> bool:
+        """Tell whether a workflow is still in memory, and not another one of its id."""
+        shard = self.shards.get(workflow.shard)
+        return shard is not None and shard.workflows.get(workflow.id) is workflow
+
     def remember_recent(self, shard: ShardState, assignment: Assignment) -> None:
         """Keep an assignment's id for a while after its result was recorded."""
         shard.recent[assignment.id] = assignment.workflow_id

@@ -2,7 +2,11 @@
 
 The host feeds events in the order in which they came, each with a time that never goes back. It may gather the effects of many steps
 into one batch; when it cuts the batch, it calls `cut`, stores all rows in one transaction, and lets the rest out after the commit.
+No step takes long: while the engine is `busy`, the host goes on with it by `Tick`, between other events.
 """
+
+from collections import deque
+from contextlib import suppress
 
 from mainspring import limits
 from mainspring_coordinator.engine import dispatch, fleet, nodes, recovery, workflows
@@ -34,7 +38,7 @@ from mainspring_coordinator.engine.events import (
 from mainspring_coordinator.engine.placement import strategy_of
 from mainspring_coordinator.engine.state import ShardState, State
 from mainspring_coordinator.engine.timers import Timer, TimerKind
-from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.turn import Act, Turn
 
 
 class Engine:
@@ -43,19 +47,33 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         self.state = State(config)
         self._strategy = strategy_of(config)
+        self._acts: deque[Act] = deque()
+        self._assigning = False
+        """There was more to assign than the last step might."""
 
     def step(self, event: Event, now_us: int) -> list[Effect]:
         """Take an event in, return what is to be done. `now_us` is database time."""
-        turn = Turn(self.state, now_us)
+        turn = Turn(self.state, now_us, left=self.state.config.step_nodes, acts=self._acts)
         self._fire_due(turn)
         self._handle(turn, event)
         nodes.settle(turn)
-        dispatch.dispatch(turn, self._strategy)
+        self._go_on(turn)
+        self._assigning = dispatch.dispatch(turn, self._strategy)
         return turn.effects
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is left to do at once, which any step does a part of; `Tick` is one."""
+        return self._assigning or bool(self._acts)
+
     def next_due_us(self) -> int | None:
-        """Return when a `Tick` is due at the latest, None if nothing waits for time."""
+        """Return when the earliest deadline is, None if nothing waits for time."""
         return self.state.timers.next_due_us()
+
+    def is_due(self, now_us: int) -> bool:
+        """Tell whether a `Tick` has something to do now."""
+        due_us = self.state.timers.next_due_us()
+        return self.busy or (due_us is not None and due_us <= now_us)
 
     def cut(self) -> list[Changed]:
         """End a batch: return what it changed, a workflow at a time. The next change of a workflow raises its version again."""
@@ -70,8 +88,20 @@ class Engine:
         return changes
 
     def _fire_due(self, turn: Turn) -> None:
-        while (timer := turn.state.timers.pop_due(turn.now_us)) is not None:
+        while turn.left > 0 and (timer := turn.state.timers.pop_due(turn.now_us)) is not None:
+            turn.left -= 1
             _fire(turn, timer)
+            nodes.settle(turn)
+
+    def _go_on(self, turn: Turn) -> None:
+        """Give each act that has not ended a part, in turn, as far as the step may."""
+        for _ in range(len(self._acts)):
+            if turn.left <= 0:
+                return
+            act = self._acts.popleft()
+            with suppress(StopIteration):
+                act.send(turn)
+                self._acts.append(act)
             nodes.settle(turn)
 
     def _handle(self, turn: Turn, event: Event) -> None:

@@ -14,7 +14,7 @@ from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, WorkflowI
 from mainspring_coordinator.engine.state import Assignment, ShardState, WorkflowState, new_workflow_state
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import TimerKind
-from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.turn import Act, Turn
 
 _skip_waiting: Final = bytes(
     NodeStatus.SKIPPED if status in (NodeStatus.WAITING, NodeStatus.READY, NodeStatus.BACKOFF) else status
@@ -84,10 +84,19 @@ def begin(turn: Turn, workflow: WorkflowState) -> None:
         turn.state.timers.set(
             workflow.deadline_at_us, TimerKind.WORKFLOW, shard=workflow.shard, workflow_id=workflow.id
         )
+    turn.begin(_begin_roots(turn, workflow))
+
+
+def _begin_roots(turn: Turn, workflow: WorkflowState) -> Act:
     for node in workflow.plan.graph.roots:
-        nodes.make_ready(turn, workflow, node)
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return
         if workflow.status is not WorkflowStatus.RUNNING:
             return
+        turn.left -= 1
+        nodes.make_ready(turn, workflow, node)
 
 
 def existed(turn: Turn, shard: ShardState, event: SubmitExisted | WorkflowEvicted) -> None:
