@@ -58,6 +58,7 @@ message_bytes_max: Final = 4 * MIB
 message_split_bytes: Final = 2 * MIB
 answer_bytes_max: Final = 20 * MIB
 items_a_message_max: Final = 1_000
+results_an_event_max: Final = 200  # a message with more becomes several, so that each takes the loop 4 ms
 submit_many_items_max: Final = 1_000
 wait_many_ids_max: Final = 10_000
 result_wait_ms_max: Final = 60_000

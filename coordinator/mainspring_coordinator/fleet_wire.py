@@ -92,7 +92,8 @@ def events_of(session: int, request: worker_pb2.AttachRequest, shards_total: int
     if request.inventory:
         events += _inventories(session, request.inventory, shards_total)
     if request.results:
-        events.append(Results(session, _results(request.results, shards_total)))
+        items, most = _results(request.results, shards_total), limits.results_an_event_max
+        events += [Results(session, items[at : at + most]) for at in range(0, len(items), most)]
     if request.progress:
         events += _progress(session, request.progress, shards_total)
     if request.HasField("credit"):

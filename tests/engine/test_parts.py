@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Effect, Ended
-from mainspring_coordinator.engine.events import ShardLost, ShardReady, ShardTaken, Tick
-from mainspring_coordinator.engine.rows import NodeChanged
+from mainspring.errors import Failure
+from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Effect, Ended, Stop
+from mainspring_coordinator.engine.events import Inventory, ShardLost, ShardReady, ShardTaken, Tick
+from mainspring_coordinator.engine.rows import IncarnationLost, NodeChanged, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from tests.engine.replay import fold
-from tests.engine.rig import Rig, define, of, only, rows_of, with_config
+from tests.engine.rig import Rig, Worker, define, of, only, rows_of, with_config
 
 part = 10
 width = 95
@@ -161,3 +162,140 @@ def test_a_shard_that_is_lost_in_the_middle_of_a_release_takes_the_rest_along() 
     rig.step(ShardReady(0))
     assert not of(rig.after(60), Answer)
     assert not rig.engine.state.ready.waiting
+
+
+def running_rig(**config: Any) -> tuple[Rig, Worker]:
+    """Return a rig whose one worker runs a wide workflow as a whole."""
+    rig = new_rig(**config)
+    worker = rig.attach(slots=width)
+    rig.submit(roots)
+    go_on(rig)
+    assert len(rig.running()) == width
+    return rig, worker
+
+
+def changed(steps: list[list[Effect]]) -> list[int]:
+    """Return how many nodes each step changed."""
+    return [len(rows_of(effects, NodeChanged)) for effects in steps]
+
+
+def test_a_cancel_is_stored_with_its_first_stops_and_reaches_the_rest_part_by_part() -> None:
+    rig, worker = running_rig()
+    before = len(rig.effects)
+    assert rig.cancel().status is WorkflowStatus.CANCELLING
+    first = rig.effects[before:]
+    assert [row.status for row in rows_of(first, WorkflowUpdated)] == [WorkflowStatus.CANCELLING]
+    steps = [first, *go_on(rig)]
+    assert changed(steps) == [len(of(effects, Stop)) for effects in steps]
+    assert sum(changed(steps)) == width
+    assert max(changed(steps)) <= part
+    for _, assign in rig.running():
+        rig.end(worker, assign, NodeStatus.CANCELLED)
+    assert only(of(rig.effects, Ended), Ended).status is WorkflowStatus.CANCELLED
+
+
+def test_what_ends_before_a_cancel_has_reached_it_is_recorded_and_not_offered_again() -> None:
+    rig, worker = running_rig()
+    rig.cancel()
+    reached = {stop.assignment for stop in of(rig.effects, Stop)}
+    early = [assign for _, assign in rig.running() if assign.assignment not in reached]
+    assert rows_of(rig.end(worker, early[-1], NodeStatus.SUCCEEDED), NodeChanged)[0].status is NodeStatus.SUCCEEDED
+    effects = rig.end(worker, early[-2], NodeStatus.READY)
+    assert NodeStatus.READY not in {row.status for row in rows_of(effects, NodeChanged)}
+    go_on(rig)
+    for _, assign in rig.running():
+        rig.end(worker, assign, NodeStatus.CANCELLED)
+    assert only(of(rig.effects, Ended), Ended).status is WorkflowStatus.CANCELLED
+    assert len(of(rig.effects, Assign)) == width
+
+
+def test_workers_that_ignore_a_cancel_are_given_up_part_by_part() -> None:
+    rig, _ = running_rig()
+    rig.cancel()
+    go_on(rig)
+    steps = [rig.after(31), *go_on(rig)]
+    assert sum(changed(steps)) == width
+    assert max(changed(steps)) <= part
+    assert of(steps[-1], Ended)
+
+
+def test_a_successor_ends_what_its_predecessor_had_only_begun_to_cancel() -> None:
+    patient = define(
+        [{"id": f"n{at}", "executor": "work", "retry": {"initial": "60s", "jitter": 0}} for at in range(width)]
+    )
+    old = new_rig()
+    worker = old.attach(slots=width)
+    old.submit(patient)
+    go_on(old)
+    for _, assign in old.running()[: width // 2]:
+        old.end(worker, assign, NodeStatus.FAILED, b"", Failure("Busy", "later"))
+    old.cancel()
+    assert old.engine.busy
+    new = Rig(epoch=2, own=False)
+    new.step(ShardTaken(0, 2, new.now_us + 9_000_000, frozenset()))
+    for workflow in fold(old.rows, {patient.hash: patient})[0]:
+        new.step(workflow)
+    new.step(ShardReady(0))
+    heir = new.attach(worker.name, slots=width, incarnation=worker.incarnation, running=worker.running)
+    assert len(of(new.effects, Stop)) == len(heir.running)
+    for _, assign in new.running():
+        new.end(heir, assign, NodeStatus.CANCELLED)
+    assert only(of(new.effects, Ended), Ended).status is WorkflowStatus.CANCELLED
+    last = {row.node: row.status for row in (*old.rows, *new.rows) if isinstance(row, NodeChanged)}
+    assert len(last) == width
+    assert set(last.values()) == {NodeStatus.SKIPPED, NodeStatus.CANCELLED}
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_what_a_worker_leaves_is_offered_again_part_by_part(goodbye: bool) -> None:
+    rig, worker = running_rig()
+    steps = [rig.drop(worker, goodbye=goodbye)]
+    if not goodbye:
+        steps = [rig.after(3)]
+        assert rows_of(steps[0], IncarnationLost)
+    steps += go_on(rig)
+    assert sum(changed(steps)) == width
+    assert max(changed(steps)) <= part
+    rig.attach("w2", slots=width)
+    go_on(rig)
+    assert len(rig.running()) == width
+    assert {row.redeliveries for row in rig.rows if isinstance(row, NodeChanged)} == {0 if goodbye else 1}
+
+
+def test_a_process_that_said_goodbye_and_comes_back_keeps_what_was_not_offered_again_yet() -> None:
+    rig, worker = running_rig()
+    rig.drop(worker, goodbye=True)
+    assert rig.engine.busy
+    back = rig.attach(worker.name, incarnation=worker.incarnation, slots=width, running=worker.running)
+    go_on(rig)
+    live = rig.engine.state.shards[0].live
+    assert len(live) == width
+    assert {assignment.session for assignment in live.values()} == {back.session}
+
+
+def test_what_an_inventory_lacks_is_offered_again_and_what_it_has_too_much_stopped_part_by_part() -> None:
+    rig, worker = running_rig()
+    gone = [number for _, number in worker.running][: width // 2]
+    kept = [number for _, number in worker.running][width // 2 :]
+    worker.running = {key: assign for key, assign in worker.running.items() if key[1] in kept}
+    strangers = [(1 << 32) + 10_000 + number for number in range(width)]
+    event = Inventory(worker.session, 0, 1, (), [*kept, *strangers], (), worker.seen)
+    steps = [rig.step(event), *go_on(rig)]
+    assert sum(changed(steps)) == len(gone)
+    assert sum(len(of(effects, Stop)) for effects in steps) == width
+    assert max(len(of(effects, Stop)) + count for effects, count in zip(steps, changed(steps), strict=True)) <= part
+    assert len(rig.engine.state.shards[0].live) == width
+
+
+def test_workers_that_do_not_come_back_to_a_taken_shard_are_missed_part_by_part() -> None:
+    old, _ = running_rig()
+    new = new_rig()
+    new.step(ShardTaken(0, 2, new.now_us, frozenset()))
+    for workflow in fold(old.rows, {roots.hash: roots})[0]:
+        new.step(workflow)
+    new.step(ShardReady(0))
+    go_on(new)
+    steps = [new.after(1), *go_on(new)]
+    assert sum(changed(steps)) == width
+    assert max(changed(steps)) <= part
+    assert len(rows_of([effect for step in steps for effect in step], IncarnationLost)) == 1

@@ -4,6 +4,8 @@ What a worker runs is the truth; what we believe is corrected by its inventory. 
 its inventory of that shard on this stream and under our epoch, so what a current inventory omits is not there.
 """
 
+from collections.abc import Sequence
+
 from mainspring import ids
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
@@ -32,7 +34,7 @@ from mainspring_coordinator.engine.rows import IncarnationLost, ProgressSaved
 from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
-from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.turn import Act, Turn
 
 
 def attached(turn: Turn, event: WorkerAttached) -> None:
@@ -92,13 +94,13 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
         return
     worker.attached = False
     _leave_classes(turn, worker)
+    held = _held(turn, worker.incarnation)
+    for assignment in held:
+        assignment.session = 0
     if event.goodbye:
         _remove(turn, worker)
-        for assignment in list(_held(turn, worker.incarnation)):
-            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
+        turn.begin(_offer_in_parts(turn, held, died=False))
         return
-    for assignment in _held(turn, worker.incarnation):
-        assignment.session = 0
     state.timers.set(
         turn.now_us + state.config.stream_grace_us,
         TimerKind.WORKER_GRACE,
@@ -124,19 +126,35 @@ def declare_lost(turn: Turn, worker: WorkerState) -> None:
     _remove(turn, worker)
     for shard in state.shards.values():
         _lose(turn, shard, worker.incarnation, worker.name)
-    for assignment in list(_held(turn, worker.incarnation)):
-        nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=True)
+    turn.begin(_offer_in_parts(turn, _held(turn, worker.incarnation), died=True))
+
+
+def _offer_in_parts(turn: Turn, absent: Sequence[Assignment], *, died: bool) -> Act:
+    """Offer again what an absent worker had. Its rows name the incarnation, so that a successor misses it as well."""
+    for assignment in absent:
+        if turn.left <= 0:
+            turn = yield
+        # With a session it is adopted: the same process came back, and has it.
+        if not assignment.session and turn.state.has(assignment):
+            turn.left -= 1
+            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=died)
 
 
 def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
     """Workers that have not come back since we took a shard are lost to it."""
-    if timer.number != shard.epoch:
-        return
+    if timer.number == shard.epoch:
+        turn.begin(_miss_in_parts(turn, shard, list(shard.live.values())))
+
+
+def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignment]) -> Act:
     state = turn.state
     waiting = False
-    for assignment in list(shard.live.values()):
-        if assignment.session:
+    for assignment in assignments:
+        if turn.left <= 0:
+            turn = yield
+        if assignment.session or not state.has(assignment):
             continue
+        turn.left -= 1
         replaced = state.config.failover or assignment.worker in state.names
         if assignment.incarnation in state.sessions or not replaced:
             # It is attached, or in its own grace; what it has, its inventory will say. With failover off it waits for its name.
@@ -144,7 +162,7 @@ def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
             continue
         _lose(turn, shard, assignment.incarnation, assignment.worker)
         nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=True)
-    if waiting:
+    if waiting and state.shards.get(shard.shard) is shard:
         due_us = turn.now_us + state.config.stream_grace_us
         state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
 
@@ -162,19 +180,55 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
         # Under another epoch it proves nothing; the worker hears of ours and states it anew.
         return
     has = {*event.queued, *event.running, *event.finished}
+    to_stop: list[Assignment] = []
+    missing: list[Assignment] = []
     for assignment in [held for held in _held(turn, worker.incarnation) if held.shard == shard.shard]:
         if assignment.id in has:
             assignment.session = worker.session
             if assignment.cancelling:
-                workflow = _workflow_of(turn, assignment)
-                workflows.stop(turn, workflow, assignment, workflows.stop_cause(workflow))
+                to_stop.append(assignment)
         elif assignment.session != worker.session or assignment.ordinal <= event.ordinal_seen:
-            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
-    for assignment_id in (*event.queued, *event.running):
-        known = shard.live.get(assignment_id)
-        if (known is None or known.incarnation != worker.incarnation) and ids.epoch_of(assignment_id) <= shard.epoch:
-            turn.emit(Stop(worker.session, shard.shard, shard.epoch, "", assignment_id, CancelCause.SUPERSEDED))
+            missing.append(assignment)
+    unknown = [number for number in (*event.queued, *event.running) if _is_void(shard, worker, number)]
     worker.reconciled.add(shard.shard)
+    turn.begin(_reconcile_in_parts(turn, shard, worker, to_stop, missing, unknown))
+
+
+def _is_void(shard: ShardState, worker: WorkerState, number: int) -> bool:
+    """Tell whether an attempt that a worker has is not one that it should have."""
+    known = shard.live.get(number)
+    return (known is None or known.incarnation != worker.incarnation) and ids.epoch_of(number) <= shard.epoch
+
+
+def _reconcile_in_parts(
+    turn: Turn,
+    shard: ShardState,
+    worker: WorkerState,
+    to_stop: Sequence[Assignment],
+    missing: Sequence[Assignment],
+    unknown: Sequence[int],
+) -> Act:
+    """Act on the differences between what a worker has and what we believed. Its next inventory shows what is still to do."""
+    for assignment in to_stop:
+        if turn.left <= 0:
+            turn = yield
+        if turn.state.has(assignment):
+            turn.left -= 1
+            workflow = _workflow_of(turn, assignment)
+            workflows.stop(turn, workflow, assignment, workflows.stop_cause(workflow))
+    for assignment in missing:
+        if turn.left <= 0:
+            turn = yield
+        if turn.state.has(assignment):
+            turn.left -= 1
+            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
+    for number in unknown:
+        if turn.left <= 0:
+            turn = yield
+            if turn.state.shards.get(shard.shard) is not shard or worker.session not in turn.state.workers:
+                return
+        turn.left -= 1
+        turn.emit(Stop(worker.session, shard.shard, shard.epoch, "", number, CancelCause.SUPERSEDED))
 
 
 def result(turn: Turn, session: int, item: ResultItem) -> None:

@@ -154,7 +154,7 @@ def offer_again(turn: Turn, workflow: WorkflowState, assignment: Assignment, *, 
     `died`: the worker's incarnation ended under it without a word; after too many such deaths the node fails.
     """
     node, instance = assignment.node, assignment.instance
-    if assignment.cancelling:
+    if workflow.status is not WorkflowStatus.RUNNING:
         cancelled(turn, workflow, assignment, 0)
         workflows.end_if_closed(turn, workflow)
         return

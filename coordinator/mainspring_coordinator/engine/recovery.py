@@ -172,10 +172,7 @@ def _resume(turn: Turn, workflow: WorkflowState) -> None:
     timers = turn.state.timers
     if workflow.status is not WorkflowStatus.RUNNING:
         timers.set(workflow.closing_until_us, TimerKind.CLOSING, shard=workflow.shard, workflow_id=workflow.id)
-        for assignment in workflow.live.values():
-            if not assignment.cancelling:
-                workflows.stop(turn, workflow, assignment, workflows.stop_cause(workflow))
-        workflows.end_if_closed(turn, workflow)
+        workflows.stop_all(turn, workflow)
         return
     if workflow.deadline_at_us:
         timers.set(workflow.deadline_at_us, TimerKind.WORKFLOW, shard=workflow.shard, workflow_id=workflow.id)

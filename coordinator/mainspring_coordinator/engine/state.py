@@ -106,6 +106,8 @@ class WorkflowState:
     """Nodes whose outputs have been asked for."""
     parked: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Items of the ready queue, and `map` nodes to be expanded, that wait for outputs being loaded."""
+    closing: bool = False
+    """What is to be stopped or skipped of it is not all stopped or skipped yet, so that it cannot end."""
     finishing: bool = False
     """All nodes have ended; only the workflow's output is still to be made."""
 
@@ -253,6 +255,11 @@ class State:
             return 0
         held = self.held.get(worker.incarnation)
         return worker.credit - (len(held.assignments) if held is not None else 0)
+
+    def has(self, assignment: Assignment) -> bool:
+        """Tell whether an assignment is still live, and not another one of its name."""
+        shard = self.shards.get(assignment.shard)
+        return shard is not None and shard.live.get(assignment.id) is assignment
 
     def knows(self, workflow: WorkflowState) -> bool:
         """Tell whether a workflow is still in memory, and not another one of its id."""

@@ -1,5 +1,6 @@
 """What becomes of workflows: submitted, cancelled, failed, ended."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from mainspring import limits
@@ -120,7 +121,7 @@ def cancel(turn: Turn, shard: ShardState, event: Cancel) -> None:
         return
     if workflow.status is WorkflowStatus.RUNNING:
         workflow.cancel_reason = event.reason
-        _close(turn, workflow, WorkflowStatus.CANCELLING, CancelCause.WORKFLOW_CANCELLED)
+        _close(turn, workflow, WorkflowStatus.CANCELLING)
     turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.OK, workflow.status))
 
 
@@ -130,7 +131,7 @@ def fail(turn: Turn, workflow: WorkflowState, failure: Failure, node: int) -> No
     workflow.failure = failure_to_json(
         Failure(failure.type, failure.message, failure.stack, failure.non_retryable, node_id)
     )
-    _close(turn, workflow, WorkflowStatus.FAILING, CancelCause.WORKFLOW_FAILED)
+    _close(turn, workflow, WorkflowStatus.FAILING)
 
 
 def out_of_time(turn: Turn, workflow: WorkflowState) -> None:
@@ -141,23 +142,16 @@ def out_of_time(turn: Turn, workflow: WorkflowState) -> None:
         fail(turn, workflow, Failure(workflow_timeout, f"it did not end within its timeout of {limit} ms"), -1)
 
 
-def _close(turn: Turn, workflow: WorkflowState, status: WorkflowStatus, cause: CancelCause) -> None:
+def _close(turn: Turn, workflow: WorkflowState, status: WorkflowStatus) -> None:
     """Stop what runs and let nothing start any more; end at once if nothing runs."""
     turn.set_workflow(workflow, status)
     turn.state.ready.drop_workflow(workflow.plan.classes, workflow.key)
     workflow.parked.clear()
     forget_outputs(turn.state, workflow)
-    for node, instance in workflow.retry_at_us:
-        _store_change(turn, workflow, node, instance, NodeStatus.SKIPPED)
-    workflow.retry_at_us.clear()
-    workflow.statuses[:] = workflow.statuses.translate(_skip_waiting)
-    for expanded in workflow.maps.values():
-        expanded.statuses[:] = expanded.statuses.translate(_skip_waiting)
-        expanded.again.clear()
     workflow.closing_until_us = turn.now_us + turn.state.config.cancel_grace_us
-    for assignment in workflow.live.values():
-        stop(turn, workflow, assignment, cause)
-    if workflow.live:
+    stop_all(turn, workflow)
+    if workflow.status is status:
+        # It is stored together with what leads to it, however long the rest takes: from here on nothing of it is assigned.
         turn.store(
             WorkflowUpdated(
                 workflow.shard,
@@ -172,6 +166,40 @@ def _close(turn: Turn, workflow: WorkflowState, status: WorkflowStatus, cause: C
         turn.state.timers.set(
             workflow.closing_until_us, TimerKind.CLOSING, shard=workflow.shard, workflow_id=workflow.id
         )
+
+
+def stop_all(turn: Turn, workflow: WorkflowState) -> None:
+    """Skip what has not begun and stop what runs of a workflow that is to end, then end it if nothing runs any more."""
+    backing_off = list(workflow.retry_at_us)
+    workflow.retry_at_us.clear()
+    workflow.statuses[:] = workflow.statuses.translate(_skip_waiting)
+    for expanded in workflow.maps.values():
+        expanded.statuses[:] = expanded.statuses.translate(_skip_waiting)
+        expanded.again.clear()
+    workflow.closing = True
+    turn.begin(_stop_in_parts(turn, workflow, backing_off, list(workflow.live.values())))
+
+
+def _stop_in_parts(
+    turn: Turn, workflow: WorkflowState, backing_off: Sequence[tuple[int, int]], running: Sequence[Assignment]
+) -> Act:
+    """What is not reached when the owner dies, its successor finds by its rows, and does the same."""
+    for node, instance in backing_off:
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return
+        turn.left -= 1
+        _store_change(turn, workflow, node, instance, NodeStatus.SKIPPED)
+    for assignment in running:
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return
+        if assignment.id in workflow.live:
+            turn.left -= 1
+            stop(turn, workflow, assignment, stop_cause(workflow))
+    workflow.closing = False
     end_if_closed(turn, workflow)
 
 
@@ -202,19 +230,40 @@ def closing_overdue(turn: Turn, workflow: WorkflowState) -> None:
         workflow.status in (WorkflowStatus.FAILING, WorkflowStatus.CANCELLING)
         and turn.now_us >= workflow.closing_until_us
     ):
-        for assignment in list(workflow.live.values()):
+        turn.begin(_cancel_in_parts(turn, workflow, list(workflow.live.values())))
+
+
+def _cancel_in_parts(turn: Turn, workflow: WorkflowState, running: Sequence[Assignment]) -> Act:
+    for assignment in running:
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return
+        if assignment.id in workflow.live:
+            turn.left -= 1
             nodes.cancelled(turn, workflow, assignment, 0)
-        end_if_closed(turn, workflow)
+    end_if_closed(turn, workflow)
 
 
 def end_if_closed(turn: Turn, workflow: WorkflowState) -> None:
     """End a workflow that is being cancelled or is failing, once nothing of it runs."""
-    if workflow.live or workflow.status not in (WorkflowStatus.FAILING, WorkflowStatus.CANCELLING):
+    if workflow.live or workflow.closing or workflow.status not in (WorkflowStatus.FAILING, WorkflowStatus.CANCELLING):
         return
+    workflow.closing = True
+    turn.begin(_end_maps_in_parts(turn, workflow))
+
+
+def _end_maps_in_parts(turn: Turn, workflow: WorkflowState) -> Act:
     for node in workflow.maps:
-        if workflow.statuses[node] == NodeStatus.RUNNING:
-            turn.set_node(workflow, node, -1, NodeStatus.CANCELLED)
-            _store_change(turn, workflow, node, -1, NodeStatus.CANCELLED)
+        if workflow.statuses[node] != NodeStatus.RUNNING:
+            continue
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return
+        turn.left -= 1
+        turn.set_node(workflow, node, -1, NodeStatus.CANCELLED)
+        _store_change(turn, workflow, node, -1, NodeStatus.CANCELLED)
     _end(
         turn,
         workflow,
