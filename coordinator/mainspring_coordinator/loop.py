@@ -187,12 +187,17 @@ class ControlLoop:
         def ours() -> bool:
             return self._holdings.epochs.get(row.shard) == row.epoch
 
-        count = await self._loader.until_read(lambda: self._loader.recover(row, self._post_unbounded), ours)
-        # The last event posted was ShardReady: once what is queued now has been stepped, the shard serves.
-        stepped = self._aio.create_future()
-        self._queue.append(stepped)
-        self._schedule()
-        await stepped
+        async def taken_in() -> None:
+            while True:
+                # What is queued now has been stepped; and of this shard, all has been built of it.
+                stepped = self._aio.create_future()
+                self._queue.append(stepped)
+                self._schedule()
+                await stepped
+                if not self._engine.is_taking_in(row.shard):
+                    return
+
+        count = await self._loader.until_read(lambda: self._loader.recover(row, self._post_unbounded, taken_in), ours)
         self._recovering.pop(row.shard, None)
         self._holdings.serve(row)
         _log.info("shard_ready", shard=row.shard, epoch=row.epoch, workflows=count)
@@ -213,11 +218,11 @@ class ControlLoop:
         for shard in epochs:
             self._stop_serving(shard)
         await self._flush()
-        for shard in self._still(epochs):
+        for shard in held.still(epochs):
             self._step(ShardLost(shard))
         # What came between the first flush and here is still ours to commit.
         await self._flush()
-        epochs = self._still(epochs)
+        epochs = held.still(epochs)
         for shard in epochs:
             self._drop(shard)
         if epochs and self._writer is not None:
@@ -225,10 +230,6 @@ class ControlLoop:
             self._releasing.append(released)
             self._writer.put(Release(epochs))
             await released
-
-    def _still(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        """Return those of these shards that are ours under these epochs; others may have been lost, and even taken again."""
-        return {shard: epoch for shard, epoch in epochs.items() if self._holdings.epochs.get(shard) == epoch}
 
     async def _flush(self) -> None:
         """Return when all that is gathered now is committed."""

@@ -51,8 +51,12 @@ class ShardLoader:
             delay_s = min(1.0, delay_s * 2)
         return None
 
-    async def recover(self, row: ShardRow, post: Callable[[Event], None]) -> int:
+    async def recover(
+        self, row: ShardRow, post: Callable[[Event], None], taken_in: Callable[[], Awaitable[None]]
+    ) -> int:
         """Post all that makes up a shard, from `ShardTaken` to `ShardReady`; return how many workflows it has.
+
+        `taken_in` returns when what was posted is part of the state; so no more than a page of it is ever on its way.
 
         Raises `StoreUnavailableError` when the database goes away; the same recovery can then begin again.
         """
@@ -63,13 +67,13 @@ class ShardLoader:
             page = await self._in_thread(lambda after=after: self._page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
             for event in page:
                 post(event)
-                # Building a large workflow takes milliseconds: let others have their turn in between.
-                await asyncio.sleep(0)
+            await taken_in()
             count += len(page)
             if len(page) < limits.recovery_page_workflows:
                 break
             after = page[-1].workflow_id
         post(ShardReady(row.shard))
+        await taken_in()
         return count
 
     async def workflow(self, shard: int, workflow_id: str) -> WorkflowLoaded | None:
@@ -85,11 +89,15 @@ class ShardLoader:
 
     async def outputs(self, wanted: LoadOutputs, widths: dict[int, int]) -> OutputsLoaded:
         """Read the outputs of nodes; those of a `map` node (in `widths`) are collected into a list."""
-        rows = await self._in_thread(lambda: self._reader.outputs(wanted.workflow_id, wanted.nodes))
-        outputs: dict[int, bytes] = {node: b"[]" if node in widths else b"null" for node in wanted.nodes}
-        for node, group in groupby(rows, key=lambda row: row.node):
-            outputs[node] = collect_output(list(group), widths.get(node))
-        return OutputsLoaded(wanted.shard, wanted.workflow_id, outputs)
+
+        def read() -> OutputsLoaded:
+            rows = self._reader.outputs(wanted.workflow_id, wanted.nodes)
+            outputs: dict[int, bytes] = {node: b"[]" if node in widths else b"null" for node in wanted.nodes}
+            for node, group in groupby(rows, key=lambda row: row.node):
+                outputs[node] = collect_output(list(group), widths.get(node))
+            return OutputsLoaded(wanted.shard, wanted.workflow_id, outputs)
+
+        return await self._in_thread(read)
 
     def _page(self, shard: int, after: str) -> Sequence[WorkflowLoaded]:
         stored = self._reader.open_workflows(shard, after, limits.recovery_page_workflows)

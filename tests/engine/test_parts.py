@@ -1,13 +1,16 @@
 """What touches many nodes is done in parts: no step does more than it may, and anything may happen between two of them."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from mainspring.errors import Failure
 from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Effect, Ended, Stop
-from mainspring_coordinator.engine.events import Inventory, ShardLost, ShardReady, ShardTaken, Tick
-from mainspring_coordinator.engine.rows import IncarnationLost, NodeChanged, WorkflowUpdated
+from mainspring_coordinator.engine.events import Inventory, Read, ShardLost, ShardReady, ShardTaken, Submit, Tick
+from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.rows import IncarnationLost, NodeChanged, Row, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from tests.engine.replay import fold
 from tests.engine.rig import Rig, Worker, define, of, only, rows_of, with_config
@@ -15,7 +18,7 @@ from tests.engine.rig import Rig, Worker, define, of, only, rows_of, with_config
 part = 10
 width = 95
 parts = -(-width // part)
-roots = define([{"id": f"n{at}", "executor": "work"} for at in range(width)])
+roots = define([{"id": f"n{at}", "executor": "work"} for at in range(width)], output="${input}")
 fan = define(
     [
         {"id": "first", "executor": "first"},
@@ -38,7 +41,7 @@ def new_rig(**config: Any) -> Rig:
 def go_on(rig: Rig) -> list[list[Effect]]:
     """Do what is left, and return what each further step did."""
     steps: list[list[Effect]] = []
-    while rig.engine.busy:
+    while rig.engine.is_due(rig.now_us):
         steps.append(rig.step(Tick()))
         assert len(steps) < 1_000
     return steps
@@ -290,12 +293,116 @@ def test_what_an_inventory_lacks_is_offered_again_and_what_it_has_too_much_stopp
 def test_workers_that_do_not_come_back_to_a_taken_shard_are_missed_part_by_part() -> None:
     old, _ = running_rig()
     new = new_rig()
-    new.step(ShardTaken(0, 2, new.now_us, frozenset()))
+    new.step(ShardTaken(0, 2, new.now_us + 9_000_000, frozenset()))
     for workflow in fold(old.rows, {roots.hash: roots})[0]:
         new.step(workflow)
     new.step(ShardReady(0))
     go_on(new)
-    steps = [new.after(1), *go_on(new)]
+    steps = [new.after(9), *go_on(new)]
     assert sum(changed(steps)) == width
     assert max(changed(steps)) <= part
     assert len(rows_of([effect for step in steps for effect in step], IncarnationLost)) == 1
+
+
+def taken_rig(rows: Sequence[Row], plan: Plan) -> Rig:
+    """Return a successor that has been given all that is in the database, and has built a first part of it."""
+    rig = new_rig()
+    rig.epoch = 2
+    rig.step(ShardTaken(0, 2, rig.now_us + 9_000_000, frozenset()))
+    for workflow in fold(rows, {plan.hash: plan})[0]:
+        rig.step(workflow)
+    rig.step(ShardReady(0))
+    return rig
+
+
+def test_a_large_workflow_is_built_part_by_part_and_calls_wait_until_all_of_it_is_there() -> None:
+    old, worker = running_rig()
+    for _, assign in old.running()[: width // 3]:
+        old.end(worker, assign, NodeStatus.SUCCEEDED)
+    new = taken_rig(old.rows, roots)
+    assert not new.step(Read(7, 0, "wf"))
+    built = [count(new, NodeStatus.RUNNING)]
+    answers: list[Answer] = []
+    while new.engine.busy:
+        answers += of(new.step(Tick()), Answer)
+        built.append(count(new, NodeStatus.RUNNING))
+    assert max(after - before for before, after in pairwise(built)) <= part
+    assert only(answers, Answer).code is AnswerCode.OK
+    new.attach(worker.name, slots=width, incarnation=worker.incarnation, running=worker.running)
+    new.run_to_end()
+    assert only(of(new.effects, Ended), Ended).status is WorkflowStatus.SUCCEEDED
+
+
+def test_a_deadline_that_passes_while_its_workflow_is_built_fires_when_it_is_there() -> None:
+    timed = define([{"id": f"n{at}", "executor": "work"} for at in range(width)], timeout="5s")
+    old = new_rig()
+    old.submit(timed)
+    new = taken_rig(old.rows, timed)
+    new.now_us += 6_000_000
+    assert not of(new.step(Tick()), Ended)
+    assert new.engine.state.occupied
+    go_on(new)
+    assert only(of(new.effects, Ended), Ended).status is WorkflowStatus.FAILED
+
+
+def test_a_worker_that_dies_while_its_workflow_is_built_leaves_each_node_once() -> None:
+    old, worker = running_rig()
+    new = taken_rig(old.rows, roots)
+    back = new.attach(worker.name, slots=width, incarnation=worker.incarnation, running=worker.running)
+    new.drop(back)
+    new.now_us += 3_000_000
+    assert new.engine.state.occupied
+    go_on(new)
+    new.after(10)
+    go_on(new)
+    assert len(new.engine.state.ready.items_of((0, "wf"))) == width
+    new.attach("w2", slots=width)
+    new.run_to_end()
+    assert only(of(new.effects, Ended), Ended).status is WorkflowStatus.SUCCEEDED
+
+
+def test_a_lost_shard_is_forgotten_part_by_part_and_taken_again_only_then() -> None:
+    rig = new_rig()
+    worker = rig.attach(slots=width // 2)
+    one = define([{"id": "a", "executor": "work"}])
+    for number in range(width):
+        rig.submit(one, f"wf{number}")
+    rows = list(rig.rows)
+    rig.step(ShardLost(0))
+    held = [len(rig.engine.state.held[worker.incarnation].assignments)]
+    rig.step(ShardTaken(0, 2, rig.now_us + 9_000_000, frozenset()))
+    held.append(len(rig.engine.state.held[worker.incarnation].assignments))
+    for workflow in fold(rows, {one.hash: one})[0]:
+        rig.step(workflow)
+        mine = rig.engine.state.held.get(worker.incarnation)
+        held.append(len(mine.assignments) if mine is not None else 0)
+    assert max(before - after for before, after in pairwise(held)) <= part
+    rig.step(ShardReady(0))
+    go_on(rig)
+    rig.epoch = 2
+    rig.inventory(worker)
+    go_on(rig)
+    assert len(rig.engine.state.shards[0].live) == width // 2
+    rig.run_to_end()
+    assert len(of(rig.effects, Ended)) == width
+
+
+def test_what_waits_of_a_shard_that_no_worker_has_stated_is_not_looked_over_by_every_step() -> None:
+    one = define([{"id": "a", "executor": "work"}])
+    rig = Rig(own=False)
+    rig.step(ShardTaken(0, 1, rig.now_us, frozenset()))
+    rig.step(ShardReady(0))
+    rig.attach("w1")
+    rig.step(ShardTaken(1, 1, rig.now_us, frozenset()))
+    rig.step(ShardReady(1))
+    for number in range(width):
+        event = Submit(number, 1, f"wf{number}", one, b"null", one.hash, "load-balanced")
+        rig.step(event)
+    assert not rig.engine.state.ready.waiting
+    assert len(rig.engine.state.ready.items_of((1, "wf0"))) == 1
+    view = only(rig.step(Read(1_000, 1, "wf0")), Answer).view
+    assert view is not None
+    assert view.reasons == {0: "the workers with room have not stated yet what they have of this shard"}
+    rig.inventory(next(iter(rig.workers.values())), 1)
+    rig.run_to_end()
+    assert len(of(rig.effects, Ended)) == width

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mainspring import limits
 from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
 from mainspring_coordinator.engine.events import ResultItem, Results
@@ -74,11 +75,11 @@ async def test_a_recovery_of_before_a_loss_does_not_feed_the_one_after_it() -> N
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         recover = rig.loader.recover
 
-        async def slow(row: Any, post: Any) -> int:
+        async def slow(row: Any, post: Any, taken_in: Any) -> int:
             calls.append(row.epoch)
             if len(calls) == 1:
                 await held
-            return await recover(row, post)
+            return await recover(row, post, taken_in)
 
         rig.loader.recover = slow  # type: ignore[method-assign]  # the seam at which a read can be held
         rig.loop.take_shard(rig.move(0, "me"))
@@ -235,3 +236,29 @@ async def test_a_shard_that_another_took_is_given_up_though_nothing_is_to_be_wri
             await rig.loop.prove(0)
         await rig.loop.prove(1)
         assert not rig.given_up
+
+
+@story
+async def test_a_recovery_has_no_more_on_its_way_than_a_page_and_serves_when_all_of_it_is_built() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "recovery_page_workflows", 3)
+        async with a_loop() as rig:
+            await rig.take(0)
+            wide = define([{"id": f"n{at}", "executor": "work"} for at in range(limits.step_nodes_max)])
+            await asyncio.gather(*(rig.submit(wide, rig.name(0, number)) for number in range(8)))
+            await rig.loop.release_shards([0])
+            waiting: list[int] = []
+            page, state = rig.loader._page, rig.loop._engine.state
+
+            def watched(shard: int, after: str) -> Sequence[Any]:
+                waiting.append(len(rig.loop._queue) + sum(map(len, state.arriving.values())))
+                return page(shard, after)
+
+            patch.setattr(rig.loader, "_page", watched)
+            rig.loop.take_shard(rig.move(0, "me"))
+            await rig.loop.prove(0)
+            # Beside what is read, only the proof that this test asks for is queued.
+            assert max(waiting) <= 1
+            assert len(waiting) == 3
+            assert len(state.shards[0].workflows) == 8
+            assert not rig.loop._engine.is_taking_in(0)

@@ -134,6 +134,8 @@ def _offer_in_parts(turn: Turn, absent: Sequence[Assignment], *, died: bool) -> 
     for assignment in absent:
         if turn.left <= 0:
             turn = yield
+        while assignment.shard in turn.state.occupied:
+            turn = yield
         # With a session it is adopted: the same process came back, and has it.
         if not assignment.session and turn.state.has(assignment):
             turn.left -= 1
@@ -191,7 +193,18 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
             missing.append(assignment)
     unknown = [number for number in (*event.queued, *event.running) if _is_void(shard, worker, number)]
     worker.reconciled.add(shard.shard)
+    turn.begin(_let_in_parts(turn, shard))
     turn.begin(_reconcile_in_parts(turn, shard, worker, to_stop, missing, unknown))
+
+
+def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
+    """There is a worker that may take what waits of a shard."""
+    while turn.state.ready.let_in(shard.shard, turn.state.eligible_sessions):
+        turn.left -= 1
+        if turn.left <= 0:
+            turn = yield
+            if turn.state.shards.get(shard.shard) is not shard:
+                return
 
 
 def _is_void(shard: ShardState, worker: WorkerState, number: int) -> bool:

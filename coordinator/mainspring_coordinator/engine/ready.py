@@ -56,6 +56,8 @@ class ReadyQueue:
         """Those in which something waits."""
         self.turned: dict[ClassKey, ReadyClass] = {}
         """Those that became empty or not empty since the last report."""
+        self._held_back: dict[int, OrderedDict[WorkflowKey, dict[ClassKey, deque[Item]]]] = {}
+        """By shard: what no worker may take yet, apart, so that nobody who looks for work has to pass over it."""
 
     def push(
         self,
@@ -67,20 +69,53 @@ class ReadyQueue:
         first: bool = False,
     ) -> None:
         """Add an item behind its workflow's others, or before them; `eligible` finds the workers of a class met for the first time."""
-        ready = self.waiting.get(key)
-        if ready is None:
-            ready = self.classes.get(key)
-            if ready is None:
-                ready = self._add_class(key, eligible)
-            self.waiting[key] = self.turned[key] = ready
-        items = ready.waiting.get(workflow)
-        if items is None:
-            items = ready.waiting[workflow] = deque()
+        if self._held_back and workflow[0] in self._held_back:
+            items = self._held_back[workflow[0]].setdefault(workflow, {}).setdefault(key, deque())
+        else:
+            ready = self.waiting.get(key) or self._enter(key, eligible)
+            ready.count += 1
+            waiting = ready.waiting.get(workflow)
+            if waiting is None:
+                waiting = ready.waiting[workflow] = deque()
+            items = waiting
         if first:
             items.appendleft(item)
         else:
             items.append(item)
-        ready.count += 1
+
+    def hold_back(self, shard: int) -> None:
+        """No worker may take anything of a shard until `let_in` has let all of it in."""
+        self._held_back[shard] = OrderedDict()
+
+    def let_in(self, shard: int, eligible: Callable[[ClassKey], dict[int, None]]) -> bool:
+        """Let the workflow in that was held back first; False when none is left, and nothing of the shard is held back any more."""
+        held = self._held_back.get(shard)
+        if not held:
+            self._held_back.pop(shard, None)
+            return False
+        workflow, classes = held.popitem(last=False)
+        for key, items in classes.items():
+            if not items:
+                continue
+            ready = self.waiting.get(key) or self._enter(key, eligible)
+            ready.count += len(items)
+            # What came while the shard was being let in was held back behind what had been.
+            before = ready.waiting.get(workflow)
+            if before is None:
+                ready.waiting[workflow] = items
+            else:
+                before.extend(items)
+        return True
+
+    def drop_held_back(self, shard: int) -> None:
+        """Forget what is held back of a shard."""
+        self._held_back.pop(shard, None)
+
+    def items_of(self, workflow: WorkflowKey) -> list[Item]:
+        """Return all that waits of a workflow."""
+        held = self._held(workflow)
+        classes = [ready.waiting.get(workflow, ()) for ready in self.waiting.values()]
+        return [item for items in (*held.values(), *classes) for item in items]
 
     def take(self, ready: ReadyClass, workflow: WorkflowKey) -> Item:
         """Take the next item of one workflow of a class; the workflow goes behind the others."""
@@ -93,6 +128,10 @@ class ReadyQueue:
 
     def remove(self, key: ClassKey, workflow: WorkflowKey, item: Item) -> None:
         """Forget one item, if it waits."""
+        held = self._held(workflow).get(key)
+        if held is not None and item in held:
+            held.remove(item)
+            return
         ready = self.waiting.get(key)
         items = ready.waiting.get(workflow) if ready is not None else None
         if ready is None or items is None or item not in items:
@@ -104,6 +143,8 @@ class ReadyQueue:
 
     def drop_workflow(self, keys: Iterable[ClassKey], workflow: WorkflowKey) -> None:
         """Forget all that waits of a workflow, whose nodes are of these classes."""
+        if self._held_back and workflow[0] in self._held_back:
+            self._held_back[workflow[0]].pop(workflow, None)
         if not self.waiting:
             return
         for key in keys:
@@ -111,9 +152,15 @@ class ReadyQueue:
             if ready is not None:
                 self._shrink(ready, len(ready.waiting.pop(workflow, ())))
 
-    def __len__(self) -> int:
-        """Return how many items wait; a `map` node counts as one."""
-        return sum(ready.count for ready in self.waiting.values())
+    def _held(self, workflow: WorkflowKey) -> dict[ClassKey, deque[Item]]:
+        shard = self._held_back.get(workflow[0])
+        return shard.get(workflow, {}) if shard is not None else {}
+
+    def _enter(self, key: ClassKey, eligible: Callable[[ClassKey], dict[int, None]]) -> ReadyClass:
+        """Return a class in which nothing waits, as one in which something does."""
+        ready = self.classes.get(key) or self._add_class(key, eligible)
+        self.waiting[key] = self.turned[key] = ready
+        return ready
 
     def _add_class(self, key: ClassKey, eligible: Callable[[ClassKey], dict[int, None]]) -> ReadyClass:
         if len(self.classes) - len(self.waiting) >= idle_classes_max:

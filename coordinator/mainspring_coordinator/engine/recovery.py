@@ -3,6 +3,9 @@
 The result depends on the rows alone, so recovery can be ended at any point and begun again by whoever owns the shard then.
 """
 
+from collections.abc import Generator
+from typing import Final, TypeAlias
+
 from mainspring_coordinator.engine import maps, nodes, workflows
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import (
@@ -16,12 +19,17 @@ from mainspring_coordinator.engine.events import (
     Submit,
     WorkflowLoaded,
 )
-from mainspring_coordinator.engine.payloads import keep_output
+from mainspring_coordinator.engine.payloads import forget_outputs, keep_output
 from mainspring_coordinator.engine.ready import next_instance
 from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState, new_workflow_state
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
 from mainspring_coordinator.engine.timers import TimerKind
-from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.turn import Act, Turn
+
+Part: TypeAlias = Generator[None, Turn, Turn]
+"""A part of an act, which hands back the turn that it ended in."""
+_edges_a_node: Final = 16
+"""Looking at so many children costs about as much as restoring one node."""
 
 
 def taken(turn: Turn, event: ShardTaken) -> None:
@@ -32,6 +40,7 @@ def taken(turn: Turn, event: ShardTaken) -> None:
     if waiting and before is not None:
         before.deferred = []
     lost(turn, event.shard)
+    turn.state.ready.hold_back(event.shard)
     turn.state.shards[event.shard] = ShardState(
         event.shard, event.epoch, event.grace_until_us, set(event.lost_incarnations), deferred=waiting
     )
@@ -40,25 +49,47 @@ def taken(turn: Turn, event: ShardTaken) -> None:
 def lost(turn: Turn, shard_id: int) -> None:
     """We own a shard no longer: forget all of it, and tell nobody."""
     state = turn.state
-    shard = state.shards.get(shard_id)
+    state.arriving.pop(shard_id, None)
+    state.woken.pop(shard_id, None)
+    shard = state.shards.pop(shard_id, None)
     if shard is None:
         return
-    for workflow in list(shard.workflows.values()):
-        workflows.forget(turn, workflow)
-        state.changed.pop(workflow.key, None)
     for event in shard.deferred:
         # Workers keep what is not acknowledged and state it again; callers must be told.
         if isinstance(event, Submit | Cancel | Read):
             turn.emit(Answer(event.token, shard_id, event.workflow_id, AnswerCode.NOT_OWNER))
-    del state.shards[shard_id]
     for worker in state.workers.values():
         worker.reconciled.discard(shard_id)
+    for key in [key for key in state.changed if key[0] == shard_id]:
+        del state.changed[key]
+    state.ready.drop_held_back(shard_id)
+    state.occupy(shard_id)
+    turn.begin(_forget_in_parts(turn, shard))
+
+
+def _forget_in_parts(turn: Turn, shard: ShardState) -> Act:
+    """Nobody finds the shard any more, so that nothing of it is assigned; what counts it in is undone before it can be taken again."""
+    for assignment in shard.live.values():
+        if turn.left <= 0:
+            turn = yield
+        turn.left -= 1
+        turn.state.unhold(assignment)
+    # One after the other they leave memory too, which would take as long for all at once.
+    while shard.workflows:
+        if turn.left <= 0:
+            turn = yield
+        turn.left -= 1
+        _, workflow = shard.workflows.popitem()
+        turn.state.ready.drop_workflow(workflow.plan.classes, workflow.key)
+        forget_outputs(turn.state, workflow)
+    turn.state.vacate(shard.shard)
 
 
 def ready(turn: Turn, shard: ShardState, event: ShardReady) -> None:
     """All unfinished workflows of a shard are there."""
     del event
     shard.ready = True
+    turn.state.woken[shard.shard] = None
     watch_absent(turn, shard)
 
 
@@ -70,6 +101,24 @@ def watch_absent(turn: Turn, shard: ShardState) -> None:
 
 def loaded(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> None:
     """An unfinished workflow comes from the database."""
+    turn.state.occupy(shard.shard)
+    turn.begin(_load_in_parts(turn, shard, event))
+
+
+def _load_in_parts(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Act:
+    turn = yield from _build(turn, shard, event)
+    turn.state.vacate(shard.shard)
+    if turn.state.shards.get(shard.shard) is not shard:
+        return
+    for timer in shard.put_off:
+        turn.state.timers.put_back(timer)
+    shard.put_off = []
+    if shard.deferred:
+        turn.state.woken[shard.shard] = None
+    reloaded(turn, shard, event.workflow_id)
+
+
+def _build(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Part:
     workflow = new_workflow_state(
         shard=shard.shard,
         workflow_id=event.workflow_id,
@@ -93,31 +142,39 @@ def loaded(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> None:
     shard.workflows[workflow.id] = workflow
     shard.plans.add(event.plan.hash)
     for row in event.nodes:
-        if (
-            row.width >= 0
-            and row.instance < 0
-            and workflow.plan.nodes[row.node].map is not None
-            and (row.status is not NodeStatus.FAILED or row.width)
-        ):
-            workflow.maps[row.node] = MapState(
-                row.width, bytearray([NodeStatus.WAITING]) * row.width, bytearray(row.width), [None] * row.width
-            )
-    for row in event.nodes:
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return turn
+        turn.left -= 1
         _restore_node(turn, workflow, row)
-    _resume(turn, workflow)
+    return (yield from _resume(turn, workflow))
 
 
-def adopt(turn: Turn, shard: ShardState, workflow_id: str) -> None:
-    """A workflow was loaded anew in the midst of an ownership: workers that have stated what they have of the shard still have it."""
+def reloaded(turn: Turn, shard: ShardState, workflow_id: str) -> None:
+    """A workflow that was loaded anew in the midst of an ownership is there, or is not any more."""
+    if workflow_id not in shard.reloading:
+        return
+    shard.reloading.remove(workflow_id)
     workflow = shard.workflows.get(workflow_id)
     for assignment in workflow.live.values() if workflow is not None else ():
+        # Workers that have stated what they have of the shard still have it.
         worker = turn.state.workers.get(turn.state.sessions.get(assignment.incarnation, 0))
         if worker is not None and worker.attached and shard.shard in worker.reconciled:
             assignment.session = worker.session
+    # Workers that died meanwhile did not leave this workflow's assignments; somebody must look at them.
+    watch_absent(turn, shard)
+    turn.state.woken[shard.shard] = None
 
 
 def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:
     node, instance = row.node, row.instance
+    is_map = instance < 0 and workflow.plan.nodes[node].map is not None
+    if is_map and row.width >= 0 and (row.status is not NodeStatus.FAILED or row.width):
+        # A map's own row comes before those of its instances.
+        workflow.maps[node] = MapState(
+            row.width, bytearray([NodeStatus.WAITING]) * row.width, bytearray(row.width), [None] * row.width
+        )
     if instance < 0:
         statuses, attempts, index = workflow.statuses, workflow.attempts, node
     else:
@@ -136,7 +193,6 @@ def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:
         workflow.unfinished -= 1
     if row.status is NodeStatus.BACKOFF:
         workflow.retry_at_us[node, instance] = row.retry_at_us
-    is_map = instance < 0 and workflow.plan.nodes[node].map is not None
     if row.status in (NodeStatus.RUNNING, NodeStatus.CANCELLING) and not is_map:
         assignment = Assignment(
             workflow.shard,
@@ -167,35 +223,55 @@ def set_attempt_deadline(turn: Turn, workflow: WorkflowState, assignment: Assign
         )
 
 
-def _resume(turn: Turn, workflow: WorkflowState) -> None:
+def _resume(turn: Turn, workflow: WorkflowState) -> Part:
     """Set every deadline and let everything go on that can."""
     timers = turn.state.timers
     if workflow.status is not WorkflowStatus.RUNNING:
         timers.set(workflow.closing_until_us, TimerKind.CLOSING, shard=workflow.shard, workflow_id=workflow.id)
         workflows.stop_all(turn, workflow)
-        return
+        return turn
     if workflow.deadline_at_us:
         timers.set(workflow.deadline_at_us, TimerKind.WORKFLOW, shard=workflow.shard, workflow_id=workflow.id)
-    for (node, instance), retry_at_us in workflow.retry_at_us.items():
+    for (node, instance), retry_at_us in list(workflow.retry_at_us.items()):
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return turn
+        turn.left -= 1
         attempt = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
         nodes.set_retry(turn, workflow, node, instance, attempt, retry_at_us)
-    _count_ended(turn, workflow)
+    turn = yield from _count_ended(turn, workflow)
     for node, status in enumerate(bytes(workflow.statuses)):
-        _resume_node(turn, workflow, node, NodeStatus(status))
-        if workflow.status is not WorkflowStatus.RUNNING:
-            return
-    workflows.finish_if_done(turn, workflow)
+        if turn.left <= 0:
+            turn = yield
+        if not turn.state.knows(workflow) or workflow.status is not WorkflowStatus.RUNNING:
+            return turn
+        turn.left -= 1
+        if status == NodeStatus.RUNNING and node in workflow.maps:
+            turn = yield from _resume_map(turn, workflow, node)
+        else:
+            _resume_node(turn, workflow, node, NodeStatus(status))
+    if turn.state.knows(workflow):
+        workflows.finish_if_done(turn, workflow)
+    return turn
 
 
-def _count_ended(turn: Turn, workflow: WorkflowState) -> None:
+def _count_ended(turn: Turn, workflow: WorkflowState) -> Part:
     """Work out how many of the nodes that each one depends on have not ended."""
     children_of = workflow.plan.graph.children_of
     for node, status in enumerate(workflow.statuses):
         if status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED):
+            if turn.left <= 0:
+                turn = yield
+                if not turn.state.knows(workflow):
+                    return turn
             if status == NodeStatus.FAILED:
                 keep_output(turn.state, workflow, node, b"null")
-            for child in children_of(node):
+            children = children_of(node)
+            turn.left -= 1 + len(children) // _edges_a_node
+            for child in children:
                 workflow.remaining[child] -= 1
+    return turn
 
 
 def _resume_node(turn: Turn, workflow: WorkflowState, node: int, status: NodeStatus) -> None:
@@ -204,24 +280,28 @@ def _resume_node(turn: Turn, workflow: WorkflowState, node: int, status: NodeSta
     elif status is NodeStatus.READY:
         nodes.await_start(turn, workflow, node, -1)
         nodes.enqueue(turn, workflow, (node, -1))
-    elif status is NodeStatus.RUNNING and node in workflow.maps:
-        _resume_map(turn, workflow, node)
 
 
-def _resume_map(turn: Turn, workflow: WorkflowState, node: int) -> None:
+def _resume_map(turn: Turn, workflow: WorkflowState, node: int) -> Part:
     expanded = workflow.maps[node]
     for instance in range(expanded.next):
         status = expanded.statuses[instance]
-        if status == NodeStatus.WAITING:
-            # Instances are started in order, but their rows are a set: one whose row is missing never began.
-            expanded.statuses[instance] = NodeStatus.READY
-        if status in (NodeStatus.WAITING, NodeStatus.READY):
-            expanded.again.append(instance)
-            nodes.await_start(turn, workflow, node, instance)
+        if status not in (NodeStatus.WAITING, NodeStatus.READY):
+            continue
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow):
+                return turn
+        turn.left -= 1
+        # Instances are started in order, but their rows are a set: one whose row is missing never began.
+        expanded.statuses[instance] = NodeStatus.READY
+        expanded.again.append(instance)
+        nodes.await_start(turn, workflow, node, instance)
     if expanded.ended == expanded.width:
         maps.collect(turn, workflow, node)
     else:
         maps.offer(turn, workflow, node)
+    return turn
 
 
 def outputs_loaded(turn: Turn, shard: ShardState, event: OutputsLoaded) -> None:

@@ -16,7 +16,7 @@ from mainspring_coordinator.engine.events import Event
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKey
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
-from mainspring_coordinator.engine.timers import Timers
+from mainspring_coordinator.engine.timers import Timer, Timers
 
 
 @dataclass(slots=True, eq=False)
@@ -156,6 +156,8 @@ class ShardState:
     ready: bool = False
     """Its workflows are all loaded. Until then events about them wait in `deferred`."""
     deferred: list[Event] = field(default_factory=list[Event])
+    put_off: list[Timer] = field(default_factory=list[Timer])
+    """Deadlines that passed while the shard was occupied."""
     next_number: int = 0
     """The lower half of the next assignment id."""
     workflows: dict[str, WorkflowState] = field(default_factory=dict[str, WorkflowState])
@@ -204,6 +206,12 @@ class State:
     refused_results: int = 0
     """How many late results were refused."""
     backlog: Backlog = field(default_factory=Backlog)
+    occupied: dict[int, int] = field(default_factory=dict[int, int])
+    """Shards of which workflows are being built or forgotten, with how many acts do so: nothing else of them is touched meanwhile."""
+    arriving: dict[int, deque[Event]] = field(default_factory=dict[int, deque[Event]])
+    """By shard: what came from the database while the shard was occupied, in order."""
+    woken: dict[int, None] = field(default_factory=dict[int, None])
+    """Shards whose `deferred` events can be handled now."""
     rotation: int = 0
     """For strategies that take turns."""
 
@@ -222,13 +230,18 @@ class State:
         """Record that an attempt is over, or that its worker does not have it."""
         del self.shards[assignment.shard].live[assignment.id]
         del workflow.live[assignment.id]
+        self.unhold(assignment)
+
+    def unhold(self, assignment: Assignment) -> None:
+        """Count an assignment no longer among those of its worker."""
+        key = (assignment.shard, assignment.workflow_id)
         held = self.held[assignment.incarnation]
         del held.assignments[assignment.shard, assignment.id]
-        left = held.workflows[workflow.key] - 1
+        left = held.workflows[key] - 1
         if left:
-            held.workflows[workflow.key] = left
+            held.workflows[key] = left
         else:
-            del held.workflows[workflow.key]
+            del held.workflows[key]
         if not held.assignments:
             del self.held[assignment.incarnation]
         self.update_room(assignment.incarnation)
@@ -255,6 +268,16 @@ class State:
             return 0
         held = self.held.get(worker.incarnation)
         return worker.credit - (len(held.assignments) if held is not None else 0)
+
+    def occupy(self, shard: int) -> None:
+        """An act begins that must have a shard for itself."""
+        self.occupied[shard] = self.occupied.get(shard, 0) + 1
+
+    def vacate(self, shard: int) -> None:
+        """It has ended."""
+        self.occupied[shard] -= 1
+        if not self.occupied[shard]:
+            del self.occupied[shard]
 
     def has(self, assignment: Assignment) -> bool:
         """Tell whether an assignment is still live, and not another one of its name."""

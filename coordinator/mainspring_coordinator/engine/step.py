@@ -58,13 +58,18 @@ class Engine:
         self._handle(turn, event)
         nodes.settle(turn)
         self._go_on(turn)
+        self._take_in(turn)
         self._assigning = dispatch.dispatch(turn, self._strategy)
         return turn.effects
 
     @property
     def busy(self) -> bool:
         """Whether something is left to do at once, which any step does a part of; `Tick` is one."""
-        return self._assigning or bool(self._acts)
+        return self._assigning or bool(self._acts or self.state.arriving)
+
+    def is_taking_in(self, shard: int) -> bool:
+        """Tell whether something that came from the database for this shard is not in the state yet."""
+        return shard in self.state.occupied or shard in self.state.arriving
 
     def next_due_us(self) -> int | None:
         """Return when the earliest deadline is, None if nothing waits for time."""
@@ -104,6 +109,22 @@ class Engine:
                 self._acts.append(act)
             nodes.settle(turn)
 
+    def _take_in(self, turn: Turn) -> None:
+        """Handle what waited for shards that are not occupied any more."""
+        state = turn.state
+        for shard_id in list(state.arriving):
+            waiting = state.arriving[shard_id]
+            while waiting and shard_id not in state.occupied and turn.left > 0:
+                self._arrive(turn, waiting.popleft())
+                nodes.settle(turn)
+            if not waiting:
+                state.arriving.pop(shard_id, None)
+        while state.woken:
+            shard_id, _ = state.woken.popitem()
+            shard = state.shards.get(shard_id)
+            if shard is not None and shard.ready and shard_id not in state.occupied:
+                self._handle_deferred(turn, shard)
+
     def _handle(self, turn: Turn, event: Event) -> None:
         match event:
             case Results():
@@ -120,16 +141,17 @@ class Engine:
                 fleet.load(turn, event)
             case WorkerDraining():
                 fleet.draining(turn, event)
-            case ShardTaken():
-                recovery.taken(turn, event)
-            case ShardLost():
-                recovery.lost(turn, event.shard)
+            case ShardTaken() | ShardLost():
+                # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
+                recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
             case Submit() | Cancel() | Read() | Inventory() | ProgressReported():
                 self._of_shard(turn, event)
             case _:
-                shard = turn.state.shards.get(event.shard)
-                if shard is not None:
-                    self._from_database(turn, shard, event)
+                state = turn.state
+                if event.shard in state.occupied or event.shard in state.arriving:
+                    state.arriving.setdefault(event.shard, deque()).append(event)
+                else:
+                    self._arrive(turn, event)
 
     def _of_shard(self, turn: Turn, event: Submit | Cancel | Read | Inventory | ProgressReported) -> None:
         shard = turn.state.shards.get(event.shard)
@@ -137,7 +159,7 @@ class Engine:
             if isinstance(event, Submit | Cancel | Read):
                 turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
             return
-        if not shard.ready or _waits_for_reload(shard, event):
+        if not shard.ready or shard.shard in turn.state.occupied or _waits_for_reload(shard, event):
             # What it is about may not be loaded yet; that it is not there would be a lie.
             _defer(turn, shard, event)
             return
@@ -153,34 +175,24 @@ class Engine:
             case ProgressReported():
                 fleet.progress(turn, shard, event)
 
-    def _from_database(
-        self,
-        turn: Turn,
-        shard: ShardState,
-        event: WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted | WorkflowAbsent,
-    ) -> None:
+    def _arrive(self, turn: Turn, event: Event) -> None:
+        assert isinstance(
+            event, WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted | WorkflowAbsent
+        )
+        shard = turn.state.shards.get(event.shard)
+        if shard is None:
+            return
         match event:
             case WorkflowLoaded():
                 recovery.loaded(turn, shard, event)
-                self._reloaded(turn, shard, event.workflow_id)
             case WorkflowAbsent():
-                self._reloaded(turn, shard, event.workflow_id)
+                recovery.reloaded(turn, shard, event.workflow_id)
             case OutputsLoaded():
                 recovery.outputs_loaded(turn, shard, event)
             case SubmitExisted() | WorkflowEvicted():
                 workflows.existed(turn, shard, event)
             case ShardReady():
                 recovery.ready(turn, shard, event)
-                self._handle_deferred(turn, shard)
-
-    def _reloaded(self, turn: Turn, shard: ShardState, workflow_id: str) -> None:
-        if workflow_id in shard.reloading:
-            shard.reloading.remove(workflow_id)
-            recovery.adopt(turn, shard, workflow_id)
-            # Workers that died meanwhile did not leave this workflow's assignments; somebody must look at them.
-            recovery.watch_absent(turn, shard)
-            nodes.settle(turn)
-            self._handle_deferred(turn, shard)
 
     def _handle_deferred(self, turn: Turn, shard: ShardState) -> None:
         deferred, shard.deferred = shard.deferred, []
@@ -211,7 +223,11 @@ def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Invento
 def _results(turn: Turn, event: Results) -> None:
     for item in event.items:
         shard = turn.state.shards.get(item.shard)
-        if shard is not None and (not shard.ready or (shard.reloading and item.assignment not in shard.live)):
+        if shard is not None and (
+            not shard.ready
+            or item.shard in turn.state.occupied
+            or (shard.reloading and item.assignment not in shard.live)
+        ):
             _defer(turn, shard, Results(event.session, (item,)))
             continue
         fleet.result(turn, event.session, item)
@@ -224,6 +240,9 @@ def _fire(turn: Turn, timer: Timer) -> None:
         return
     shard = turn.state.shards.get(timer.shard)
     if shard is None:
+        return
+    if timer.shard in turn.state.occupied:
+        shard.put_off.append(timer)
         return
     if timer.kind is TimerKind.SHARD_GRACE:
         fleet.shard_grace_over(turn, shard, timer)

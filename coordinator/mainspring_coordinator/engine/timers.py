@@ -63,6 +63,10 @@ class Timers:
         self._order += 1
         heapq.heappush(self._heap, Timer(due_us, self._order, kind, shard, workflow_id, node, instance, number))
 
+    def put_back(self, timer: Timer) -> None:
+        """Set a deadline again that could not be handled when it was due."""
+        heapq.heappush(self._heap, timer)
+
     def next_due_us(self) -> int | None:
         """Return when the earliest is due."""
         return self._heap[0].due_us if self._heap else None
