@@ -35,6 +35,8 @@ from mainspring.settings_model import Settings, declare
 _DAY_MS: Final = 24 * 3600 * 1000
 _NAME: Final = rf"^[A-Za-z0-9_.:@+=-]{{1,{name_bytes_max}}}$"
 _NAME_ALLOWED: Final = f"1 to {name_bytes_max} letters, digits and `_.:@+=-`"
+_CLUSTER: Final = rf"^[A-Za-z0-9_.-]{{1,{cluster_name_bytes_max}}}$"
+_CLUSTER_ALLOWED: Final = f"1 to {cluster_name_bytes_max} letters, digits and `_.-`"
 _HOST: Final = r"^[A-Za-z0-9_.:%\[\]-]{1,255}$"
 _HOST_ALLOWED: Final = "a host name or an IP address"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  (compared with, never bound)
@@ -258,13 +260,14 @@ class CoordinatorSettings(_Instance):
         "CLUSTER_NAME",
         "the cluster's name; fixed when the cluster is made",
         "mainspring",
-        allowed=f"1 to {cluster_name_bytes_max} letters, digits and `_.-`",
-        pattern=rf"^[A-Za-z0-9_.-]{{1,{cluster_name_bytes_max}}}$",
+        allowed=_CLUSTER_ALLOWED,
+        pattern=_CLUSTER,
     )
     shards: int = declare(
         "SHARDS",
-        "shares of all workflows, the unit of ownership; fixed when the cluster is made",
+        "shares of all workflows, the unit of ownership; fixed when the cluster is made, and another number is refused then",
         16,
+        shown="16, or what the cluster was made with",
         low=1,
         high=shards_max,
     )
@@ -350,6 +353,14 @@ class WorkerSettings(_Instance, _Contact):
     )
     http_port: int = declare(
         "HTTP_PORT", "the port of /health, /ready and /metrics; 0: they are not served", 0, low=0, high=65_535
+    )
+    cluster_name: str | None = declare(
+        "CLUSTER_NAME",
+        "the cluster that it means to join; coordinators of another one refuse it",
+        None,
+        allowed=_CLUSTER_ALLOWED,
+        shown="whichever answers",
+        pattern=_CLUSTER,
     )
 
     @field_validator("supported_executors", mode="before")

@@ -22,6 +22,14 @@ null: Final = b"null"
 protocol_version: Final = 1
 
 
+def serves_protocol(theirs: int, ours: int = protocol_version) -> bool:
+    """Tell whether a coordinator of protocol `ours` serves a worker of `theirs`: the same, or the one before, never a later one.
+
+    So an upgrade begins with the coordinators, and their workers follow one by one.
+    """
+    return max(1, ours - 1) <= theirs <= ours
+
+
 def clip(text: str, bytes_max: int) -> str:
     """Return `text`, cut so that it takes at most `bytes_max` bytes in UTF-8; a cut text ends in "…". Lone surrogates become "?"."""
     data = text.encode("utf-8", "replace")

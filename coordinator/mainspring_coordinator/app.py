@@ -84,6 +84,7 @@ class Coordinator:
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: Sequence[tuple[str, str, str]] = ()
+        self._standing_by = False
         self._election: Election
         self._loop: ControlLoop
 
@@ -197,6 +198,7 @@ class Coordinator:
     def on_peers(self, view: View) -> None:
         """Who lives or who owns what has changed."""
         self._loop.epochs_seen({shard: row.epoch for shard, row in view.shards.items()})
+        self._note_standby(view)
         live = self._election.coordinators()
         if live != self._known and self._services is not None:
             self._known = live
@@ -244,6 +246,18 @@ class Coordinator:
         return self._loop.open_workflows if hasattr(self, "_loop") else 0
 
     # -- within ------------------------------------------------------------------------------------------------------------
+
+    def _note_standby(self, view: View) -> None:
+        """Say once that we own nothing because there are more coordinators than shards."""
+        spare = len(view.live) > len(view.shards) and self._election.incarnation not in view.holders.values()
+        if spare and not self._standing_by:
+            _log.info(
+                "standing_by",
+                coordinators=len(view.live),
+                shards=len(view.shards),
+                action="serves clients by forwarding, and takes shards over when another coordinator ends",
+            )
+        self._standing_by = spare
 
     def _said_to_workers(self) -> tuple[str, str]:
         silent_us = self._election.database_silent_us()

@@ -304,8 +304,11 @@ class Election:
                     f"CLUSTER_NAME = {wanted.name!r}, but the database of DATABASE_URL holds cluster {cluster.name!r}; "
                     "set one of them to fit the other"
                 )
-            if cluster.shards_total != wanted.shards_total:
-                _log.warning("shards_fixed", setting=wanted.shards_total, in_force=cluster.shards_total)
+            if cluster.shards_total != wanted.shards_total and "shards" in settings.model_fields_set:
+                raise SettingsError(
+                    f"SHARDS = {wanted.shards_total}, but cluster {cluster.name!r} was made with {cluster.shards_total} shards, "
+                    f"which is fixed; set SHARDS={cluster.shards_total} or leave it unset"
+                )
             return cluster
         return None
 

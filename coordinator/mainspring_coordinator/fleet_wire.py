@@ -16,7 +16,7 @@ from mainspring.errors import BadRequestError, Failure
 from mainspring.failures import payload_too_large, result_refused
 from mainspring.ids import is_incarnation
 from mainspring.v1 import worker_pb2
-from mainspring.wire import check_payload, from_failure, null, protocol_version
+from mainspring.wire import check_payload, from_failure, null, protocol_version, serves_protocol
 from mainspring_coordinator.engine.effects import Ack, Assign, EchoCredit, ReportBacklog, Stop
 from mainspring_coordinator.engine.events import (
     CreditSet,
@@ -56,11 +56,13 @@ def check_hello(request: worker_pb2.AttachRequest, cluster: str) -> worker_pb2.H
     if not request.HasField("hello"):
         raise _breach("hello", "missing; the first message says who attaches")
     hello = request.hello
-    if hello.protocol != protocol_version:
+    if not serves_protocol(hello.protocol):
+        later = hello.protocol > protocol_version
         raise HelloRefusedError(
             worker_pb2.GOODBYE_REASON_INCOMPATIBLE,
-            f"hello.protocol: this coordinator speaks version {protocol_version}, the worker {hello.protocol}; "
-            "run worker and coordinator from the same release",
+            f"hello.protocol: this coordinator speaks version {protocol_version} and serves the one before it, the worker "
+            f"(mainspring {hello.version[:32] or 'unknown'}) speaks {hello.protocol}; "
+            f"upgrade {'the coordinators first, then their workers' if later else 'the worker'}",
         )
     if hello.cluster and hello.cluster != cluster:
         raise HelloRefusedError(

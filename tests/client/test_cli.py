@@ -229,14 +229,21 @@ def test_workers_coordinators_and_shards_are_tables(served: Served) -> None:
             )
         ],
         "ListCoordinators": [
-            admin_pb2.ListCoordinatorsResponse(coordinators=[admin_pb2.Coordinator(name="c1", live=True, shards=16)])
+            admin_pb2.ListCoordinatorsResponse(
+                coordinators=[
+                    admin_pb2.Coordinator(name="c1", live=True, shards=16),
+                    admin_pb2.Coordinator(name="c2", live=True),
+                ]
+            )
         ],
         "ListShards": [
             admin_pb2.ListShardsResponse(shards=[admin_pb2.Shard(shard=3, epoch=7, holder="ab", holder_name="c1")])
         ],
     }
     assert "worker-1  ACTIVE        3/50" in asked(served, "workers", **script).stdout
-    assert "c1           live" in asked(served, "coordinators", **script).stdout
+    told = asked(served, "coordinators", **script).stdout
+    assert "c1           live" in told
+    assert "c2           stands by" in told
     assert "3      c1     7" in asked(served, "shards", **script).stdout
     assert json.loads(asked(served, "shards", "--json", **script).stdout)[0]["epoch"] == 7
 

@@ -85,6 +85,20 @@ def test_a_second_coordinator_that_wants_to_be_alone_is_refused(mariadb_url: str
     asyncio.run(play())
 
 
+def test_a_worker_of_another_cluster_is_refused_with_both_names(file_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(file_url, tmp_path) as cluster:
+            await cluster.coordinator("c1", CLUSTER_NAME="production")
+            worker = await cluster.spawn_worker("w1", CLUSTER_NAME="staging")
+            assert await worker.exited == 2
+            said = await worker.said("the cluster refuses this worker", within_s=1)
+            assert "'production'" in said
+            assert "'staging'" in said
+            assert "CLUSTER_NAME" in said
+
+    asyncio.run(play())
+
+
 def test_a_worker_with_a_wrong_address_says_whom_it_cannot_reach_and_goes_on_trying(
     file_url: str, tmp_path: Path
 ) -> None:

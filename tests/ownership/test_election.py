@@ -128,6 +128,20 @@ def test_another_cluster_in_the_database_is_refused(sqlite_url: str) -> None:
     play(story())
 
 
+def test_a_number_of_shards_that_is_not_the_clusters_is_refused_and_unset_it_is_the_clusters(sqlite_url: str) -> None:
+    async def story() -> None:
+        async with Coordinator(sqlite_url, "one", distributed=False, SHARDS=4) as one:
+            await one.until(lambda: len(one.owned) == 4)
+        other = Coordinator(sqlite_url, "one", distributed=False, SHARDS=16)
+        with pytest.raises(SettingsError, match=r"SHARDS = 16, but cluster 'mainspring' was made with 4 .* SHARDS=4"):
+            await other.election.start()
+        await other.__aexit__()
+        async with Coordinator(sqlite_url, "one", distributed=False) as unset:
+            await unset.until(lambda: sorted(unset.owned) == [0, 1, 2, 3])
+
+    play(story())
+
+
 def test_a_database_without_a_schema_is_refused_with_the_command_to_type(tmp_path: Path) -> None:
     async def story() -> None:
         one = Coordinator(f"sqlite:///{tmp_path / 'empty.db'}", "one", distributed=False)

@@ -6,7 +6,7 @@ import pytest
 
 from mainspring import limits
 from mainspring.v1 import admin_pb2, worker_pb2, workflow_pb2
-from mainspring.wire import to_payload
+from mainspring.wire import protocol_version, serves_protocol, to_payload
 from mainspring_coordinator.engine.effects import (
     Ack,
     CancelCause,
@@ -43,6 +43,25 @@ async def test_a_worker_that_attaches_is_told_the_cluster() -> None:
         (attached,) = await host.loop.wait_for(WorkerAttached)
         assert (attached.name, attached.executors, attached.slots) == ("w1", frozenset({"echo"}), 100)
         assert attached.labels == {"gpu": "no"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "served"),
+    [(1, 1, True), (2, 1, False), (0, 1, False), (4, 4, True), (3, 4, True), (2, 4, False), (5, 4, False)],
+)
+def test_a_worker_one_protocol_back_is_served_and_no_other(theirs: int, ours: int, *, served: bool) -> None:
+    assert serves_protocol(theirs, ours) is served
+
+
+@story
+async def test_a_worker_of_a_later_protocol_is_told_what_to_upgrade_first() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.send(hello=hello(protocol=protocol_version + 1, version="9.9.9"))
+        goodbye = await worker.goodbye()
+        assert goodbye.reason == worker_pb2.GOODBYE_REASON_INCOMPATIBLE
+        assert "9.9.9" in goodbye.message
+        assert "upgrade the coordinators first, then their workers" in goodbye.message
 
 
 @story
@@ -212,7 +231,8 @@ def test_a_breach_of_the_contract_ends_the_stream_and_names_the_field(field: str
 
 
 _refusals: list[tuple[str, int, dict[str, Any]]] = [
-    ("hello.protocol", worker_pb2.GOODBYE_REASON_INCOMPATIBLE, {"protocol": 2}),
+    ("hello.protocol", worker_pb2.GOODBYE_REASON_INCOMPATIBLE, {"protocol": protocol_version + 1}),
+    ("hello.protocol", worker_pb2.GOODBYE_REASON_INCOMPATIBLE, {"protocol": 0}),
     ("hello.cluster", worker_pb2.GOODBYE_REASON_WRONG_CLUSTER, {"cluster": "other"}),
     ("hello.name", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"name": ""}),
     ("hello.name", worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, {"name": "x" * 129}),

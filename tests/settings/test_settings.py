@@ -51,6 +51,7 @@ GUIDE = [
     ("FAILOVER_WEBHOOK_SECRET", "failover_webhook_secret", None, COORDINATOR),
     ("RETENTION_DAYS", "retention_days", 0, COORDINATOR),
     ("CLUSTER_NAME", "cluster_name", "mainspring", COORDINATOR),
+    ("CLUSTER_NAME", "cluster_name", None, WORKER),
     ("SHARDS", "shards", 16, COORDINATOR),
 ]
 

@@ -145,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             host=settings.hostname,
             zone=given.zone,
             labels=parse_labels(given.labels),
+            cluster=settings.cluster_name or "",
             heartbeat_interval_ms=settings.heartbeat_interval_ms,
             failure_detection_timeout_ms=settings.failure_detection_timeout_ms,
             load_report_interval_ms=settings.load_report_interval_ms,

@@ -4,6 +4,7 @@ import typer
 
 from mainspring_client.cli.app import AddressOption, JsonOption, app, ask, examples, session_of
 from mainspring_client.cli.output import span
+from mainspring_client.nouns import CoordinatorInfo
 
 
 @app.command(epilog=examples("mainspring workers --json"))
@@ -41,11 +42,14 @@ def coordinators(ctx: typer.Context, address: AddressOption = None, as_json: Jso
     if session.out.as_json:
         session.out.document(found)
         return
-    rows = [
-        [one.name, "live" if one.live else "gone", one.address, one.http_address, str(one.shards), str(one.workers)]
-        for one in found
-    ]
+    rows = [[one.name, _state(one), one.address, one.http_address, str(one.shards), str(one.workers)] for one in found]
     session.out.table(["coordinator", "state", "address", "probes", "shards", "workers"], rows)
+
+
+def _state(one: CoordinatorInfo) -> str:
+    if not one.live:
+        return "gone"
+    return "live" if one.shards else "stands by"
 
 
 @app.command(epilog=examples("mainspring shards"))

@@ -297,7 +297,7 @@ class Hello(_message.Message):
     version: _builtins.str
     """The version of its software, such as "0.1.0". At most 32 bytes."""
     protocol: _builtins.int
-    """The version of this protocol that it speaks: 1."""
+    """The version of this protocol that it speaks: 1. A coordinator serves its own and the one before it, and refuses others."""
     cluster: _builtins.str
     """The cluster that it means to join; empty: whichever answers. At most 64 bytes."""
     workflows_max: _builtins.int
