@@ -252,10 +252,49 @@ def test_idle_credit_moves_to_where_work_waits_and_comes_back() -> None:
     assert [machine.sessions[session].limit for session in (1, 2)] == [5, 5]
     machine.backlog(2, waiting=True)
     settle(machine)
-    assert [machine.sessions[session].limit for session in (1, 2)] == [1, 9]
+    assert [machine.sessions[session].limit for session in (1, 2)] == [0, 10]
     machine.backlog(1, waiting=True)
     settle(machine)
     assert [machine.sessions[session].limit for session in (1, 2)] == [5, 5]
+
+
+def test_a_coordinator_that_gave_work_a_moment_ago_keeps_a_slot_for_what_follows_it() -> None:
+    machine = attached(10, 1, 2)
+    settle(machine)
+    machine.assigned(1, [work(1)])
+    machine.backlog(2, waiting=True)
+    settle(machine)
+    assert [machine.sessions[session].limit for session in (1, 2)] == [2, 8]
+    finish(machine, 1)
+    machine.acked(1, [(0, 1, 1, "recorded")])
+    machine.rebalance()
+    settle(machine)
+    assert [machine.sessions[session].limit for session in (1, 2)] == [1, 9]
+    machine.rebalance()
+    settle(machine)
+    assert [machine.sessions[session].limit for session in (1, 2)] == [0, 10]
+
+
+def test_a_slot_that_several_coordinators_share_goes_to_the_one_that_has_work() -> None:
+    machine = attached(1, 1, 2, 3)
+    settle(machine)
+    for session in (3, 2, 1):
+        machine.backlog(session, waiting=True)
+        settle(machine)
+        assert [other for other, state in machine.sessions.items() if state.limit] == [session]
+        machine.backlog(session, waiting=False)
+
+
+def test_coordinators_that_are_more_than_the_slots_take_turns() -> None:
+    machine = attached(1, 1, 2, 3)
+    for session in (1, 2, 3):
+        machine.backlog(session, waiting=True)
+    had: set[int] = set()
+    for _ in range(3):
+        machine.rebalance()
+        settle(machine)
+        had |= {session for session, state in machine.sessions.items() if state.limit}
+    assert had == {1, 2, 3}
 
 
 def test_credit_is_not_given_twice_while_a_lowered_coordinator_still_has_more_than_its_bound() -> None:

@@ -124,6 +124,8 @@ class Session:
     owned: set[int] = field(default_factory=set[int])
     ordinal_seen: int = 0
     backlog: bool = False
+    busy: int = 0
+    """Above 0: it gave us work since the last but one look at idle credit."""
     credit_seq: int = 0
     limit: int = 0
     """The bound that was set last."""

@@ -50,6 +50,8 @@ class Machine:
         """Attempts that run, void ones included."""
         self._kept = 0
         self._kept_bytes = 0
+        self._turn = 0
+        """Whose turn it is, of coordinators that are more than the slots."""
 
     # -- streams -----------------------------------------------------------------------------------------------------------
 
@@ -113,8 +115,11 @@ class Machine:
                     state.results_due[key] = None
 
     def rebalance(self) -> None:
-        """Move idle credit to where work waits; to be called every now and then while several coordinators share the slots."""
+        """Move idle credit to where work waits; to be called at a steady pace while several coordinators share the slots."""
+        for state in self.sessions.values():
+            state.busy = max(0, state.busy - 1)
         if len(self.sessions) > 1 and any(state.backlog for state in self.sessions.values()):
+            self._turn += 1
             self._share()
 
     def backlog(self, session: int, waiting: bool) -> None:
@@ -164,6 +169,7 @@ class Machine:
                 continue
             self._see_epoch(work.shard, work.epoch)
             self.attempts[work.key] = Attempt(work, Phase.QUEUED)
+            state.busy = 2
             if work.key in state.cancelled:
                 self._finish(work.key, Outcome.CANCELLED, None, 0)
             elif self.draining:
@@ -394,12 +400,18 @@ class Machine:
         rest = [session for session in self.sessions if session not in hungry]
         shares: dict[int, int] = {}
         used = self._used() if rest else {}
+        left = total
         for session in rest:
-            # What has nothing waiting keeps what it uses, and one more, so that its next node starts at once.
-            shares[session] = min(used[session] + 1, max(1, total // len(self.sessions)), total - sum(shares.values()))
-        left = total - sum(shares.values())
+            # What has nothing waiting keeps what it uses, and, if it was given something a moment ago, one more, so that the
+            # next node of its chain starts at once. But one slot goes to each that has something waiting, if there are as many.
+            keeps = used[session] + (self.sessions[session].busy > 0)
+            shares[session] = max(0, min(keeps, max(1, total // len(self.sessions)), left - len(hungry)))
+            left -= shares[session]
+        odd = left % len(hungry)
+        # Where not even one slot falls to each, they take turns; else nothing would come of it but messages.
+        first = self._turn if left < len(hungry) else 0
         for place, session in enumerate(hungry):
-            shares[session] = left // len(hungry) + (place < left % len(hungry))
+            shares[session] = left // len(hungry) + ((place - first) % len(hungry) < odd)
         return shares
 
     def _used(self) -> dict[int, int]:
