@@ -48,7 +48,7 @@ def test_a_coordinator_cut_from_its_database_lets_go_in_time_and_what_it_held_ba
             assert let_go_s < lease_s + 1  # the last second is for a busy machine
             assert taken_s < hung_s + 2
             await all_ended(client, dict.fromkeys(held, 1))
-            more = dict.fromkeys([f"more-{n}" for n in range(16)], 3)
+            more: dict[str, object] = dict.fromkeys([f"more-{n}" for n in range(16)], 3)
             for name in more:
                 await client.submit(chain(3), 0, workflow_id=name)
             await all_ended(client, more)
