@@ -10,7 +10,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import structlog
@@ -243,7 +243,9 @@ class Election:
 
     def _take_shard(self, row: ShardRow) -> None:
         self._owners[row.shard] = row.holder
-        self._listener.on_taken(row)
+        # The server wrote the grace by its own clock, and it will be over by ours: after a jump these are hours apart.
+        grace_until_us = self._database_clock.told_us(row.grace_until_us, self._clock.now_us())
+        self._listener.on_taken(replace(row, grace_until_us=grace_until_us))
 
     def _lose_term(self, reason: str) -> None:
         self._owners = {shard: owner for shard, owner in self._owners.items() if owner != self._incarnation}

@@ -285,6 +285,10 @@ class DatabaseClock:
         jump_us = error_us - left_us
         return jump_us if abs(jump_us) > clock_jump_us else 0
 
+    def told_us(self, db_us: int, boot_us: int) -> int:
+        """Return what the clock tells when the server's own shows `db_us`, a time near now; they differ after a jump."""
+        return db_us - (self._error_us - self._slewed(max(0, boot_us - self._boot_us)))
+
     def _at(self, boot_us: int) -> int:
         assert self._db_us is not None, "database time is not known before the first renewal"
         passed_us = max(0, boot_us - self._boot_us)

@@ -143,6 +143,16 @@ def test_a_jump_is_approached_slowly_and_alarmed_beyond_two_seconds(
     assert clock.now_us(101 * SECOND) - SECOND == after_100s
 
 
+@pytest.mark.parametrize("jump_us", [3_600 * SECOND, -3_600 * SECOND, SECOND, 0])
+def test_a_grace_of_the_servers_clock_lasts_as_long_by_ours_after_a_jump(jump_us: int) -> None:
+    clock = DatabaseClock()
+    clock.anchor(Anchor(0, 0, 0))
+    clock.anchor(Anchor(db_us=SECOND + jump_us, sent_us=SECOND, received_us=SECOND))
+    until_us = clock.told_us(db_us=12 * SECOND + jump_us, boot_us=2 * SECOND)
+    # The server's clock shows 2 s + jump now, so 10 s are left; ours slews meanwhile, by a tenth at most.
+    assert until_us - clock.now_us(2 * SECOND) == 10 * SECOND
+
+
 def test_a_jump_is_alarmed_once() -> None:
     clock = DatabaseClock()
     clock.anchor(Anchor(0, 0, 0))

@@ -317,3 +317,15 @@ def test_a_writer_that_the_dead_opened_anew_is_ended_too() -> None:
     cluster.database.shards[other.shards[0]] = replace(cluster.database.shards[other.shards[0]], holder=who)
     assert cluster.run(3, until=lambda: len(other.shards) == 16) <= 1
     assert zombie.id in cluster.database.killed
+
+
+@pytest.mark.parametrize("jump_s", [3_600, -3_600])
+def test_a_clock_that_jumps_moves_no_shard_and_ends_no_term(jump_s: int) -> None:
+    cluster, one, other = two()
+    shards = (one.shards, other.shards)
+    cluster.database.offset_us += jump_s * SECOND
+    cluster.run(20)
+    assert (one.lost, other.lost) == (None, None)
+    assert (one.shards, other.shards) == shards
+    other.kill()
+    assert cluster.run(5, lambda: len(one.shards) == 16) < 1

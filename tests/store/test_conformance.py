@@ -285,6 +285,15 @@ def test_a_grace_that_has_not_passed_is_kept_by_the_next_owner(store: Store) -> 
     assert now_us < first.grace_until_us <= now_us + 60_000_000
 
 
+def test_a_grace_from_before_the_servers_clock_went_back_is_not_waited_for(store: Store) -> None:
+    one = join(store, me)
+    first = one.lock.take(shard_row(one, 0), me, 3_600_000_000)
+    assert first is not None
+    second = one.lock.take(first, rival, 60_000_000)
+    assert second is not None
+    assert second.grace_until_us <= one.lock.poll().now_us + 60_000_000
+
+
 def test_the_lock_of_an_incarnation_is_held_once_and_shown_to_all(store: Store) -> None:
     one = join(store, me)
     other = store.open_lock_session("test")

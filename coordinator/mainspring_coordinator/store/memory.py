@@ -267,7 +267,9 @@ class MemoryLockSession:
             if row.epoch != shard.epoch:
                 return None
             now_us = self._store.now_us()
-            grace_until_us = row.grace_until_us if row.grace_until_us > now_us else now_us + grace_us
+            grace_until_us = now_us + grace_us
+            if row.grace_until_us > now_us:
+                grace_until_us = min(row.grace_until_us, grace_until_us)
             taken = replace(row, epoch=row.epoch + 1, holder=incarnation, grace_until_us=grace_until_us)
             self._store.tables.shards[shard.shard] = taken
             return taken

@@ -126,10 +126,11 @@ class MysqlLockSession:
         """See `LockSession`."""
         statement = (
             "UPDATE shards SET holder=%s,epoch=epoch+1,"  # noqa: S608  # our own words
-            f"grace_until_us=IF(grace_until_us>{now_us_sql},grace_until_us,{now_us_sql}+%s) WHERE shard_id=%s AND epoch=%s"
+            f"grace_until_us=IF(grace_until_us>{now_us_sql},LEAST(grace_until_us,{now_us_sql}+%s),{now_us_sql}+%s)"
+            " WHERE shard_id=%s AND epoch=%s"
         )
         try:
-            changed = self._do(statement, (incarnation, grace_us, shard.shard, shard.epoch))
+            changed = self._do(statement, (incarnation, grace_us, grace_us, shard.shard, shard.epoch))
         except StoreUnavailableError as error:
             if error.__cause__ is not None and trouble_of(error.__cause__) is Trouble.RETRY:
                 raise RowLockedError(str(error)) from error

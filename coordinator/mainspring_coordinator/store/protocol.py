@@ -328,7 +328,8 @@ class LockSession(Protocol):
         """Take a shard in one autocommit statement, if its epoch is still that of `shard`; None when someone was faster.
 
         `RowLockedError`: a transaction of somebody else holds the fence row; the lock session is none the worse for it.
-        Stores `grace_until_us` as database time + `grace_us`, unless the row holds a later one already that has not passed.
+        Stores `grace_until_us` as database time + `grace_us`, or leaves an earlier one of the row that has not passed. One that lies
+        further ahead than a grace can was stored before the server's clock went back, and is not waited for.
         """
         ...
 

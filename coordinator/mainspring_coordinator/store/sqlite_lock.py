@@ -110,10 +110,11 @@ class SqliteLockSession:
         """See `LockSession`."""
         statement = (
             "UPDATE shards SET holder=?,epoch=epoch+1,"  # noqa: S608  # our own words
-            f"grace_until_us=CASE WHEN grace_until_us>{now_us_sql} THEN grace_until_us ELSE {now_us_sql}+? END WHERE shard_id=? AND epoch=?"
+            f"grace_until_us=CASE WHEN grace_until_us>{now_us_sql} THEN MIN(grace_until_us,{now_us_sql}+?) ELSE {now_us_sql}+? END"
+            " WHERE shard_id=? AND epoch=?"
         )
         with self._working():
-            if self._raw.execute(statement, (incarnation, grace_us, shard.shard, shard.epoch)).rowcount != 1:
+            if self._raw.execute(statement, (incarnation, grace_us, grace_us, shard.shard, shard.epoch)).rowcount != 1:
                 return None
             return ShardRow(*self._rows("SELECT * FROM shards WHERE shard_id=?", (shard.shard,))[0])
 
