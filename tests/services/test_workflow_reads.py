@@ -1,6 +1,6 @@
 """Reading workflows: from memory, from the database, by page."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from mainspring import limits
-from mainspring.errors import Failure
+from mainspring.errors import Failure, UnavailableError
 from mainspring.failures import failure_to_json
 from mainspring.v1 import client_pb2, workflow_pb2
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, MapView
@@ -22,6 +22,7 @@ from tests.services.rig import (
     fields_in,
     plan_of,
     reason_in,
+    retry_ms_in,
     running,
     status_in,
     story,
@@ -89,6 +90,22 @@ async def test_not_found_is_said_only_after_a_proof_and_a_second_look() -> None:
         host.loop.on_prove = appear
         answer = await host.workflows.Get(client_pb2.GetRequest(workflow_id="late"))
         assert answer.workflow.status == workflow_pb2.WORKFLOW_STATUS_SUCCEEDED
+
+
+@story
+async def test_a_read_that_cannot_be_proven_current_is_unavailable_with_a_hint_when_to_try_again() -> None:
+    def unproven(*_: object) -> NoReturn:
+        raise UnavailableError("this coordinator gave up its term; the outcome is unknown, try again")
+
+    async with Host() as host:
+        host.store("wf-1", plan_of(A), WorkflowStatus.SUCCEEDED)
+        host.loop.on_prove = unproven
+        absent = await error_of(host.workflows.Get(client_pb2.GetRequest(workflow_id="nobody")))
+        host.loop.on_ask = unproven
+        present = await error_of(host.workflows.Get(client_pb2.GetRequest(workflow_id="wf-1")))
+        for error in (absent, present):
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert retry_ms_in(error) > 0
 
 
 @story
