@@ -3,7 +3,8 @@
 Every call may be repeated: reads change nothing, and mutating calls carry ids made before the first try. So a transient
 failure (no connection, a busy queue, a shard without owner, one try over its time) is followed by another try until the
 caller's deadline, after a delay with full jitter or the one that the coordinator asked for, on the next address if the
-present one failed. The first contact has less patience, and asks all addresses at once: a wrong one should be
+present one failed. A call about a workflow goes straight to its owner where that is known (`owners`), and to the present
+address when it fails there. The first contact has less patience, and asks all addresses at once: a wrong one should be
 reported soon.
 """
 
@@ -17,8 +18,8 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from mainspring.clock import BootClock, Clock
-from mainspring.dial import Keepalive, open_channel
-from mainspring.errors import BusyError, DeadlineError, MainspringError, UnavailableError
+from mainspring.dial import Keepalive
+from mainspring.errors import BusyError, DeadlineError, MainspringError, NotOwnerError, UnavailableError
 from mainspring.limits import (
     call_timeout_ms_default,
     client_retry_delay_ms_first,
@@ -28,19 +29,10 @@ from mainspring.limits import (
     try_timeout_ms_max,
 )
 from mainspring.rpc_errors import error_from, is_ours, retry_after_ms
-from mainspring.v1 import admin_pb2_grpc, client_pb2_grpc
+from mainspring_client.owners import Owner, Owners
+from mainspring_client.stubs import Stubs
 
 _transient: Final = (UnavailableError, BusyError, DeadlineError)
-
-
-class Stubs:
-    """One address: its channel and the services on it."""
-
-    def __init__(self, address: str, keepalive: Keepalive) -> None:
-        self.address = address
-        self.channel = open_channel(address, keepalive)
-        self.workflows = client_pb2_grpc.WorkflowsServiceStub(self.channel)
-        self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
 
 
 class Transport:
@@ -63,6 +55,7 @@ class Transport:
         self._clock = clock or BootClock()
         self._chance = chance
         self._open: dict[str, Stubs] = {}
+        self._owners = Owners(lambda address: Stubs(address, self._keepalive))
         self._at = 0
         self._contacted = False
         self._closed = False
@@ -73,6 +66,7 @@ class Transport:
         for stubs in self._open.values():
             await stubs.channel.close()
         self._open.clear()
+        await self._owners.close()
 
     def now_ms(self) -> float:
         """Return the time that deadlines are measured with."""
@@ -92,10 +86,14 @@ class Transport:
             stubs = await self._stubs(tries.left_ms())
             left_ms = tries.left_ms()
             message = request(left_ms) if callable(request) else request
+            owner = self._owners.find(message)
+            timeout_s = max(0.001, min(left_ms, try_ms) / 1000)
             try:
-                answer = await call(stubs)(message, timeout=max(0.001, min(left_ms, try_ms) / 1000))
+                under_way = _begin(call, stubs, owner, message, timeout_s)
+                answer = await under_way
+                await self._owners.learn(under_way)
             except grpc.aio.AioRpcError as rpc_error:
-                await tries.failed(rpc_error)
+                await tries.failed(rpc_error, owner)
             except asyncio.CancelledError:
                 if not self._closed:
                     raise
@@ -113,7 +111,9 @@ class Transport:
         tries = Tries(self, self.timeout_ms)
         while not done():
             stubs = await self._stubs(tries.left_ms())
-            under_way = call(stubs)(request(), timeout=client_stream_ms_max / 1000)
+            message = request()
+            owner = self._owners.find(message)
+            under_way = _begin(call, stubs, owner, message, client_stream_ms_max / 1000)
             try:
                 async for answer in under_way:
                     tries = Tries(self, self.timeout_ms)
@@ -121,7 +121,7 @@ class Transport:
                     if done():
                         return
             except grpc.aio.AioRpcError as rpc_error:
-                await tries.failed(rpc_error)
+                await tries.failed(rpc_error, owner)
             else:
                 # Ended early but well: the owner moved or drains.
                 if not done() and not await tries.pause(None):
@@ -168,6 +168,10 @@ class Transport:
         self._at = (self._at + 1) % len(self._addresses)
         return self._at != 0
 
+    def forget_owner(self, owner: Owner) -> None:
+        """Go the ordinary way again."""
+        self._owners.forget(owner)
+
     def delay_ms(self, failures: int) -> float:
         """Return how long to wait after so many failures in a row: full jitter."""
         return self._chance() * min(client_retry_delay_ms_max, client_retry_delay_ms_first * 2.0 ** min(failures, 16))
@@ -179,6 +183,15 @@ class Transport:
             f"no coordinator answers at {where}: {cause}\n"
             "set the right address with MAINSPRING_ADDRESS or --address, or start a cluster here with: mainspring dev"
         )
+
+
+def _begin(
+    call: Callable[[Stubs], Callable[..., Any]], present: Stubs, owner: Owner | None, message: Any, timeout_s: float
+) -> Any:
+    """Call the owner if it is known, else the present address."""
+    if owner is None:
+        return call(present)(message, timeout=timeout_s)
+    return call(owner.stubs)(message, timeout=timeout_s, metadata=owner.metadata)
 
 
 class Tries:
@@ -194,13 +207,20 @@ class Tries:
         """Return the time that is left to the call."""
         return self._began_ms + self._timeout_ms - self._transport.now_ms()
 
-    async def failed(self, rpc_error: grpc.aio.AioRpcError) -> None:
-        """Return when it is time for the next try; raise the failure as ours when there is none."""
+    async def failed(self, rpc_error: grpc.aio.AioRpcError, owner: Owner | None = None) -> None:
+        """Return when it is time for the next try; raise the failure as ours when there is none.
+
+        `owner` is who was called, if that was not the present address.
+        """
         error = error_from(rpc_error)
         if not isinstance(error, _transient):
             raise error from rpc_error
         asked_ms = retry_after_ms(rpc_error)
-        if asked_ms is None and self._transport.next_address() and self.left_ms() > 0:
+        if owner is not None:
+            self._transport.forget_owner(owner)
+            if (asked_ms is None or isinstance(error, NotOwnerError)) and self.left_ms() > 0:
+                return  # the present address has not been asked yet
+        elif asked_ms is None and self._transport.next_address() and self.left_ms() > 0:
             return  # another address may do better at once
         if not await self.pause(asked_ms):
             raise self._last_word(error, rpc_error) from rpc_error

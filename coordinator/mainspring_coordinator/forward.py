@@ -1,7 +1,8 @@
 """Any coordinator takes any client's call: what belongs to another one goes there, once.
 
 * The shard is ours, or is becoming ours: the call is done here; the loop waits, bounded, for a shard that is being recovered.
-* Another live coordinator owns it: the call goes there with the caller's deadline, marked, and its answer comes back as it is.
+* Another live coordinator owns it: the call goes there with the caller's deadline, marked, and its answer comes back as it is,
+  with a hint in its trailing metadata where the owner is.
 * A marked call for a shard that is not ours is refused as NOT_OWNER: nobody forwards twice.
 * Nobody owns it at the moment, or the owner says NOT_OWNER: nothing was done, so we look again until the bound of the wait has passed,
   then say UNAVAILABLE with a hint when to try again.
@@ -19,6 +20,7 @@ import grpc.aio
 from mainspring import limits
 from mainspring.dial import open_channel
 from mainspring.errors import NotOwnerError, UnavailableError
+from mainspring.owner_hint import OwnerHint, addressee_key, owner_key
 from mainspring.rpc_errors import error_from
 from mainspring.v1.client_pb2_grpc import WorkflowsServiceStub
 from mainspring_coordinator.answering import Context
@@ -47,8 +49,14 @@ def is_forwarded(context: Context) -> bool:
 class Peer:
     """Another coordinator, ready to be called."""
 
+    incarnation: str
     address: str
     stub: Stub
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with a call that is sent on there."""
+        return (*forwarded_metadata, (addressee_key, self.incarnation))
 
 
 class Patience:
@@ -100,16 +108,17 @@ class Forwarder:
         if owner is None:
             return False
         incarnation, address = owner
-        return True if incarnation == self._directory.incarnation else self._peer(address)
+        return True if incarnation == self._directory.incarnation else self._peer(incarnation, address)
 
     async def call(
         self,
         shard: int,
         context: Context,
         here: Callable[[], Awaitable[_A]],
-        there: Callable[[Stub, float | None], Awaitable[_A]],
+        there: Callable[[Peer, float | None], Awaitable[_A]],
     ) -> _A:
-        """Do a call where its shard is owned; `there` gets the owner's stub and the caller's deadline in seconds."""
+        """Do a call where its shard is owned; `there` gets the owner and the caller's deadline in seconds."""
+        self.demand_addressee(context)
         if is_forwarded(context):
             self.demand_ours(shard)
             return await here()
@@ -122,7 +131,9 @@ class Forwarder:
                 if owner is True:
                     return await here()
                 if owner is not False:
-                    return await there(owner.stub, context.time_remaining())
+                    answer = await there(owner, context.time_remaining())
+                    self._tell_owner(shard, context, owner)
+                    return answer
             except NotOwnerError as error:
                 cause = error
             except grpc.aio.AioRpcError as error:
@@ -141,8 +152,8 @@ class Forwarder:
     ) -> _A:
         """As `call`, for a request that goes to the owner as it is."""
 
-        async def there(stub: Stub, time_left_s: float | None) -> _A:
-            return await method(stub)(request, timeout=time_left_s, metadata=forwarded_metadata)
+        async def there(peer: Peer, time_left_s: float | None) -> _A:
+            return await method(peer.stub)(request, timeout=time_left_s, metadata=peer.metadata)
 
         return await self.call(shard, context, here, there)
 
@@ -151,9 +162,10 @@ class Forwarder:
         shard: int,
         context: Context,
         here: Callable[[], AsyncGenerator[_A, None]],
-        there: Callable[[Stub, float | None], "grpc.aio.UnaryStreamCall[Any, _A]"],
+        there: Callable[[Peer, float | None], "grpc.aio.UnaryStreamCall[Any, _A]"],
     ) -> AsyncGenerator[_A, None]:
         """Pipe a stream from where its shard is owned; when it moves, both callables begin again from what was passed on."""
+        self.demand_addressee(context)
         if is_forwarded(context):
             self.demand_ours(shard)
             async with aclosing(here()) as ours:
@@ -172,7 +184,8 @@ class Forwarder:
                             yield answer
                     return
                 if owner is not False:
-                    theirs = there(owner.stub, context.time_remaining())
+                    theirs = there(owner, context.time_remaining())
+                    self._tell_owner(shard, context, owner)
                     try:
                         async for answer in theirs:
                             yield answer
@@ -186,6 +199,19 @@ class Forwarder:
                     raise
                 cause = error
             await patience.pause(shard, cause)
+
+    def _tell_owner(self, shard: int, context: Context, owner: Peer) -> None:
+        """Let the caller know where it could have gone; a later hint replaces an earlier one."""
+        hint = OwnerHint(shard, self._loop.shards_total, owner.incarnation, owner.address)
+        context.set_trailing_metadata(((owner_key, hint.to_text()),))
+
+    def demand_addressee(self, context: Context) -> None:
+        """Raise `NotOwnerError` when a call means another incarnation: the address was another process's, even another cluster's."""
+        meant = next((value for key, value in context.invocation_metadata() or () if key == addressee_key), None)
+        if meant is not None and meant != self._directory.incarnation:
+            raise NotOwnerError(
+                f"this is coordinator {self._directory.name!r}, not the one that owned the shard at this address; try again"
+            )
 
     def demand_ours(self, shard: int) -> None:
         """Raise `NotOwnerError` for a forwarded call whose shard is not ours and is not becoming ours."""
@@ -204,7 +230,7 @@ class Forwarder:
         for channel in channels:
             await channel.close()
 
-    def _peer(self, address: str) -> Peer:
+    def _peer(self, incarnation: str, address: str) -> Peer:
         channel = self._channels.get(address)
         if channel is None:
             live = {peer for _, _, peer in self._directory.coordinators()} | {address}
@@ -212,7 +238,7 @@ class Forwarder:
                 # Calls that still run there end by themselves or by their deadlines; the task keeps the channel until it is closed.
                 _close_later(self._channels.pop(gone))
             channel = self._channels[address] = self._dial(address)
-        return Peer(address, WorkflowsServiceStub(channel))
+        return Peer(incarnation, address, WorkflowsServiceStub(channel))
 
 
 _closing: Final[set[asyncio.Task[None]]] = set()

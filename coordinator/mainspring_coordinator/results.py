@@ -17,7 +17,7 @@ from mainspring_coordinator import views
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.engine.effects import AnswerCode, Ended
 from mainspring_coordinator.engine.events import Read
-from mainspring_coordinator.forward import Forwarder, Stub, forwarded_metadata
+from mainspring_coordinator.forward import Forwarder, Peer
 from mainspring_coordinator.ports import Loop, WorkflowEffect
 from mainspring_coordinator.store.protocol import StoredWorkflow
 from mainspring_coordinator.workflow_reads import WorkflowReads, check_answer, shard_of_workflow
@@ -63,10 +63,10 @@ class Results:
             result = await self._one(shard, request.workflow_id, until)
             return client_pb2.GetResultResponse(result=result)
 
-        async def there(stub: Stub, time_left_s: float | None) -> client_pb2.GetResultResponse:
+        async def there(peer: Peer, time_left_s: float | None) -> client_pb2.GetResultResponse:
             left_ms = max(0, int((until - clock.time()) * 1_000))
             asked = client_pb2.GetResultRequest(workflow_id=request.workflow_id, wait_ms=left_ms)
-            return await stub.GetResult(asked, timeout=time_left_s, metadata=forwarded_metadata)
+            return await peer.stub.GetResult(asked, timeout=time_left_s, metadata=peer.metadata)
 
         return await self._forwarder.call(shard, context, here, there)
 
@@ -149,9 +149,9 @@ class Results:
         async def here() -> None:
             await self._follow_here(shard, remaining, gathered)
 
-        async def there(stub: Stub, time_left_s: float | None) -> None:
+        async def there(peer: Peer, time_left_s: float | None) -> None:
             asked = client_pb2.WaitManyRequest(workflow_ids=list(remaining), without_output=gathered.without_output)
-            async for response in stub.WaitMany(asked, timeout=time_left_s, metadata=forwarded_metadata):
+            async for response in peer.stub.WaitMany(asked, timeout=time_left_s, metadata=peer.metadata):
                 for result in response.results:
                     if result.workflow_id in remaining:
                         del remaining[result.workflow_id]

@@ -22,7 +22,7 @@ from mainspring_coordinator.answering import Context
 from mainspring_coordinator.engine.effects import AnswerCode
 from mainspring_coordinator.engine.events import Submit
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.forward import Forwarder, Patience, Peer, Stub, forwarded_metadata, is_forwarded, moved
+from mainspring_coordinator.forward import Forwarder, Patience, Peer, is_forwarded, moved
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Loop
 from mainspring_coordinator.views import workflow_status
@@ -100,11 +100,11 @@ class Submits:
         async def here() -> client_pb2.SubmitResponse:
             return await self._submit(shard, workflow_id, plan, workflow_input)
 
-        async def there(stub: Stub, time_left_s: float | None) -> client_pb2.SubmitResponse:
+        async def there(peer: Peer, time_left_s: float | None) -> client_pb2.SubmitResponse:
             asked = client_pb2.SubmitRequest()
             asked.CopyFrom(request)
             asked.workflow_id = workflow_id
-            return await stub.Submit(asked, timeout=time_left_s, metadata=forwarded_metadata)
+            return await peer.stub.Submit(asked, timeout=time_left_s, metadata=peer.metadata)
 
         return await self._forwarder.call(shard, context, here, there)
 
@@ -134,19 +134,20 @@ class Submits:
             submitted = await self._submit(shard, workflow_id, plan, workflow_input)
             return client_pb2.SubmitStreamResponse(submitted=submitted)
 
-        async def there(stub: Stub, time_left_s: float | None) -> client_pb2.SubmitStreamResponse:
+        async def there(peer: Peer, time_left_s: float | None) -> client_pb2.SubmitStreamResponse:
             named = client_pb2.SubmitRequest()
             named.CopyFrom(header)
             named.workflow_id = workflow_id
             chunks = (definition[start : start + _chunk_bytes] for start in range(0, len(definition), _chunk_bytes))
             parts = [client_pb2.SubmitStreamRequest(header=named)]
             parts += [client_pb2.SubmitStreamRequest(chunk=chunk) for chunk in chunks]
-            return await stub.SubmitStream(iter(parts), timeout=time_left_s, metadata=forwarded_metadata)
+            return await peer.stub.SubmitStream(iter(parts), timeout=time_left_s, metadata=peer.metadata)
 
         return await self._forwarder.call(shard, context, here, there)
 
     async def many(self, request: client_pb2.SubmitManyRequest, context: Context) -> client_pb2.SubmitManyResponse:
         """Answer SubmitMany."""
+        self._forwarder.demand_addressee(context)
         _check_request_id(request.request_id)
         items_max = limits.submit_many_items_max
         if not 1 <= len(request.items) <= items_max:
@@ -277,7 +278,7 @@ class Submits:
             request_id=request.request_id,
         )
         try:
-            answer = await peer.stub.SubmitMany(asked, timeout=context.time_remaining(), metadata=forwarded_metadata)
+            answer = await peer.stub.SubmitMany(asked, timeout=context.time_remaining(), metadata=peer.metadata)
         except grpc.aio.AioRpcError as error:
             if moved(error):
                 return [None] * len(items)

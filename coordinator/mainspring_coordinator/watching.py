@@ -18,7 +18,7 @@ from mainspring_coordinator import views
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.engine.effects import Changed, Ended
 from mainspring_coordinator.engine.status import WorkflowStatus
-from mainspring_coordinator.forward import Forwarder, Stub, forwarded_metadata
+from mainspring_coordinator.forward import Forwarder, Peer
 from mainspring_coordinator.ports import Loop, WorkflowEffect
 from mainspring_coordinator.views import Sight
 from mainspring_coordinator.workflow_reads import WorkflowReads, shard_of_workflow
@@ -47,9 +47,9 @@ class Watching:
         def here() -> AsyncGenerator[client_pb2.WatchResponse, None]:
             return self._here(shard, workflow_id, whole)
 
-        def there(stub: Stub, time_left_s: float | None) -> "grpc.aio.UnaryStreamCall[Any, client_pb2.WatchResponse]":
+        def there(peer: Peer, time_left_s: float | None) -> "grpc.aio.UnaryStreamCall[Any, client_pb2.WatchResponse]":
             asked = client_pb2.WatchRequest(workflow_id=workflow_id, after_version=whole)
-            return stub.Watch(asked, timeout=time_left_s, metadata=forwarded_metadata)
+            return peer.stub.Watch(asked, timeout=time_left_s, metadata=peer.metadata)
 
         async with aclosing(self._forwarder.stream(shard, context, here, there)) as responses:
             async for response in responses:

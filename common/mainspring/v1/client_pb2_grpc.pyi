@@ -3,7 +3,9 @@
 isort:skip_file
 What a client asks of a cluster: submit workflows, follow them, read them, cancel them.
 
-Any coordinator takes any call. Errors are the standard status codes with google.rpc details: BadRequest names the field (or
+Any coordinator takes any call. One that passed a call on to a workflow's owner says so in the trailing metadata of the answer, as
+"x-mainspring-owner: <shard>/<shards> <incarnation> <host:port>". Calls for workflows of that shard may go straight there, with
+"x-mainspring-addressee: <incarnation>" in their metadata; whoever is not meant refuses them as NOT_OWNER. Errors are the standard status codes with google.rpc details: BadRequest names the field (or
 node) and the reason, ErrorInfo (domain "mainspring") carries a stable reason in UPPER_SNAKE_CASE and the thing's name,
 RetryInfo says when to try again, Help points to the next step.
 """
