@@ -177,13 +177,19 @@ class Term:
         doubt = self._lease.doubt(health, sent_us)
         if doubt is not None:
             raise TermLost(doubt)
-        if self.journal.connection != self._writer:
-            self._writer = self.journal.connection
-            session.record_writer(self.incarnation, self._writer)
         try:
+            writer = self.journal.connection
+            if writer != self._writer:
+                session.record_writer(self.incarnation, writer)
+                self._writer = writer
             db_us = session.renew(self.incarnation, health.attached_workers)
         except FencedError as error:
             raise TermLost(_lock_gone) from error
+        except RowLockedError as error:
+            # A slow commit of our own writer, that records its connection. There is time to ask again for as long as the lease holds.
+            _log.warning("lease_row_locked", error=str(error), action="trying again")
+            self._renew_due_us = self._clock.now_us() + self._times.poll_us
+            return
         received_us = self._clock.now_us()
         self._lease.granted(sent_us)
         self._renew_due_us = sent_us + self._times.renew_us
@@ -257,10 +263,17 @@ class Term:
                 self._kill(session, row.writer_connection)
                 self._buried[incarnation] = row.writer_connection
             elif incarnation not in holding and now_us - since_us >= self._times.hung_us:
-                session.forget(incarnation)
+                self._forget(session, incarnation)
         for known in [known for known in self._dead_since_us if known not in view.dead]:
             del self._dead_since_us[known]
             self._buried.pop(known, None)
+
+    def _forget(self, session: LockSession, incarnation: str) -> None:
+        try:
+            session.forget(incarnation)
+        except RowLockedError as error:
+            # Nothing hangs on it: the next look tries again.
+            _log.info("lease_row_left_behind", incarnation=incarnation, error=str(error))
 
     def _kill(self, session: LockSession, connection: ConnectionId) -> None:
         try:

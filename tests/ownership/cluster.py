@@ -49,6 +49,8 @@ class Database:
     killed: list[int] = field(default_factory=list[int])
     row_locks: dict[int, ConnectionId] = field(default_factory=dict[int, ConnectionId])
     """Shards whose fence row an open transaction of this connection holds."""
+    lease_locks: set[str] = field(default_factory=set[str])
+    """Incarnations whose lease row an open transaction holds."""
     down: bool = False
     offset_us: int = 5_000_000 * SECOND
 
@@ -68,6 +70,11 @@ class Database:
 
     def now_us(self) -> int:
         return self.clock.us + self.offset_us
+
+    def wait_for_lease_row(self, incarnation: str) -> None:
+        if incarnation in self.lease_locks:
+            self.clock.us += SECOND  # as long as we wait for it
+            raise RowLockedError("lock wait timeout")
 
     def held_by(self, incarnation: str) -> list[int]:
         return [row.shard for row in self.shards.values() if row.holder == incarnation]
@@ -116,6 +123,7 @@ class FakeLockSession:
         row = self.database.coordinators.get(incarnation)
         if row is None or self.database.locks.get(incarnation) != self.connection.id:
             raise FencedError({})
+        self.database.wait_for_lease_row(incarnation)
         self.database.coordinators[incarnation] = replace(
             row, renew_seq=row.renew_seq + 1, attached_workers=attached_workers
         )
@@ -123,6 +131,7 @@ class FakeLockSession:
 
     def record_writer(self, incarnation: str, writer: ConnectionId) -> None:
         self.database.answer(self.connection)
+        self.database.wait_for_lease_row(incarnation)
         row = self.database.coordinators[incarnation]
         self.database.coordinators[incarnation] = replace(row, writer_connection=writer)
 
@@ -153,6 +162,7 @@ class FakeLockSession:
 
     def forget(self, incarnation: str) -> None:
         self.database.answer(self.connection)
+        self.database.wait_for_lease_row(incarnation)
         del self.database.coordinators[incarnation]
 
     def close(self) -> None:

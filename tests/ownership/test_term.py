@@ -306,6 +306,46 @@ def test_a_locked_row_keeps_no_other_shard_from_being_taken() -> None:
     assert cluster.run(2, until=lambda: len(other.shards) == 16) <= 1
 
 
+def test_a_lease_row_that_is_locked_for_a_moment_costs_nothing() -> None:
+    cluster, one, other = two()
+    cluster.database.lease_locks.add(one.incarnation)
+    cluster.run(3)
+    cluster.database.lease_locks.clear()
+    cluster.run(3)
+    assert (one.lost, other.lost) == (None, None)
+    assert (len(one.takes), len(other.takes)) == (16, 8)
+
+
+def test_a_lease_row_that_stays_locked_ends_the_incarnation_before_it_is_seized() -> None:
+    cluster, one, other = two()
+    cluster.database.lease_locks.add(one.incarnation)
+    cluster.run(10, until=lambda: len(other.shards) == 16)
+    assert one.lost == "the lease was not renewed for 5000 ms"
+    assert other.lost is None
+
+
+def test_a_writer_is_recorded_once_its_lease_row_is_free() -> None:
+    cluster, one, _ = two()
+    one.term.journal.connection = cluster.database.connect()  # type: ignore[misc]  # a fake's journal connects like this
+    cluster.database.lease_locks.add(one.incarnation)
+    cluster.run(2)
+    cluster.database.lease_locks.clear()
+    cluster.run(2)
+    assert cluster.database.coordinators[one.incarnation].writer_connection == one.term.journal.connection
+
+
+def test_a_dead_ones_lease_row_that_is_locked_stays_behind_until_it_is_free() -> None:
+    cluster, one, other = two()
+    cluster.database.lease_locks.add(one.incarnation)
+    one.kill()
+    cluster.run(12)
+    assert other.lost is None
+    assert one.incarnation in cluster.database.coordinators
+    cluster.database.lease_locks.clear()
+    cluster.run(1)
+    assert one.incarnation not in cluster.database.coordinators
+
+
 def test_a_writer_that_the_dead_opened_anew_is_ended_too() -> None:
     cluster, one, other = two()
     rows, who = cluster.database.coordinators, one.incarnation

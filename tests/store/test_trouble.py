@@ -131,6 +131,35 @@ def test_a_killed_writer_connects_again_and_goes_on(direct: Store) -> None:
     assert shard_row(member, 0).batch_seq == 1
 
 
+@pytest.mark.parametrize("lost", Swallow)
+def test_a_connection_that_breaks_while_it_is_recorded_leaves_the_lease_row_free(
+    through: Store, proxy: SwallowingProxy, lost: Swallow
+) -> None:
+    member = join(through, me, 0)
+    assert member.lock.kill(member.journal.connection)
+    proxy.arm("UPDATE coordinators", lost)
+    member.commit(workflow("w"))
+    assert proxy.swallowed.is_set()
+    assert member.lock.renew(me, 0) > 0
+    assert through.reader().coordinators()[0].writer_connection == member.journal.connection
+
+
+def test_a_locked_lease_row_is_waited_for_and_costs_no_lock(direct: Store, server_url: str) -> None:
+    member = join(direct, me)
+    blocker = connect(address_of(server_url), autocommit=False)
+    with contextlib.closing(blocker), blocker.cursor() as cursor:
+        cursor.execute("UPDATE coordinators SET attached_workers=9")
+        for act in (
+            lambda: member.lock.renew(me, 0),
+            lambda: member.lock.record_writer(me, member.journal.connection),
+            lambda: member.lock.forget(me),
+        ):
+            with pytest.raises(RowLockedError):
+                act()
+        blocker.rollback()
+    assert member.lock.renew(me, 0) > 0
+
+
 def test_only_the_connection_that_is_meant_is_killed(direct: Store) -> None:
     member = join(direct, me, 0)
     writer = member.journal.connection

@@ -28,12 +28,13 @@ class MysqlLink:
             raise
 
     def record(self, incarnation: str) -> None:
-        """See `Link`."""
+        """See `Link`. Without a transaction: one that stayed open would lock the lease row, and nobody knows this connection yet."""
+        self._connection.autocommit(True)
         self._do(
             b"UPDATE coordinators SET writer_connection=%d,writer_peer=%b WHERE incarnation=%b"
             % (self.connection.id, text_literal(self.connection.peer), text_literal(incarnation))
         )
-        self._do(b"COMMIT")
+        self._connection.autocommit(False)
 
     def begin(self) -> None:
         """See `Link`."""

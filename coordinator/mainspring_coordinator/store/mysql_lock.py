@@ -13,7 +13,7 @@ from typing import Any, Final
 from mainspring.errors import FencedError, RowLockedError, StoreUnavailableError
 from mainspring.limits import cluster_name_bytes_max
 from mainspring_coordinator.store import mysql_connection
-from mainspring_coordinator.store.errors import Trouble, driver_errors, translate, trouble_of
+from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, translate, trouble_of
 from mainspring_coordinator.store.mysql_connection import now_us_sql
 from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Peer, Poll, ShardRow
 from mainspring_coordinator.store.sql_reader import coordinator_row
@@ -129,13 +129,7 @@ class MysqlLockSession:
             f"grace_until_us=IF(grace_until_us>{now_us_sql},LEAST(grace_until_us,{now_us_sql}+%s),{now_us_sql}+%s)"
             " WHERE shard_id=%s AND epoch=%s"
         )
-        try:
-            changed = self._do(statement, (incarnation, grace_us, grace_us, shard.shard, shard.epoch))
-        except StoreUnavailableError as error:
-            if error.__cause__ is not None and trouble_of(error.__cause__) is Trouble.RETRY:
-                raise RowLockedError(str(error)) from error
-            raise
-        if changed != 1:
+        if self._do(statement, (incarnation, grace_us, grace_us, shard.shard, shard.epoch)) != 1:
             return None
         (row,) = self._rows(f"SELECT {_shard_columns} FROM shards WHERE shard_id=%s", (shard.shard,))  # noqa: S608  # our own words
         taken = ShardRow(*row)
@@ -169,8 +163,9 @@ class MysqlLockSession:
                 try:
                     yield
                 except driver_errors as error:
-                    if trouble_of(error) is not Trouble.RETRY:
-                        self._closed.set()
+                    if trouble_of(error) is Trouble.RETRY:
+                        raise RowLockedError(f"{self._where}: {message_of(error)}") from error
+                    self._closed.set()
                     raise translate(error, self._where) from error
         finally:
             if self._closed.is_set():

@@ -298,7 +298,11 @@ class Journal(Protocol):
 
 
 class LockSession(Protocol):
-    """The dedicated connection that elects: no pool, no reconnect; any error means that the lock is lost."""
+    """The dedicated connection that elects: no pool, no reconnect; any error means that the lock is lost.
+
+    Any but `RowLockedError`, which all that writes may raise: a transaction of somebody else holds the row, nothing was changed, and
+    the lock session is none the worse for it.
+    """
 
     @property
     def connection(self) -> ConnectionId:
@@ -327,7 +331,6 @@ class LockSession(Protocol):
     def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
         """Take a shard in one autocommit statement, if its epoch is still that of `shard`; None when someone was faster.
 
-        `RowLockedError`: a transaction of somebody else holds the fence row; the lock session is none the worse for it.
         Stores `grace_until_us` as database time + `grace_us`, or leaves an earlier one of the row that has not passed. One that lies
         further ahead than a grace can was stored before the server's clock went back, and is not waited for.
         """
