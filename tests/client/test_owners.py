@@ -12,7 +12,7 @@ from mainspring_client.owners import Owners
 from mainspring_client.stubs import Stubs
 from mainspring_coordinator.engine import status
 from mainspring_coordinator.forward import Peer
-from tests.servers.process import free_port
+from tests.servers.ports import free_port
 from tests.services.rig import INCARNATIONS, Host, plan_of, shards_total, story
 
 name = "wf-1"
