@@ -8,7 +8,6 @@ when the last tick is too old, so that a process whose loop hangs does not keep 
 
 import asyncio
 import random
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -18,10 +17,12 @@ import structlog
 from mainspring.clock import BootClock, Clock
 from mainspring.errors import MainspringError, SettingsError, StoreUnavailableError
 from mainspring.limits import database_start_wait_ms_max
+from mainspring.naming import new_incarnation
 from mainspring.settings import CoordinatorSettings
 from mainspring_coordinator.epoch import Anchor, DatabaseClock, Health, Lease, Times, View
 from mainspring_coordinator.store.protocol import ClusterRow, CoordinatorRow, Journal, ShardRow, Store
 from mainspring_coordinator.term import Term, TermLost, Who
+from mainspring_coordinator.threads import SystemThreads, Thread, Threads
 
 _log: Final = structlog.get_logger(__name__)
 _backoff_us_min: Final = 100_000
@@ -98,8 +99,11 @@ class Election:
         grpc_address: str,
         http_address: str,
         clock: Clock | None = None,
+        threads: Threads | None = None,
+        chance: random.Random | None = None,
+        name_term: Callable[[], str] = new_incarnation,
     ) -> None:
-        """`grpc_address` and `http_address` are those under which others reach us."""
+        """`grpc_address` and `http_address` are those under which others reach us; `name_term` makes each term's incarnation."""
         self._store = store
         self._settings = settings
         self._listener = listener
@@ -108,13 +112,16 @@ class Election:
         self._who = Who(settings.engine_instance_id, grpc_address, http_address)
         self._times = Times.of(settings)
         self._clock = clock or BootClock()
+        self._threads = threads or SystemThreads()
+        self._chance = chance or random.Random()  # noqa: S311  (spreads polls and tries; guards nothing)
+        self._name_term = name_term
         self._lease = Lease(self._times)
         self._database_clock = DatabaseClock()
         self._aio = asyncio.get_running_loop()
         self._started: asyncio.Future[ClusterRow] = self._aio.create_future()
         self._ended: asyncio.Future[None] = self._aio.create_future()
-        self._thread = threading.Thread(target=self._run, name="election", daemon=True)
-        self._wake = threading.Event()
+        self._thread: Thread | None = None
+        self._wake = self._threads.signal()
         self._stopping = False
         self._withdrawn = False
         self._given_up: str | None = None
@@ -138,7 +145,7 @@ class Election:
         """
         self._ticked_us = self._clock.now_us()
         self._tick()
-        self._thread.start()
+        self._thread = self._threads.start(self._run, "election")
         return await self._started
 
     def withdraw(self) -> None:
@@ -149,7 +156,7 @@ class Election:
         """End the term and the thread; bounded by the socket timeout of the lock session."""
         self._stopping = True
         self._wake.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             await self._ended
             self._thread.join()
         if self._ticker is not None:
@@ -291,7 +298,7 @@ class Election:
         settings = self._settings
         wanted = ClusterRow(settings.cluster_name, settings.shards)
         deadline_us = self._clock.now_us() + database_start_wait_ms_max * 1_000
-        backoff = _Backoff()
+        backoff = _Backoff(self._chance)
         while not self._stopping:
             try:
                 self._store.check()
@@ -323,7 +330,7 @@ class Election:
 
     def _serve(self, cluster: ClusterRow) -> None:
         deadline_us = self._clock.now_us() + database_start_wait_ms_max * 1_000
-        backoff = _Backoff()
+        backoff = _Backoff(self._chance)
         while not self._stopping:
             began_us = self._clock.now_us()
             try:
@@ -335,7 +342,7 @@ class Election:
                 if not self._begun:
                     raise
             if self._clock.now_us() - began_us > self._times.lease_us:
-                backoff = _Backoff()
+                backoff = _Backoff(self._chance)
             self._pause(backoff.next_us())
 
     def _live_through(self, cluster: ClusterRow) -> None:
@@ -347,12 +354,13 @@ class Election:
             cluster.name,
             self._who,
             self._times,
+            incarnation=self._name_term(),
             lease=self._lease,
             health=self._health,
             witness=self,
             clock=self._clock,
             lone=not self._settings.distributed_mode,
-            chance=random.Random(),  # noqa: S311  (spreads polls; guards nothing)
+            chance=self._chance,
         )
         reason, told = "the process stops", False
         try:
@@ -406,10 +414,11 @@ class Election:
 class _Backoff:
     """Waits between tries, each about twice as long as the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
         self._next_us = _backoff_us_min
 
     def next_us(self) -> int:
         """Return how long to wait now."""
         wait_us, self._next_us = self._next_us, min(_backoff_us_max, self._next_us * 2)
-        return round(wait_us * random.uniform(0.8, 1.2))  # noqa: S311  (spreads tries; guards nothing)
+        return round(wait_us * self._chance.uniform(0.8, 1.2))

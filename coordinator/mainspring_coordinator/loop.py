@@ -9,7 +9,6 @@ the next term begins with an empty engine.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -17,6 +16,7 @@ from typing import Final
 import structlog
 
 from mainspring import limits
+from mainspring.clock import BootClock, Clock
 from mainspring.errors import BusyError, MainspringError, NotOwnerError, UnavailableError
 from mainspring_coordinator.alarm import Alarm
 from mainspring_coordinator.batch import Gathered, answered
@@ -31,6 +31,7 @@ from mainspring_coordinator.holdings import Holdings, Proofs, reject, resolve
 from mainspring_coordinator.ports import Observer, Outlet
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
+from mainspring_coordinator.threads import SystemThreads, Threads
 from mainspring_coordinator.writer import Adopt, Job, Release, Write, Writer, Written
 
 _log: Final = structlog.get_logger(__name__)
@@ -52,6 +53,8 @@ class ControlLoop:
         new_batch_id: Callable[[], bytes],
         observer: Observer,
         give_up: Callable[[str], None],
+        clock: Clock | None = None,
+        threads: Threads | None = None,
     ) -> None:
         """`now_us` is database time; `fresh` tells whether the lease allows us to speak; `give_up` ends the term."""
         self._config = config
@@ -62,6 +65,8 @@ class ControlLoop:
         self._new_batch_id = new_batch_id
         self._observer = observer
         self._give_up = give_up
+        self._clock_us = (clock or BootClock()).now_us
+        self._threads = threads or SystemThreads()
         self._aio = asyncio.get_running_loop()
         self._session = 0
         self._holdings = Holdings()
@@ -98,7 +103,7 @@ class ControlLoop:
         def answer(job: Job, written: Written) -> None:
             self._aio.call_soon_threadsafe(self._job_done, term, job, written)
 
-        self._writer = Writer(journal, answer)
+        self._writer = Writer(journal, answer, self._threads)
 
     def end_term(self, reason: str) -> None:
         """Drop everything, at once: whoever waits learns that the outcome is unknown."""
@@ -501,7 +506,3 @@ class ControlLoop:
             reason = str(error) if isinstance(error, MainspringError) else repr(error)
             _log.error("task_failed", error=reason, exc_info=error)
             self._give_up(reason)
-
-    @staticmethod
-    def _clock_us() -> int:
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000

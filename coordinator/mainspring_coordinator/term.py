@@ -14,7 +14,6 @@ import structlog
 
 from mainspring.clock import Clock
 from mainspring.errors import FencedError, RowLockedError, SettingsError, StoreError, StoreUnavailableError
-from mainspring.naming import new_incarnation
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Peers, Seizure, Times, View
 from mainspring_coordinator.ranking import Candidate, Wanted, assign, wanted
 from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Journal, LockSession, ShardRow, Store
@@ -67,6 +66,7 @@ class Term:
         who: Who,
         times: Times,
         *,
+        incarnation: str,
         lease: Lease,
         health: Callable[[], Health],
         witness: Witness,
@@ -75,7 +75,7 @@ class Term:
         chance: random.Random,
     ) -> None:
         """`lone`: own everything, and do not begin beside another live coordinator."""
-        self.incarnation = new_incarnation()
+        self.incarnation = incarnation
         self._store = store
         self._cluster = cluster
         self._who = who

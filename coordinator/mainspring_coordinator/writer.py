@@ -4,8 +4,6 @@ It never decides what to write. It goes on trying the same batch while the datab
 ends the term, which closes the journal and so ends the try.
 """
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ import structlog
 from mainspring.errors import FencedError, MainspringError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.rows import PlanSaved, Row
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
+from mainspring_coordinator.threads import Threads
 
 _T = TypeVar("_T")
 _log: Final = structlog.get_logger(__name__)
@@ -68,14 +67,13 @@ class Written:
 class Writer:
     """Runs a journal in a thread of its own."""
 
-    def __init__(self, journal: Journal, answer: Callable[[Job, Written], None]) -> None:
+    def __init__(self, journal: Journal, answer: Callable[[Job, Written], None], threads: Threads) -> None:
         """`answer` is called in the thread."""
         self._journal = journal
         self._answer = answer
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._thread.start()
+        self._jobs = threads.mailbox()
+        self._closed = threads.signal()
+        threads.start(self._run, "journal")
 
     def put(self, job: Job) -> None:
         """Add a job; the loop has at most one `Write` under way, so that the queue stays short."""
@@ -87,11 +85,8 @@ class Writer:
         self._jobs.put(None)
         self._journal.close()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the thread's end."""
-        self._thread.join(timeout_s)
-
     def _run(self) -> None:
+        job: Job | None
         while (job := self._jobs.get()) is not None:
             result = Written()
             started = time.perf_counter()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mainspring.errors import FencedError, RowLockedError, StoreUnavailableError
+from mainspring.naming import new_incarnation
 from mainspring.settings import CoordinatorSettings
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Times, View
 from mainspring_coordinator.store.protocol import (
@@ -221,6 +222,7 @@ class Node:
             "test",
             Who(name, f"{name}:1", f"{name}:2"),
             TIMES,
+            incarnation=new_incarnation(),
             lease=self.lease,
             health=self.health,
             witness=self,

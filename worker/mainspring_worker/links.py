@@ -6,9 +6,9 @@ configured ones only when none is left. A lost stream is dialled again, first at
 """
 
 import asyncio
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -18,6 +18,7 @@ from mainspring.limits import reconnect_delay_ms_max, unreachable_warning_interv
 from mainspring.retry import full_jitter_ms
 from mainspring.v1 import worker_pb2 as wire
 from mainspring_worker.stream import Host, Stream
+from mainspring_worker.surroundings import Surroundings
 
 _log: Final = structlog.get_logger(__name__)
 _reconnect_base_ms: Final = 200
@@ -47,13 +48,14 @@ class Owner(Host, Protocol):
 class Links:
     """The streams of one worker."""
 
-    def __init__(self, owner: Owner, addresses: Sequence[str], timings: Timings) -> None:
+    def __init__(self, owner: Owner, addresses: Sequence[str], timings: Timings, surroundings: Surroundings) -> None:
         """`addresses` are the configured ones."""
         self.attached: dict[int, Stream] = {}
         """Those that were welcomed, by session."""
         self._owner = owner
         self._addresses = addresses
         self._timings = timings
+        self._surroundings = surroundings
         self._known: dict[str, str] = {}
         """Addresses by coordinator's incarnation, as the cluster said last."""
         self._keepers: dict[str, asyncio.Task[None]] = {}
@@ -122,7 +124,7 @@ class Links:
                 self._last_session,
                 address,
                 self._owner,
-                timings.keepalive,
+                partial(self._surroundings.dial, address, timings.keepalive),
                 beat_ms=timings.heartbeat_ms,
                 silence_ms=timings.silence_ms,
             )
@@ -140,7 +142,7 @@ class Links:
             # Only one that lasted shows that its coordinator is well; one that drops us at once must not be stormed.
             failures = 0 if stream.lasted_s * 1_000 > reconnect_delay_ms_max else failures + 1
             if (failures > 1 or stream.goodbye is not None) and not self._closing:
-                draw = random.random()  # noqa: S311  (it spreads reconnects, and guards nothing)
+                draw = self._surroundings.chance.random()
                 delay_ms = full_jitter_ms(_reconnect_base_ms, reconnect_delay_ms_max, max(1, failures), draw)
                 await asyncio.sleep(max(50, delay_ms) / 1_000)
         del self._keepers[address]

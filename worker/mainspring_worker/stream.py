@@ -5,13 +5,13 @@ end of a stream says nothing by itself: only Goodbye tells that it was meant.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import grpc
 import grpc.aio
 import structlog
 
-from mainspring.dial import Keepalive, open_channel
 from mainspring.limits import hello_wait_ms_max
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.v1.worker_pb2_grpc import FleetServiceStub
@@ -47,9 +47,15 @@ class Stream:
     """One attempt to be attached, from the dial to the end."""
 
     def __init__(
-        self, session: int, address: str, host: Host, keepalive: Keepalive, beat_ms: int, silence_ms: int
+        self,
+        session: int,
+        address: str,
+        host: Host,
+        dial: Callable[[], grpc.aio.Channel],
+        beat_ms: int,
+        silence_ms: int,
     ) -> None:
-        """A heartbeat goes out every `beat_ms`, or sooner if the coordinator wants; after `silence_ms` it counts as lost."""
+        """`dial` opens a channel. A heartbeat goes out every `beat_ms`, or sooner if the coordinator wants; after `silence_ms` it counts as lost."""
         self.session = session
         self.address = address
         self.incarnation = ""
@@ -66,7 +72,7 @@ class Stream:
         self.lasted_s = 0.0
         """How long it was attached."""
         self._host = host
-        self._keepalive = keepalive
+        self._dial = dial
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
@@ -84,7 +90,7 @@ class Stream:
 
     async def run(self) -> None:
         """Attach, and serve the stream to its end; a lost connection is logged, not raised."""
-        channel = open_channel(self.address, self._keepalive)
+        channel = self._dial()
         self._timer = self._loop.call_later(hello_wait_ms_max / 1_000, self._no_welcome)
         try:
             self._call = FleetServiceStub(channel).Attach()

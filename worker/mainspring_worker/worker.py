@@ -15,8 +15,6 @@ import structlog
 
 from mainspring.errors import MainspringError
 from mainspring.limits import credit_interval_ms
-from mainspring.naming import new_incarnation
-from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2 as wire
 from mainspring.wire import protocol_version
 from mainspring_worker.attempts import Key
@@ -30,6 +28,7 @@ from mainspring_worker.orders import to_acks, to_cancels, to_works
 from mainspring_worker.progress import ProgressBook
 from mainspring_worker.reports import to_inventories, to_result
 from mainspring_worker.stream import Stream
+from mainspring_worker.surroundings import Surroundings
 
 _log: Final = structlog.get_logger(__name__)
 _noticeable_percent: Final = 5.0
@@ -63,12 +62,14 @@ class Worker:
         *,
         on_attached: Callable[[str, str], None] = lambda _coordinator, _address: None,
         on_ended: EndedListener = lambda _executor, _is_map, _seconds: None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         """`executors` by name, None: all that are registered; `on_attached` gets name and address of a coordinator that took us in."""
         self.config = config
-        self.incarnation = new_incarnation()
+        self._surroundings = surroundings or Surroundings()
+        self.incarnation = self._surroundings.name_incarnation()
         self.load = Load()
-        self.usage = Usage()
+        self.usage = self._surroundings.usage
         self.database, self.lock = "unknown", "unknown"
         """What a coordinator said last of its database and its lock."""
         self._executors = executors if executors is not None else registry.chosen(None)
@@ -79,7 +80,7 @@ class Worker:
             config, self._executors, self._machine, self._progress, on_ended=on_ended, changed=self._attempts_changed
         )
         timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
-        self._links = Links(self, config.addresses, timings)
+        self._links = Links(self, config.addresses, timings, self._surroundings)
         self._cut_off_timer: asyncio.TimerHandle | None = None
         self._grace_ms = 0
         """How long a coordinator waits for us after a stream was lost, as Welcome said last."""
@@ -173,7 +174,7 @@ class Worker:
     def _begin_anew(self) -> None:
         """This incarnation is lost to the cluster: its work was given to others. Become a new one."""
         self._execution.obey(self._machine.void_all())
-        self.incarnation = new_incarnation()
+        self.incarnation = self._surroundings.name_incarnation()
         self._links.forget_all(wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker begins anew"))
 
     # -- stream.Host -------------------------------------------------------------------------------------------------------
