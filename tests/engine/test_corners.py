@@ -151,3 +151,19 @@ def test_calls_and_inventories_that_wait_for_a_recovery_outlive_its_second_begin
     waiting = rig.engine.state.shards[0].deferred
     assert [type(event) for event in waiting] == [Inventory, Cancel]
     assert only(rig.step(ShardLost(0)), Answer).code is AnswerCode.NOT_OWNER
+
+
+def test_no_version_is_told_that_no_row_holds() -> None:
+    rig = Rig()
+    worker = rig.attach(slots=1)
+    rig.submit(define([{"id": "a", "executor": "work", "retry": {"max_attempts": 2, "initial": "1s"}}]))
+    rig.fail()
+    rig.drop(worker, goodbye=True)
+    before = rig.read().view
+    stored = len(rig.rows)
+    rig.after(2)
+    after = rig.read().view
+    assert before is not None
+    assert after is not None
+    assert len(rig.rows) == stored, "that the retry is due is not written before a worker takes it"
+    assert after.version == before.version

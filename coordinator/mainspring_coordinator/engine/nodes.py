@@ -191,7 +191,6 @@ def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
         return
     workflow.retry_at_us.pop((node, instance), None)
     turn.set_node(workflow, node, instance, NodeStatus.READY)
-    turn.state.touch(workflow, node, instance)
     if instance < 0:
         await_start(turn, workflow, node, instance)
         enqueue(turn, workflow, (node, -1))
