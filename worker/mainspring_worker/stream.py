@@ -55,7 +55,10 @@ class Stream:
         beat_ms: int,
         silence_ms: int,
     ) -> None:
-        """`dial` opens a channel. A heartbeat goes out every `beat_ms`, or sooner if the coordinator wants; after `silence_ms` it counts as lost."""
+        """`dial` opens a channel. A heartbeat goes out every `beat_ms`, or sooner if the coordinator wants.
+
+        A coordinator that is silent for `silence_ms` counts as lost.
+        """
         self.session = session
         self.address = address
         self.incarnation = ""
