@@ -133,6 +133,18 @@ backlogged_workers_max: Final = 64
 idle_classes_max: Final = 1_000
 plans_in_memory_max: Final = 1_000
 
+# The record of failovers
+deaths_noted_chars_max: Final = 4_000  # in a fence row, of deaths that are not in the record yet: about 20
+failover_ids_inline_max: Final = 1_000  # of workflows, and of nodes, in one event as it is shown or sent
+failover_ids_a_chunk_max: Final = 1_000
+failovers_a_pass_max: Final = 100
+failover_pass_ms_max: Final = 1_000  # between looks for what is to be announced; less with a shorter heartbeat
+failover_settle_ms_max: Final = 60_000  # an event is told by then even if other shards may still add to it
+alert_timeout_ms: Final = 5_000
+alert_retry_delay_ms_first: Final = 500
+alert_retry_delay_ms_max: Final = 60_000
+alert_age_ms_max: Final = 24 * 3600 * 1000
+
 # The database
 connect_timeout_ms: Final = 3_000
 query_timeout_ms: Final = 10_000

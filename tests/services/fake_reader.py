@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
+    StoredFailover,
     StoredNode,
     StoredWorkflow,
     WorkflowFilter,
@@ -29,6 +30,8 @@ class FakeReader:
     plans: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     leases: list[CoordinatorRow] = field(default_factory=list[CoordinatorRow])
     shard_rows: list[ShardRow] = field(default_factory=list[ShardRow])
+    failover_rows: list[StoredFailover] = field(default_factory=list[StoredFailover])
+    affected_ids: dict[tuple[str, Subject], list[str]] = field(default_factory=dict[tuple[str, Subject], list[str]])
     failing: Exception | None = None
     calls: list[str] = field(default_factory=list[str])
 
@@ -109,3 +112,20 @@ class FakeReader:
 
     def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
         raise NotImplementedError
+
+    def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
+        self._read("failovers")
+        rows = sorted(self.failover_rows, key=lambda row: (row.detected_at_us, row.event_id), reverse=True)
+        return [row for row in rows if before is None or (row.detected_at_us, row.event_id) < before][:limit]
+
+    def failover(self, event_id: str) -> StoredFailover | None:
+        self._read("failover")
+        return next((row for row in self.failover_rows if row.event_id == event_id), None)
+
+    def failovers_to_tell(self, limit: int) -> Sequence[StoredFailover]:
+        self._read("failovers_to_tell")
+        return [row for row in self.failover_rows if row.stage is not FailoverStage.CLOSED][:limit]
+
+    def affected(self, event_id: str, subject: Subject, offset: int, limit: int) -> Sequence[str]:
+        self._read("affected")
+        return self.affected_ids.get((event_id, subject), [])[offset : offset + limit]

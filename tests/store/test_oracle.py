@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,10 @@ from hypothesis import strategies as st
 from mainspring.errors import FencedError, PoisonBatchError
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
+    DeathsRecorded,
+    FailoverAffected,
+    FailoverMarked,
+    FailoverRecorded,
     IncarnationLost,
     MapExpanded,
     NodeAssigned,
@@ -22,7 +27,7 @@ from mainspring_coordinator.engine.rows import (
     WorkflowInserted,
     WorkflowUpdated,
 )
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
 from mainspring_coordinator.store.memory import MemoryStore
 from mainspring_coordinator.store.protocol import Batch, Store, WorkflowFilter
 from tests.store.conftest import databases
@@ -149,8 +154,20 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         AttemptEnded(shard, name, node, instance, attempt, "one", 1, 2, 3, b"{}"),
         ProgressSaved(shard, name, node, instance, b"at %d" % attempt),
         IncarnationLost(shard, "", f"{run:030d}{node:02d}", "late", 4),
+        DeathsRecorded(shard),
+        *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
     return draw(st.sampled_from(others))
+
+
+def _of_the_record(event: str, shard: int, node: int, attempt: int, text: str) -> list[Row]:
+    ids = orjson.dumps([f"w{n}" for n in range(attempt)])
+    kind, subject = FailoverKind.WORKER_LOST, Subject(1 + node % 2)
+    return [
+        FailoverRecorded(shard, "", event, kind, text, "a" * 32, "", "", attempt, node),
+        FailoverAffected(shard, "", event, subject, shard, node - 1, ids, attempt, 7 * attempt),
+        FailoverMarked(shard, "", event, FailoverStage(attempt - 1), attempt, node),
+    ]
 
 
 @settings(
@@ -190,12 +207,13 @@ def _step(data: st.DataObject, run: int, version: Callable[[], int]) -> Callable
 
 
 def _submitted_once(rows: list[Row]) -> list[Row]:
-    """Leave out a second submit of an id: the engine answers it from memory. What follows a submit stands after it."""
+    """Leave out a second submit of an id: the engine answers it from memory. What follows a submit or an event stands after it."""
     found: dict[str, Row] = {}
     for each in rows:
         if isinstance(each, WorkflowInserted):
             found.setdefault(each.workflow_id, each)
-    return [*found.values(), *(each for each in rows if not isinstance(each, WorkflowInserted))]
+    rest = [each for each in rows if not isinstance(each, WorkflowInserted | FailoverMarked)]
+    return [*found.values(), *rest, *(each for each in rows if isinstance(each, FailoverMarked))]
 
 
 def _commit(member: Member, batch_id: bytes, rows: list[Row]) -> Any:
@@ -218,7 +236,10 @@ def _dump(store: Store, run: int) -> Any:
     reader = store.reader()
     ids = [f"run{run}-{number}" for number in range(5)]
     prefix = f"run{run}-"
+    events = [f"{run:030d}{node:02d}" for node in range(3)]
     return {
+        "failovers": [reader.failover(event) for event in events],
+        "affected": [reader.affected(event, subject, 1, 3) for event in events for subject in Subject],
         "workflows": [reader.workflow(name) for name in ids],
         "nodes": reader.nodes_of(ids),
         "outputs": [reader.outputs(name, [0, 1, 2]) for name in ids],

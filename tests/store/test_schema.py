@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -89,6 +90,36 @@ def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(database_url: s
     with contextlib.closing(open_store(database_url)) as store:
         member = join(store, me, 0)
         member.commit(workflow("w"))
+
+
+def test_a_database_of_the_first_revision_keeps_its_data(database_url: str) -> None:
+    engine = open_engine(parse_url(database_url))
+    with engine.connect() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(schema.__file__).with_name("migrations")))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(text("INSERT INTO cluster (id,name,shards_total) VALUES (1,'test',2)"))
+        connection.execute(
+            text("INSERT INTO shards (shard_id,epoch,holder,batch_seq) VALUES (0,7,'old',9),(1,3,NULL,2)")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO workflows (workflow_id,shard_id,digest,plan_hash,status,is_open,input) VALUES ('w',0,'','',1,1,'{}')"
+            )
+        )
+        connection.commit()
+    engine.dispose()
+    with contextlib.closing(open_store(database_url)) as store:
+        with pytest.raises(SchemaError, match=r"revision 0001.*run: mainspring db upgrade$"):
+            store.check()
+        assert schema.upgrade(database_url) == ("0001", revision.revision_wanted)
+        store.check()
+        rows = [(row.shard, row.epoch, row.holder, row.batch_seq, row.deaths) for row in store.reader().shards()]
+        assert rows == [(0, 7, "old", 9, ""), (1, 3, None, 2, "")]
+        assert [row.workflow_id for row in store.reader().open_workflows(0, "", 10)] == ["w"]
+        assert store.reader().failovers(None, 10) == []
+        join(store, me, 0).commit(workflow("v"))
 
 
 def test_two_upgrades_at_once_are_one(server_url: str, mariadb_url: str) -> None:

@@ -7,7 +7,7 @@ Times are microseconds in database time. Payloads are JSON bytes. A failure is s
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,67 @@ class IncarnationLost:
     lost_at_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class FailoverRecorded:
+    """An instance died and another took over from it. Storing it twice changes nothing, whichever shard it comes from."""
+
+    shard: int
+    """Whose fence it is written under."""
+    workflow_id: str
+    """Always empty, as in all rows of the record: they belong to no workflow."""
+    event_id: str
+    """Follows from the two incarnations: 32 hexadecimal characters."""
+    kind: FailoverKind
+    failed_engine: str
+    failed_incarnation: str
+    takeover_engine: str
+    """Empty, as the next one, when nobody may take over."""
+    takeover_incarnation: str
+    detected_at_us: int
+    settles_at_us: int
+    """Until then other shards may still add to what it affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverAffected:
+    """Some of what a failover affected. Storing it twice changes nothing."""
+
+    shard: int
+    """Whose fence it is written under."""
+    workflow_id: str
+    event_id: str
+    subject: Subject
+    part: int
+    """The shard that these workflows or nodes are of."""
+    chunk: int
+    """From 0; a part without any has one empty chunk of workflows."""
+    ids: bytes
+    """A JSON list of ids; of a node, "workflow/node" or "workflow/node[instance]"."""
+    ids_count: int
+    recorded_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverMarked:
+    """The telling of a failover came further."""
+
+    shard: int
+    workflow_id: str
+    event_id: str
+    stage: FailoverStage
+    announced_at_us: int
+    alerted_at_us: int
+    """0: no alert was delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeathsRecorded:
+    """The deaths noted in the shard's fence row are in the record."""
+
+    shard: int
+    workflow_id: str = ""
+
+
 Row: TypeAlias = (
     PlanSaved
     | WorkflowInserted
@@ -159,4 +220,8 @@ Row: TypeAlias = (
     | AttemptEnded
     | ProgressSaved
     | IncarnationLost
+    | FailoverRecorded
+    | FailoverAffected
+    | FailoverMarked
+    | DeathsRecorded
 )

@@ -62,3 +62,32 @@ node_transitions: Final[dict[NodeStatus, frozenset[NodeStatus]]] = {
 
 workflow_terminal: Final = frozenset(status for status, after in workflow_transitions.items() if not after)
 node_terminal: Final = frozenset(status for status, after in node_transitions.items() if not after)
+
+
+class FailoverKind(IntEnum):
+    """How an instance was found to be dead; the numbers are stored."""
+
+    COORDINATOR_KILLED = 1
+    """Its database session had ended."""
+    COORDINATOR_HUNG = 2
+    """Its lease did not move: it stood still, was cut off or was stuck. Its connections were ended."""
+    WORKER_LOST = 3
+    """Its stream was gone and it did not attach again in time."""
+
+
+class FailoverStage(IntEnum):
+    """How far the telling of a failover is; the numbers are stored and only go up."""
+
+    RECORDED = 0
+    """It stands in the database."""
+    ANNOUNCED = 1
+    """It is logged and counted; its alert is due."""
+    CLOSED = 2
+    """Nothing is left to be told: the alert was delivered, is not wanted, or was given up."""
+
+
+class Subject(IntEnum):
+    """What a failover affected; the numbers are stored."""
+
+    WORKFLOWS = 1
+    NODES = 2

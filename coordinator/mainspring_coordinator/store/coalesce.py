@@ -15,6 +15,10 @@ from typing import Any, Final, TypeAlias
 from mainspring.limits import statement_bytes_max
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
+    DeathsRecorded,
+    FailoverAffected,
+    FailoverMarked,
+    FailoverRecorded,
     IncarnationLost,
     MapExpanded,
     NodeAssigned,
@@ -143,6 +147,31 @@ attempt_shape: Final = Shape(
 )
 lost_shape: Final = Shape("lost_incarnations", Mode.INSERT_ONCE, ("shard_id", "incarnation"), ("worker", "lost_at_us"))
 
+failover_shape: Final = Shape(
+    "failover_events",
+    Mode.INSERT_ONCE,
+    ("event_id",),
+    (
+        "kind",
+        "failed_engine",
+        "failed_incarnation",
+        "takeover_engine",
+        "takeover_incarnation",
+        "detected_at_us",
+        "settles_at_us",
+    ),
+)
+affected_shape: Final = Shape(
+    "failover_affected",
+    Mode.INSERT_ONCE,
+    ("event_id", "subject", "shard_id", "chunk"),
+    ("ids_count", "recorded_at_us", "ids"),
+)
+marked_shape: Final = Shape(
+    "failover_events", Mode.UPDATE_IF_THERE, ("event_id",), ("stage", "announced_at_us", "alerted_at_us")
+)
+deaths_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("deaths",))
+
 _Key: TypeAlias = tuple[str, int, int]
 _Folded: TypeAlias = dict[str, Value]
 _running: Final = int(NodeStatus.RUNNING)
@@ -207,8 +236,16 @@ class _Folding:
     inserted: dict[str, _Folded] = field(default_factory=dict[str, _Folded])
     updated: dict[str, WorkflowUpdated] = field(default_factory=dict[str, WorkflowUpdated])
     once: dict[Shape, dict[Values, Values]] = field(
-        default_factory=lambda: {plan_shape: {}, attempt_shape: {}, lost_shape: {}}
+        default_factory=lambda: {
+            plan_shape: {},
+            attempt_shape: {},
+            lost_shape: {},
+            failover_shape: {},
+            affected_shape: {},
+        }
     )
+    last: dict[Shape, dict[Values, Values]] = field(default_factory=lambda: {marked_shape: {}, deaths_shape: {}})
+    """Of these the last row of a key counts."""
 
     @property
     def by_kind(self) -> Mapping[type[Row], Callable[[Any], None]]:
@@ -223,6 +260,10 @@ class _Folding:
             AttemptEnded: self._add_attempt,
             PlanSaved: self._add_plan,
             IncarnationLost: self._add_lost,
+            FailoverRecorded: self._add_failover,
+            FailoverAffected: self._add_affected,
+            FailoverMarked: self._add_marked,
+            DeathsRecorded: self._add_deaths,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -294,6 +335,22 @@ class _Folding:
         key = (row.shard, row.incarnation)
         self.once[lost_shape].setdefault(key, (*key, row.worker, row.lost_at_us))
 
+    def _add_failover(self, row: FailoverRecorded) -> None:
+        values = (row.event_id, int(row.kind), row.failed_engine, row.failed_incarnation)
+        taken = (row.takeover_engine, row.takeover_incarnation, row.detected_at_us, row.settles_at_us)
+        self.once[failover_shape].setdefault((row.event_id,), (*values, *taken))
+
+    def _add_affected(self, row: FailoverAffected) -> None:
+        key = (row.event_id, int(row.subject), row.part, row.chunk)
+        self.once[affected_shape].setdefault(key, (*key, row.ids_count, row.recorded_at_us, row.ids))
+
+    def _add_marked(self, row: FailoverMarked) -> None:
+        values = (row.event_id, int(row.stage), row.announced_at_us, row.alerted_at_us)
+        self.last[marked_shape][row.event_id,] = values
+
+    def _add_deaths(self, row: DeathsRecorded) -> None:
+        self.last[deaths_shape][row.shard,] = (row.shard, "")
+
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""
         yield self._once(plan_shape)
@@ -303,8 +360,10 @@ class _Folding:
         )
         yield TableWrite(updated_shape, [_updated(row) for _, row in sorted(self.updated.items(), key=itemgetter(0))])
         yield from self._node_writes()
-        yield self._once(attempt_shape)
-        yield self._once(lost_shape)
+        for shape in (attempt_shape, lost_shape, failover_shape, affected_shape):
+            yield self._once(shape)
+        for shape, found in self.last.items():
+            yield TableWrite(shape, [found[key] for key in sorted(found)])
 
     def _once(self, shape: Shape) -> TableWrite:
         found = self.once[shape]

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from mainspring.clock import BootClock
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
+from mainspring.limits import deaths_noted_chars_max
 from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
 from mainspring_coordinator.store.memory_reader import MemoryReader, MemoryTables
 from mainspring_coordinator.store.memory_rows import apply, missing_workflow
@@ -260,7 +261,7 @@ class MemoryLockSession:
             peers = [Peer(row, self._store.locks.get(row.incarnation)) for row in reader.coordinators()]
             return Poll(self._store.now_us(), peers, reader.shards())
 
-    def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
+    def take(self, shard: ShardRow, incarnation: str, grace_us: int, death: str = "") -> ShardRow | None:
         """See `LockSession`."""
         with self._alive():
             row = self._store.tables.shards[shard.shard]
@@ -270,7 +271,10 @@ class MemoryLockSession:
             grace_until_us = now_us + grace_us
             if row.grace_until_us > now_us:
                 grace_until_us = min(row.grace_until_us, grace_until_us)
-            taken = replace(row, epoch=row.epoch + 1, holder=incarnation, grace_until_us=grace_until_us)
+            noted = row.deaths
+            if row.holder is not None and row.holder == shard.holder and len(noted + death) <= deaths_noted_chars_max:
+                noted += death
+            taken = replace(row, epoch=row.epoch + 1, holder=incarnation, grace_until_us=grace_until_us, deaths=noted)
             self._store.tables.shards[shard.shard] = taken
             return taken
 

@@ -4,12 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
 
-from mainspring_coordinator.engine.status import NodeStatus, workflow_terminal
+import orjson
+
+from mainspring_coordinator.engine.rows import FailoverAffected, FailoverMarked, FailoverRecorded
+from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, workflow_terminal
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
+    StoredFailover,
     StoredNode,
     StoredWorkflow,
     WorkflowFilter,
@@ -34,6 +38,11 @@ class MemoryTables:
         default_factory=dict[tuple[str, int, int, int], StoredAttempt]
     )
     lost: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
+    failovers: dict[str, FailoverRecorded] = field(default_factory=dict[str, FailoverRecorded])
+    marked: dict[str, FailoverMarked] = field(default_factory=dict[str, FailoverMarked])
+    affected: dict[tuple[str, Subject, int, int], FailoverAffected] = field(
+        default_factory=dict[tuple[str, Subject, int, int], FailoverAffected]
+    )
 
 
 class MemoryReader:
@@ -142,6 +151,53 @@ class MemoryReader:
                 (incarnation, worker) for (at, incarnation), worker in sorted(self._tables.lost.items()) if at == shard
             ]
 
+    def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
+        """See `Reader`."""
+        found = sorted(self._failovers(), key=_detection, reverse=True)
+        return [event for event in found if before is None or _detection(event) < before][:limit]
+
+    def failover(self, event_id: str) -> StoredFailover | None:
+        """See `Reader`."""
+        return next((event for event in self._failovers() if event.event_id == event_id), None)
+
+    def failovers_to_tell(self, limit: int) -> Sequence[StoredFailover]:
+        """See `Reader`."""
+        found = [event for event in self._failovers() if event.stage is not FailoverStage.CLOSED]
+        return sorted(found, key=lambda event: (event.stage, *_detection(event)))[:limit]
+
+    def affected(self, event_id: str, subject: Subject, offset: int, limit: int) -> Sequence[str]:
+        """See `Reader`."""
+        ids = [name for row in self._parts(event_id, subject) for name in orjson.loads(row.ids)]
+        return ids[offset : offset + limit]
+
+    def _failovers(self) -> list[StoredFailover]:
+        with self._tables.lock:
+            return [self._failover(row) for row in self._tables.failovers.values()]
+
+    def _failover(self, row: FailoverRecorded) -> StoredFailover:
+        mark = self._tables.marked.get(row.event_id)
+        workflows, nodes = (self._parts(row.event_id, subject) for subject in (Subject.WORKFLOWS, Subject.NODES))
+        return StoredFailover(
+            row.event_id,
+            row.kind,
+            row.failed_engine,
+            row.failed_incarnation,
+            row.takeover_engine,
+            row.takeover_incarnation,
+            row.detected_at_us,
+            row.settles_at_us,
+            mark.stage if mark is not None else FailoverStage.RECORDED,
+            mark.announced_at_us if mark is not None else 0,
+            mark.alerted_at_us if mark is not None else 0,
+            recovered_at_us=max((part.recorded_at_us for part in (*workflows, *nodes)), default=0),
+            workflows_count=sum(part.ids_count for part in workflows),
+            nodes_count=sum(part.ids_count for part in nodes),
+        )
+
+    def _parts(self, event_id: str, subject: Subject) -> list[FailoverAffected]:
+        with self._tables.lock:
+            return [row for key, row in sorted(self._tables.affected.items()) if key[:2] == (event_id, subject)]
+
     def _nodes(self) -> Iterable[StoredNode]:
         with self._tables.lock:
             return [row for _, row in sorted(self._tables.nodes.items())]
@@ -151,6 +207,10 @@ class MemoryReader:
             return row
         nodes = (node.version for node in self._tables.nodes.values() if node.workflow_id == row.workflow_id)
         return replace(row, version=max((row.version, *nodes)))
+
+
+def _detection(event: StoredFailover) -> tuple[int, str]:
+    return event.detected_at_us, event.event_id
 
 
 def _age(row: StoredWorkflow) -> tuple[int, str]:

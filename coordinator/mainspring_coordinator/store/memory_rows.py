@@ -8,6 +8,10 @@ from dataclasses import replace
 
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
+    DeathsRecorded,
+    FailoverAffected,
+    FailoverMarked,
+    FailoverRecorded,
     IncarnationLost,
     MapExpanded,
     NodeAssigned,
@@ -54,8 +58,25 @@ def apply(tables: MemoryTables, row: Row) -> None:
             tables.attempts.setdefault(key, ended)
         case IncarnationLost():
             tables.lost.setdefault((row.shard, row.incarnation), row.worker)
+        case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():
+            _apply_to_record(tables, row)
         case _:
             _apply_to_node(tables, row)
+
+
+def _apply_to_record(
+    tables: MemoryTables, row: FailoverRecorded | FailoverAffected | FailoverMarked | DeathsRecorded
+) -> None:
+    match row:
+        case FailoverRecorded():
+            tables.failovers.setdefault(row.event_id, row)
+        case FailoverAffected():
+            tables.affected.setdefault((row.event_id, row.subject, row.part, row.chunk), row)
+        case FailoverMarked():
+            if row.event_id in tables.failovers:
+                tables.marked[row.event_id] = row
+        case DeathsRecorded():
+            tables.shards[row.shard] = replace(tables.shards[row.shard], deaths="")
 
 
 def _apply_to_node(tables: MemoryTables, row: NodeAssigned | NodeChanged | MapExpanded | ProgressSaved) -> None:

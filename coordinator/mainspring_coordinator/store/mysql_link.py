@@ -57,7 +57,7 @@ class MysqlLink:
     def fence_rows(self, shards: Sequence[int], *, lock: bool) -> Mapping[int, ShardRow]:
         """See `Link`."""
         rows = self._rows(
-            b"SELECT shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us FROM shards WHERE shard_id IN (%b)%b"
+            b"SELECT shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us,deaths FROM shards WHERE shard_id IN (%b)%b"
             % (b",".join(b"%d" % shard for shard in sorted(shards)), b" FOR UPDATE" if lock else b"")
         )
         return {row[0]: ShardRow(*row) for row in rows}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from mainspring.errors import FencedError, RowLockedError, StoreUnavailableError
-from mainspring.limits import cluster_name_bytes_max
+from mainspring.limits import cluster_name_bytes_max, deaths_noted_chars_max
 from mainspring_coordinator.store import mysql_connection
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, translate, trouble_of
 from mainspring_coordinator.store.mysql_connection import now_us_sql
@@ -20,7 +20,7 @@ from mainspring_coordinator.store.sql_reader import coordinator_row
 from mainspring_coordinator.store.url import ServerAddress
 
 _row_lock_wait_s: Final = 1
-_shard_columns: Final = "shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us"
+_shard_columns: Final = "shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us,deaths"
 _coordinator_columns: Final = (
     "incarnation,name,grpc_address,http_address,renew_seq,attached_workers,"
     "lock_connection,lock_peer,writer_connection,writer_peer,started_at_us"
@@ -122,14 +122,17 @@ class MysqlLockSession:
             int(now_us), [Peer(coordinator_row(row[:-2]), row[-2]) for row in peers], [ShardRow(*row) for row in shards]
         )
 
-    def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
+    def take(self, shard: ShardRow, incarnation: str, grace_us: int, death: str = "") -> ShardRow | None:
         """See `LockSession`."""
+        # The server sets the columns from left to right: what looks at the old holder stands before the new one.
         statement = (
-            "UPDATE shards SET holder=%s,epoch=epoch+1,"  # noqa: S608  # our own words
+            "UPDATE shards SET deaths=IF(holder=%s AND CHAR_LENGTH(deaths)+CHAR_LENGTH(%s)<=%s,CONCAT(deaths,%s),deaths),"  # noqa: S608  # our own words
+            "holder=%s,epoch=epoch+1,"
             f"grace_until_us=IF(grace_until_us>{now_us_sql},LEAST(grace_until_us,{now_us_sql}+%s),{now_us_sql}+%s)"
             " WHERE shard_id=%s AND epoch=%s"
         )
-        if self._do(statement, (incarnation, grace_us, grace_us, shard.shard, shard.epoch)) != 1:
+        noted = (shard.holder, death, deaths_noted_chars_max, death)
+        if self._do(statement, (*noted, incarnation, grace_us, grace_us, shard.shard, shard.epoch)) != 1:
             return None
         (row,) = self._rows(f"SELECT {_shard_columns} FROM shards WHERE shard_id=%s", (shard.shard,))  # noqa: S608  # our own words
         taken = ShardRow(*row)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mainspring_coordinator.engine.rows import Row
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class ShardRow:
     last_batch_id: bytes | None
     grace_until_us: int
     """Until when workers that have not attached since the epoch was raised keep their work; database time."""
+    deaths: str = ""
+    """Owners of this shard whose deaths are not in the record yet, as `deaths.note` writes them; the oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,27 @@ class StoredAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFailover:
+    """An event of the record, without the ids."""
+
+    event_id: str
+    kind: FailoverKind
+    failed_engine: str
+    failed_incarnation: str
+    takeover_engine: str
+    takeover_incarnation: str
+    detected_at_us: int
+    settles_at_us: int
+    stage: FailoverStage
+    announced_at_us: int
+    alerted_at_us: int
+    recovered_at_us: int
+    """When the last part of it was recorded, which happens once that part's work goes on."""
+    workflows_count: int
+    nodes_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowFilter:
     """Which workflows a list shows; what is empty or 0 excludes nothing."""
 
@@ -258,6 +281,22 @@ class Reader(Protocol):
         """Return (incarnation, worker name) of all workers declared lost in this shard."""
         ...
 
+    def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
+        """Return events newest first (by detection, then id, both descending), beyond `before`."""
+        ...
+
+    def failover(self, event_id: str) -> StoredFailover | None:
+        """Return one event."""
+        ...
+
+    def failovers_to_tell(self, limit: int) -> Sequence[StoredFailover]:
+        """Return events that are not closed, those of the lowest stage first, the oldest first among them."""
+        ...
+
+    def affected(self, event_id: str, subject: Subject, offset: int, limit: int) -> Sequence[str]:
+        """Return ids that an event affected, by shard and within it in the order in which they were stored."""
+        ...
+
 
 class Journal(Protocol):
     """The one writer of a coordinator's incarnation."""
@@ -328,11 +367,12 @@ class LockSession(Protocol):
         """Look at all peers and shards."""
         ...
 
-    def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
+    def take(self, shard: ShardRow, incarnation: str, grace_us: int, death: str = "") -> ShardRow | None:
         """Take a shard in one autocommit statement, if its epoch is still that of `shard`; None when someone was faster.
 
         Stores `grace_until_us` as database time + `grace_us`, or leaves an earlier one of the row that has not passed. One that lies
         further ahead than a grace can was stored before the server's clock went back, and is not waited for.
+        Appends `death` to the row's `deaths` if the holder is still that of `shard`, and there is room.
         """
         ...
 

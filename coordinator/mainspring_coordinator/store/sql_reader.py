@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Engine, Executable, and_, case, func, null, or_, select
+import orjson
+from sqlalchemy import Engine, Executable, and_, case, func, null, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
 from mainspring_coordinator.store import tables
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import (
@@ -15,6 +16,7 @@ from mainspring_coordinator.store.protocol import (
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
+    StoredFailover,
     StoredNode,
     StoredWorkflow,
     WorkflowFilter,
@@ -23,6 +25,8 @@ from mainspring_coordinator.store.protocol import (
 _w: Final = tables.workflows.c
 _n: Final = tables.nodes.c
 _a: Final = tables.attempts.c
+_f: Final = tables.failover_events.c
+_fa: Final = tables.failover_affected.c
 _ids_a_statement_max: Final = 1_000
 
 _nodes_version: Final = (
@@ -65,6 +69,29 @@ _node_columns: Final = (
     _n.redeliveries,
     _n.version,
     _n.failure,
+)
+
+
+def _ids_counted(subject: Subject) -> Any:
+    of_event = (_fa.event_id == _f.event_id, _fa.subject == int(subject))
+    return select(func.coalesce(func.sum(_fa.ids_count), 0)).where(*of_event).scalar_subquery()
+
+
+_failover_columns: Final = (
+    _f.event_id,
+    _f.kind,
+    _f.failed_engine,
+    _f.failed_incarnation,
+    _f.takeover_engine,
+    _f.takeover_incarnation,
+    _f.detected_at_us,
+    _f.settles_at_us,
+    _f.stage,
+    _f.announced_at_us,
+    _f.alerted_at_us,
+    select(func.coalesce(func.max(_fa.recorded_at_us), 0)).where(_fa.event_id == _f.event_id).scalar_subquery(),
+    _ids_counted(Subject.WORKFLOWS),
+    _ids_counted(Subject.NODES),
 )
 _node_order: Final = (_n.workflow_id, _n.node, _n.instance)
 
@@ -225,6 +252,71 @@ class SqlReader:
         lost = tables.lost_incarnations.c
         query = select(lost.incarnation, lost.worker).where(lost.shard_id == shard).order_by(lost.incarnation)
         return [(incarnation, worker) for incarnation, worker in self._rows(query)]
+
+    def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
+        """See `Reader`."""
+        query = select(*_failover_columns).order_by(_f.detected_at_us.desc(), _f.event_id.desc()).limit(limit)
+        if before is not None:
+            at_us, event_id = before
+            query = query.where(
+                or_(_f.detected_at_us < at_us, and_(_f.detected_at_us == at_us, _f.event_id < event_id))
+            )
+        return [_stored_failover(row) for row in self._rows(query)]
+
+    def failover(self, event_id: str) -> StoredFailover | None:
+        """See `Reader`."""
+        rows = self._rows(select(*_failover_columns).where(_f.event_id == event_id))
+        return _stored_failover(rows[0]) if rows else None
+
+    def failovers_to_tell(self, limit: int) -> Sequence[StoredFailover]:
+        """See `Reader`."""
+        query = (
+            select(*_failover_columns)
+            .where(_f.stage < int(FailoverStage.CLOSED))
+            .order_by(_f.stage, _f.detected_at_us, _f.event_id)
+            .limit(limit)
+        )
+        return [_stored_failover(row) for row in self._rows(query)]
+
+    def affected(self, event_id: str, subject: Subject, offset: int, limit: int) -> Sequence[str]:
+        """See `Reader`. The counts say which chunks hold the page, so that no other is read."""
+        of_event = (_fa.event_id == event_id, _fa.subject == int(subject))
+        order = (_fa.shard_id, _fa.chunk)
+        wanted: list[tuple[int, int]] = []
+        start = skipped = 0
+        for shard, chunk, count in self._rows(select(*order, _fa.ids_count).where(*of_event).order_by(*order)):
+            if start + count <= offset:
+                skipped = start + count
+            elif start < offset + limit:
+                wanted.append((shard, chunk))
+            start += count
+        found: list[str] = []
+        for begin in range(0, len(wanted), _ids_a_statement_max):
+            part = tuple_(*order).in_(wanted[begin : begin + _ids_a_statement_max])
+            for (ids,) in self._rows(select(_fa.ids).where(*of_event, part).order_by(*order)):
+                found += orjson.loads(ids)
+        return found[offset - skipped :][:limit]
+
+
+def _stored_failover(row: tuple[Any, ...]) -> StoredFailover:
+    event_id, kind, *rest, recovered_at_us, workflows, nodes = row
+    failed, incarnation, taker, taker_incarnation, detected, settles, stage, announced, alerted = rest
+    return StoredFailover(
+        event_id,
+        FailoverKind(kind),
+        failed,
+        incarnation,
+        taker,
+        taker_incarnation,
+        detected,
+        settles,
+        FailoverStage(stage),
+        announced,
+        alerted,
+        int(recovered_at_us),
+        int(workflows),
+        int(nodes),
+    )
 
 
 def coordinator_row(row: tuple[Any, ...]) -> CoordinatorRow:

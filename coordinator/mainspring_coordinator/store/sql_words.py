@@ -72,19 +72,27 @@ class MysqlWords:
 
     def _updates(self, rows: Sequence[Values]) -> Iterator[tuple[bytes, int]]:
         """Yield `UPDATE … SET c = CASE WHEN key THEN value … END WHERE keys`: an upsert could make a row that must not be."""
-        (column,) = self.shape.columns
-        literal = _literal_of(self.shape.table, column)
-        assert literal is not None, self.shape
+        keys, columns = self.shape.keys, self.shape.columns
+        literals = [_literal_of(self.shape.table, column) or _number_literal for column in (*keys, *columns)]
         for start in range(0, len(rows), _updates_a_statement_max):
-            part = rows[start : start + _updates_a_statement_max]
-            wheres = [
-                b"(workflow_id=%b AND node=%d AND instance=%d)" % (text_literal(row[0]), row[1], row[2]) for row in part
+            part = [
+                [literal(value) for literal, value in zip(literals, row, strict=True)]
+                for row in rows[start : start + _updates_a_statement_max]
             ]
-            cases = b" ".join(
-                b"WHEN %b THEN %b" % (where, literal(row[3])) for where, row in zip(wheres, part, strict=True)
-            )
-            head = f"UPDATE {self.shape.table} SET {column}=CASE ".encode()  # noqa: S608  # as above
-            yield head + cases + b" END WHERE " + b" OR ".join(wheres), len(part)
+            wheres = [
+                b"(" + b" AND ".join(b"%b=%b" % (key.encode(), row[at]) for at, key in enumerate(keys)) + b")"
+                for row in part
+            ]
+            sets = [
+                b"%b=CASE %b END"
+                % (
+                    column.encode(),
+                    b" ".join(b"WHEN %b THEN %b" % (where, row[at]) for where, row in zip(wheres, part, strict=True)),
+                )
+                for at, column in enumerate(columns, len(keys))
+            ]
+            head = f"UPDATE {self.shape.table} SET ".encode()  # noqa: S608  # as above
+            yield head + b",".join(sets) + b" WHERE " + b" OR ".join(wheres), len(part)
 
 
 def _literal_of(table: str, column: str) -> Callable[[Any], bytes] | None:
@@ -93,6 +101,10 @@ def _literal_of(table: str, column: str) -> Callable[[Any], bytes] | None:
     if kind is str:
         return text_literal
     return bytes_literal if kind is bytes else None
+
+
+def _number_literal(number: int) -> bytes:
+    return b"%d" % number
 
 
 def _split(texts: Sequence[bytes], bytes_max: int) -> Iterator[Sequence[bytes]]:

@@ -49,7 +49,7 @@ class SqliteLink:
         """See `Link`. There is no row to wait for: a second transaction cannot have begun."""
         del lock
         rows = self._rows(
-            "SELECT shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us FROM shards"
+            "SELECT shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us,deaths FROM shards"
             " WHERE shard_id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(shards)),),
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mainspring.errors import FencedError, StoreUnavailableError
+from mainspring.limits import deaths_noted_chars_max
 from mainspring_coordinator.store import sqlite_connection
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Peer, Poll, ShardRow
@@ -106,15 +107,18 @@ class SqliteLockSession:
                 [ShardRow(*row) for row in shards],
             )
 
-    def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
+    def take(self, shard: ShardRow, incarnation: str, grace_us: int, death: str = "") -> ShardRow | None:
         """See `LockSession`."""
         statement = (
-            "UPDATE shards SET holder=?,epoch=epoch+1,"  # noqa: S608  # our own words
+            "UPDATE shards SET deaths=CASE WHEN holder=? AND LENGTH(deaths)+LENGTH(?)<=? THEN deaths||? ELSE deaths END,"  # noqa: S608  # our own words
+            "holder=?,epoch=epoch+1,"
             f"grace_until_us=CASE WHEN grace_until_us>{now_us_sql} THEN MIN(grace_until_us,{now_us_sql}+?) ELSE {now_us_sql}+? END"
             " WHERE shard_id=? AND epoch=?"
         )
         with self._working():
-            if self._raw.execute(statement, (incarnation, grace_us, grace_us, shard.shard, shard.epoch)).rowcount != 1:
+            noted = (shard.holder, death, deaths_noted_chars_max, death)
+            values = (*noted, incarnation, grace_us, grace_us, shard.shard, shard.epoch)
+            if self._raw.execute(statement, values).rowcount != 1:
                 return None
             return ShardRow(*self._rows("SELECT * FROM shards WHERE shard_id=?", (shard.shard,))[0])
 

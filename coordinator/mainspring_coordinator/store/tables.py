@@ -10,6 +10,8 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 from sqlalchemy.dialects.mysql import LONGBLOB, TINYINT
 from sqlalchemy.types import BINARY, TypeEngine
 
+from mainspring.limits import deaths_noted_chars_max
+
 metadata: Final = MetaData()
 """All tables of Mainspring except Alembic's own."""
 
@@ -67,6 +69,7 @@ shards: Final = Table(
     _number("batch_seq"),
     Column("last_batch_id", LargeBinary(16).with_variant(BINARY(16), *_on_server)),
     _number("grace_until_us"),
+    Column("deaths", unicode_text(deaths_noted_chars_max), nullable=False, server_default=text("''")),
     **_options,
 )
 
@@ -168,5 +171,37 @@ lost_incarnations: Final = Table(
     Column("incarnation", ascii_text(32), primary_key=True),
     Column("worker", unicode_text(255), nullable=False),
     _number("lost_at_us"),
+    **_options,
+)
+
+failover_events: Final = Table(
+    "failover_events",
+    metadata,
+    Column("event_id", ascii_text(32), primary_key=True),
+    Column("kind", status(), nullable=False),
+    Column("failed_engine", unicode_text(255), nullable=False),
+    Column("failed_incarnation", ascii_text(32), nullable=False),
+    Column("takeover_engine", unicode_text(255), nullable=False),
+    Column("takeover_incarnation", ascii_text(32), nullable=False),
+    _number("detected_at_us"),
+    _number("settles_at_us"),
+    Column("stage", status(), nullable=False, server_default=text("0")),
+    _number("announced_at_us"),
+    _number("alerted_at_us"),
+    Index("failover_events_detected", "detected_at_us", "event_id"),
+    Index("failover_events_stage", "stage", "detected_at_us", "event_id"),
+    **_options,
+)
+
+failover_affected: Final = Table(
+    "failover_affected",
+    metadata,
+    Column("event_id", ascii_text(32), primary_key=True),
+    Column("subject", status(), primary_key=True, autoincrement=False),
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("chunk", Integer, primary_key=True, autoincrement=False),
+    Column("ids_count", Integer, nullable=False),
+    _number("recorded_at_us"),
+    Column("ids", blob(), nullable=False),
     **_options,
 )
