@@ -19,7 +19,7 @@ from mainspring_coordinator.engine.effects import (
     Stop,
     Store,
 )
-from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, Row, WorkflowInserted
+from mainspring_coordinator.engine.rows import FailoverAffected, NodeChanged, PlanSaved, Row, WorkflowInserted
 from mainspring_coordinator.store.protocol import ExistingWorkflow
 
 OutwardEffect = Effect
@@ -85,6 +85,8 @@ class Gathered:
                     self.payload_bytes += len(row.input)
                 elif type(row) is PlanSaved:
                     self.payload_bytes += len(row.definition)
+                elif type(row) is FailoverAffected:
+                    self.payload_bytes += len(row.ids)
             else:
                 outward.append(effect)
                 if type(effect) is Assign:

@@ -360,6 +360,7 @@ class Election:
             witness=self,
             clock=self._clock,
             lone=not self._settings.distributed_mode,
+            failover=self._settings.enable_failover,
             chance=self._chance,
         )
         reason, told = "the process stops", False

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mainspring.settings import CoordinatorSettings
+from mainspring_coordinator.engine.events import Death
+from mainspring_coordinator.engine.status import FailoverKind
 from mainspring_coordinator.ranking import Candidate
 from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Peer, Poll, ShardRow
 
@@ -115,6 +117,8 @@ class View:
     """By incarnation."""
     dead: Mapping[str, CoordinatorRow]
     """Lease rows whose incarnation is gone."""
+    deaths: Mapping[str, Death]
+    """How each of the dead ended, and when we saw it first."""
     candidates: Sequence[Candidate]
     """The live ones, for the ranking."""
     shards: Mapping[int, ShardRow]
@@ -123,6 +127,10 @@ class View:
     orphans: Collection[int]
     """Shards without a live holder for T: anyone may take them."""
     seize: Sequence[Seizure]
+
+    def death_of(self, holder: str) -> Death:
+        """Return how a shard's holder ended; of one that left no lease row nothing but the incarnation is known."""
+        return self.deaths.get(holder) or Death(FailoverKind.COORDINATOR_KILLED, "", holder, self.now_us)
 
 
 @dataclass(slots=True)
@@ -138,6 +146,8 @@ class _Seen:
     workers_us: int = 0
     """When it last had workers; before it ever had any, when we saw it first."""
     seized: bool = False
+    death: Death | None = None
+    """How it ended, as long as it counts as dead."""
 
 
 @dataclass(slots=True)
@@ -163,6 +173,7 @@ class Peers:
         holding = {row.holder for row in poll.shards}
         live: dict[str, CoordinatorRow] = {}
         dead: dict[str, CoordinatorRow] = {}
+        deaths: dict[str, Death] = {}
         candidates: list[Candidate] = []
         seize: list[Seizure] = []
         if not any(_locked(peer) and peer.row.attached_workers for peer in poll.peers):
@@ -174,7 +185,10 @@ class Peers:
             seen = self._see(row, gap_us, now_us)
             if seen.seized or not _locked(peer):
                 dead[row.incarnation] = row
+                seen.death = seen.death or self._death(row, seen, poll.now_us)
+                deaths[row.incarnation] = seen.death
                 continue
+            seen.death = None
             live[row.incarnation] = row
             candidates.append(self._candidate(row, seen, now_us, owns=row.incarnation in holding))
             if seen.unchanged_us >= self.times.hung_us and seen.unchanged_polls >= 3:
@@ -185,12 +199,19 @@ class Peers:
             now_us=poll.now_us,
             live=live,
             dead=dead,
+            deaths=deaths,
             candidates=candidates,
             shards={row.shard: row for row in poll.shards},
             holders=holders,
             orphans=self._orphans(holders, now_us),
             seize=seize,
         )
+
+    def _death(self, row: CoordinatorRow, seen: _Seen, detected_at_us: int) -> Death:
+        # Whoever hung was silent for about T before anyone ended its session; whoever was killed, hardly longer than a renewal takes.
+        hung = seen.unchanged_us >= self.times.hung_us // 2
+        kind = FailoverKind.COORDINATOR_HUNG if hung else FailoverKind.COORDINATOR_KILLED
+        return Death(kind, row.name, row.incarnation, detected_at_us)
 
     def _see(self, row: CoordinatorRow, gap_us: int, now_us: int) -> _Seen:
         seen = self._seen.get(row.incarnation)

@@ -14,8 +14,11 @@ import structlog
 from mainspring import limits
 from mainspring.definition import parse_definition
 from mainspring.errors import StoreError, StoreUnavailableError
+from mainspring_coordinator.deaths import noted
 from mainspring_coordinator.engine.effects import LoadOutputs
 from mainspring_coordinator.engine.events import (
+    Death,
+    DeathsFound,
     Event,
     LoadedNode,
     OutputsLoaded,
@@ -23,12 +26,34 @@ from mainspring_coordinator.engine.events import (
     ShardTaken,
     WorkflowLoaded,
 )
+from mainspring_coordinator.engine.failovers import id_chunks, node_name
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.store.protocol import Reader, ShardRow, StoredNode, StoredWorkflow
 
 _T = TypeVar("_T")
 _log: Final = structlog.get_logger(__name__)
+
+
+class _Affected:
+    """What was unfinished in a shard, and which of its nodes were with workers."""
+
+    def __init__(self) -> None:
+        self._workflows: list[str] = []
+        self._nodes: list[str] = []
+
+    def add(self, event: WorkflowLoaded) -> None:
+        """Take a workflow in."""
+        self._workflows.append(event.workflow_id)
+        self._nodes += [
+            node_name(event.workflow_id, event.plan.nodes[row.node].id, row.instance)
+            for row in event.nodes
+            if row.status in (NodeStatus.RUNNING, NodeStatus.CANCELLING) and row.worker
+        ]
+
+    def of(self, fence: int, shard: int, deaths: Sequence[Death], *, taken: bool) -> DeathsFound:
+        """Return it as the deaths of the shard's owners."""
+        return DeathsFound(fence, shard, deaths, id_chunks(self._workflows), id_chunks(self._nodes), taken)
 
 
 class ShardLoader:
@@ -61,12 +86,17 @@ class ShardLoader:
         Raises `StoreUnavailableError` when the database goes away; the same recovery can then begin again.
         """
         lost = await self._in_thread(lambda: self._reader.lost_incarnations(row.shard))
-        post(ShardTaken(row.shard, row.epoch, row.grace_until_us, frozenset(incarnation for incarnation, _ in lost)))
+        incarnations = frozenset(incarnation for incarnation, _ in lost)
+        post(ShardTaken(row.shard, row.epoch, row.grace_until_us, incarnations, row.holder or ""))
+        deaths = noted(row.deaths)
+        affected = _Affected()
         after, count = "", 0
         while True:
             page = await self._in_thread(lambda after=after: self._page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
             for event in page:
                 post(event)
+                if deaths:
+                    affected.add(event)
             await taken_in()
             count += len(page)
             if len(page) < limits.recovery_page_workflows:
@@ -74,7 +104,19 @@ class ShardLoader:
             after = page[-1].workflow_id
         post(ShardReady(row.shard))
         await taken_in()
+        if deaths:
+            # After the shard goes on, so that the record is never in the way of the takeover.
+            post(affected.of(row.shard, row.shard, deaths, taken=True))
         return count
+
+    async def affected(self, fence: int, shard: int, death: Death) -> DeathsFound:
+        """Read what waits in a shard whose owner died and which nobody may take; to be recorded under the fence of `fence`."""
+        affected, after = _Affected(), ""
+        while page := await self._in_thread(lambda after=after: self._page(shard, after)):  # type: ignore[misc]  # as above
+            for event in page:
+                affected.add(event)
+            after = page[-1].workflow_id
+        return affected.of(fence, shard, [death], taken=False)
 
     async def workflow(self, shard: int, workflow_id: str) -> WorkflowLoaded | None:
         """Read one unfinished workflow anew; None if it has ended or never was."""

@@ -14,6 +14,7 @@ import structlog
 
 from mainspring.clock import Clock
 from mainspring.errors import FencedError, RowLockedError, SettingsError, StoreError, StoreUnavailableError
+from mainspring_coordinator.deaths import note
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Peers, Seizure, Times, View
 from mainspring_coordinator.ranking import Candidate, Wanted, assign, wanted
 from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Journal, LockSession, ShardRow, Store
@@ -72,9 +73,10 @@ class Term:
         witness: Witness,
         clock: Clock,
         lone: bool,
+        failover: bool,
         chance: random.Random,
     ) -> None:
-        """`lone`: own everything, and do not begin beside another live coordinator."""
+        """`lone`: own everything, and do not begin beside another live coordinator. `failover`: take over from the dead of other names."""
         self.incarnation = incarnation
         self._store = store
         self._cluster = cluster
@@ -85,6 +87,7 @@ class Term:
         self._witness = witness
         self._clock = clock
         self._lone = lone
+        self._failover = failover
         self._chance = chance
         self._session: LockSession | None = None
         self._journal: Journal | None = None
@@ -294,11 +297,20 @@ class Term:
         if self._plan[0] != seen:
             self._plan = (seen, wanted(live, view.holders, self.incarnation))
         plan = self._plan[1]
+        if not self._failover:
+            return replace(plan, take=self._inherited(view, plan.take))
         orphans = sorted(set(view.orphans) - set(plan.take))
         if not orphans:
             return plan
         self._pass_over(live, view.holders, orphans, now_us)
         return replace(plan, take=[*plan.take, *orphans])
+
+    def _inherited(self, view: View, wanted: Sequence[int]) -> Sequence[int]:
+        """Return what may be taken with failover off: what nobody left behind, and all that one of our own name did."""
+        left = {shard: row.holder for shard, row in view.shards.items() if row.holder is not None}
+        names = {shard: view.dead[holder].name for shard, holder in left.items() if holder in view.dead}
+        free = {*wanted, *view.orphans} - names.keys()
+        return sorted(free | {shard for shard, name in names.items() if name == self._who.name})
 
     def _pass_over(
         self, live: Sequence[Candidate], holders: Mapping[int, str | None], orphans: Sequence[int], now_us: int
@@ -314,8 +326,11 @@ class Term:
             if self._clock.now_us() >= self._renew_due_us:
                 self._poll_due_us = 0  # the lease first, then a fresh look
                 return
+            seen = view.shards[shard]
+            dead = seen.holder if seen.holder != self.incarnation else None
+            noted = note(view.death_of(dead)) if dead is not None else ""
             try:
-                row = session.take(view.shards[shard], self.incarnation, self._times.grace_us)
+                row = session.take(seen, self.incarnation, self._times.grace_us, noted)
             except RowLockedError as error:
                 # Its last owner's transaction is open still. Each look ends the writer that it has recorded by then.
                 _log.warning("shard_row_locked", shard=shard, error=str(error), action="trying again")

@@ -143,7 +143,7 @@ def test_a_successor_releases_the_rest_of_what_its_predecessor_died_in(steps: in
     assert old.engine.busy
     new = Rig(epoch=2, own=False)
     new.rows = old.rows
-    new.step(ShardTaken(0, 2, new.now_us, frozenset()))
+    new.step(ShardTaken(0, 2, new.now_us, frozenset(), "e" * 32))
     for workflow in fold(old.rows, {fan.hash: fan})[0]:
         new.step(workflow)
     new.step(ShardReady(0))
@@ -161,7 +161,7 @@ def test_a_shard_that_is_lost_in_the_middle_of_a_release_takes_the_rest_along() 
     assert rig.engine.busy
     rig.step(ShardLost(0))
     assert not [effects for effects in go_on(rig) if of(effects, Assign)]
-    rig.step(ShardTaken(0, 2, rig.now_us, frozenset()))
+    rig.step(ShardTaken(0, 2, rig.now_us, frozenset(), "e" * 32))
     rig.step(ShardReady(0))
     assert not of(rig.after(60), Answer)
     assert not rig.engine.state.ready.waiting
@@ -235,7 +235,7 @@ def test_a_successor_ends_what_its_predecessor_had_only_begun_to_cancel() -> Non
     old.cancel()
     assert old.engine.busy
     new = Rig(epoch=2, own=False)
-    new.step(ShardTaken(0, 2, new.now_us + 9_000_000, frozenset()))
+    new.step(ShardTaken(0, 2, new.now_us + 9_000_000, frozenset(), "e" * 32))
     for workflow in fold(old.rows, {patient.hash: patient})[0]:
         new.step(workflow)
     new.step(ShardReady(0))
@@ -293,7 +293,7 @@ def test_what_an_inventory_lacks_is_offered_again_and_what_it_has_too_much_stopp
 def test_workers_that_do_not_come_back_to_a_taken_shard_are_missed_part_by_part() -> None:
     old, _ = running_rig()
     new = new_rig()
-    new.step(ShardTaken(0, 2, new.now_us + 9_000_000, frozenset()))
+    new.step(ShardTaken(0, 2, new.now_us + 9_000_000, frozenset(), "e" * 32))
     for workflow in fold(old.rows, {roots.hash: roots})[0]:
         new.step(workflow)
     new.step(ShardReady(0))
@@ -308,7 +308,7 @@ def taken_rig(rows: Sequence[Row], plan: Plan) -> Rig:
     """Return a successor that has been given all that is in the database, and has built a first part of it."""
     rig = new_rig()
     rig.epoch = 2
-    rig.step(ShardTaken(0, 2, rig.now_us + 9_000_000, frozenset()))
+    rig.step(ShardTaken(0, 2, rig.now_us + 9_000_000, frozenset(), "e" * 32))
     for workflow in fold(rows, {plan.hash: plan})[0]:
         rig.step(workflow)
     rig.step(ShardReady(0))
@@ -370,7 +370,7 @@ def test_a_lost_shard_is_forgotten_part_by_part_and_taken_again_only_then() -> N
     rows = list(rig.rows)
     rig.step(ShardLost(0))
     held = [len(rig.engine.state.held[worker.incarnation].assignments)]
-    rig.step(ShardTaken(0, 2, rig.now_us + 9_000_000, frozenset()))
+    rig.step(ShardTaken(0, 2, rig.now_us + 9_000_000, frozenset(), "e" * 32))
     held.append(len(rig.engine.state.held[worker.incarnation].assignments))
     for workflow in fold(rows, {one.hash: one})[0]:
         rig.step(workflow)
@@ -390,10 +390,10 @@ def test_a_lost_shard_is_forgotten_part_by_part_and_taken_again_only_then() -> N
 def test_what_waits_of_a_shard_that_no_worker_has_stated_is_not_looked_over_by_every_step() -> None:
     one = define([{"id": "a", "executor": "work"}])
     rig = Rig(own=False)
-    rig.step(ShardTaken(0, 1, rig.now_us, frozenset()))
+    rig.step(ShardTaken(0, 1, rig.now_us, frozenset(), "e" * 32))
     rig.step(ShardReady(0))
     rig.attach("w1")
-    rig.step(ShardTaken(1, 1, rig.now_us, frozenset()))
+    rig.step(ShardTaken(1, 1, rig.now_us, frozenset(), "e" * 32))
     rig.step(ShardReady(1))
     for number in range(width):
         event = Submit(number, 1, f"wf{number}", one, b"null", one.hash, "load-balanced")

@@ -167,7 +167,7 @@ class Run:
         """Lose a shard and take it again at once, as another owner would."""
         rig = self.rig
         self.epochs[shard] += 1
-        self.step(ShardTaken(shard, self.epochs[shard], rig.now_us + 9 * SECOND, self.lost(shard)))
+        self.step(ShardTaken(shard, self.epochs[shard], rig.now_us + 9 * SECOND, self.lost(shard), "e" * 32))
         for workflow in fold(rig.rows, {plan.hash: plan})[0]:
             if workflow.shard == shard:
                 self.step(workflow)

@@ -141,7 +141,7 @@ class FakeLockSession:
         peers = [Peer(row, self.database.locks.get(who)) for who, row in self.database.coordinators.items()]
         return Poll(self.database.now_us(), peers, list(self.database.shards.values()))
 
-    def take(self, shard: ShardRow, incarnation: str, grace_us: int) -> ShardRow | None:
+    def take(self, shard: ShardRow, incarnation: str, grace_us: int, death: str = "") -> ShardRow | None:
         self.database.answer(self.connection)
         row = self.database.shards[shard.shard]
         holding = self.database.row_locks.get(shard.shard)
@@ -150,7 +150,13 @@ class FakeLockSession:
             raise RowLockedError("lock wait timeout")
         if row.epoch != shard.epoch:
             return None
-        taken = replace(row, holder=incarnation, epoch=row.epoch + 1, grace_until_us=self.database.now_us() + grace_us)
+        taken = replace(
+            row,
+            holder=incarnation,
+            epoch=row.epoch + 1,
+            grace_until_us=self.database.now_us() + grace_us,
+            deaths=row.deaths + death,
+        )
         self.database.shards[shard.shard] = taken
         return taken
 
@@ -228,6 +234,7 @@ class Node:
             witness=self,
             clock=cluster.clock,
             lone=lone,
+            failover=cluster.failover,
             chance=random.Random(1),
         )
 
@@ -288,7 +295,8 @@ class Node:
 class Cluster:
     """Nodes on one database, under one clock."""
 
-    def __init__(self, shards: int = 16) -> None:
+    def __init__(self, shards: int = 16, *, failover: bool = True) -> None:
+        self.failover = failover
         self.clock = FakeClock()
         rows = {shard: ShardRow(shard, 0, None, 0, None, 0) for shard in range(shards)}
         self.database = Database(self.clock, rows)

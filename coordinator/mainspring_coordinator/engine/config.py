@@ -25,6 +25,8 @@ class EngineConfig:
     """Share of the worker's memory in its load."""
     workflow_weight: float = 0.4
     """Share of the worker's assignments in its load."""
+    instance: str = ""
+    """Our own name, ENGINE_INSTANCE_ID."""
     failover: bool = True
     """Off: the work of a lost worker waits for a worker of the same name."""
     step_nodes: int = limits.step_nodes_max

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from mainspring.errors import Failure
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, WorkflowStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,56 @@ class Read:
     workflow_id: str
     brief: bool = False
     """Only whether it is in memory is asked; nothing of the answer may be told to the client."""
+
+
+# -- the record ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A coordinator's incarnation that died while it owned shards."""
+
+    kind: FailoverKind
+    name: str
+    """Empty if nobody knows it any more."""
+    incarnation: str
+    detected_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdChunk:
+    """Some ids."""
+
+    ids: bytes
+    """A JSON list."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeathsFound:
+    """Owners of a shard died, and what was unfinished in it is known."""
+
+    shard: int
+    """Under whose fence it is recorded."""
+    part: int
+    """The shard that they owned."""
+    deaths: Sequence[Death]
+    workflows: Sequence[IdChunk]
+    nodes: Sequence[IdChunk]
+    taken: bool = True
+    """We own the shard now; False: its work waits, because failover is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverTold:
+    """The telling of a failover came further; answered once that is stored."""
+
+    token: int
+    shard: int
+    event_id: str
+    stage: FailoverStage
+    announced_at_us: int
+    alerted_at_us: int
 
 
 # -- workers ---------------------------------------------------------------------------------------------------------------
@@ -173,6 +223,8 @@ class ShardTaken:
     epoch: int
     grace_until_us: int
     lost_incarnations: frozenset[str]
+    holder: str
+    """Our own incarnation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,4 +325,6 @@ Event: TypeAlias = (
     | OutputsLoaded
     | WorkflowEvicted
     | WorkflowAbsent
+    | DeathsFound
+    | FailoverTold
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mainspring import ids
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
-from mainspring_coordinator.engine import nodes, workflows
+from mainspring_coordinator.engine import failovers, nodes, workflows
 from mainspring_coordinator.engine.effects import (
     Ack,
     CancelCause,
@@ -93,6 +93,7 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
     if worker is None or not worker.attached:
         return
     worker.attached = False
+    worker.absent_since_us = turn.now_us
     _leave_classes(turn, worker)
     held = _held(turn, worker.incarnation)
     for assignment in held:
@@ -118,6 +119,7 @@ def grace_over(turn: Turn, timer: Timer) -> None:
         declare_lost(turn, worker)
     else:
         worker.overdue = True
+        _put_on_record(turn, worker)
 
 
 def declare_lost(turn: Turn, worker: WorkerState) -> None:
@@ -126,6 +128,8 @@ def declare_lost(turn: Turn, worker: WorkerState) -> None:
     _remove(turn, worker)
     for shard in state.shards.values():
         _lose(turn, shard, worker.incarnation, worker.name)
+    if not worker.overdue:
+        _put_on_record(turn, worker)
     turn.begin(_offer_in_parts(turn, _held(turn, worker.incarnation), died=True))
 
 
@@ -142,6 +146,18 @@ def _offer_in_parts(turn: Turn, absent: Sequence[Assignment], *, died: bool) -> 
             nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=died)
 
 
+def _put_missed_on_record(turn: Turn, shard: ShardState, missed: dict[str, failovers.Missed]) -> None:
+    if turn.state.shards.get(shard.shard) is shard:
+        for incarnation, held in missed.items():
+            failovers.worker_never_came(turn, shard, incarnation, held)
+    missed.clear()
+
+
+def _put_on_record(turn: Turn, worker: WorkerState) -> None:
+    held = [assignment for assignment in _held(turn, worker.incarnation) if turn.state.has(assignment)]
+    failovers.worker_died(turn, worker.name, worker.incarnation, worker.absent_since_us, held)
+
+
 def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
     """Workers that have not come back since we took a shard are lost to it."""
     if timer.number == shard.epoch:
@@ -151,19 +167,26 @@ def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
 def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignment]) -> Act:
     state = turn.state
     waiting = False
+    missed: dict[str, failovers.Missed] = {}
     for assignment in assignments:
         if turn.left <= 0:
+            if state.config.failover:
+                _put_missed_on_record(turn, shard, missed)
             turn = yield
         if assignment.session or not state.has(assignment):
             continue
         turn.left -= 1
-        replaced = state.config.failover or assignment.worker in state.names
-        if assignment.incarnation in state.sessions or not replaced:
-            # It is attached, or in its own grace; what it has, its inventory will say. With failover off it waits for its name.
+        if assignment.incarnation in state.sessions:
+            # It is attached, or in its own grace; what it has, its inventory will say.
             waiting = True
+            continue
+        missed.setdefault(assignment.incarnation, failovers.Missed(assignment.worker)).add(shard, assignment)
+        if not state.config.failover and assignment.worker not in state.names:
+            waiting = True  # for a worker of its name
             continue
         _lose(turn, shard, assignment.incarnation, assignment.worker)
         nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=True)
+    _put_missed_on_record(turn, shard, missed)
     if waiting and state.shards.get(shard.shard) is shard:
         due_us = turn.now_us + state.config.stream_grace_us
         state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)

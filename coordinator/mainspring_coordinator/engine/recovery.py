@@ -42,7 +42,12 @@ def taken(turn: Turn, event: ShardTaken) -> None:
     lost(turn, event.shard)
     turn.state.ready.hold_back(event.shard)
     turn.state.shards[event.shard] = ShardState(
-        event.shard, event.epoch, event.grace_until_us, set(event.lost_incarnations), deferred=waiting
+        event.shard,
+        event.epoch,
+        event.grace_until_us,
+        set(event.lost_incarnations),
+        event.holder,
+        deferred=waiting,
     )
 
 

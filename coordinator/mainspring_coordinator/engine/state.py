@@ -139,7 +139,8 @@ class WorkerState:
     reconciled: set[int] = field(default_factory=set[int])
     """Shards whose inventory it has stated on this stream; only of these it gets work."""
     last_ordinal: int = 0
-
+    absent_since_us: int = 0
+    """When its stream ended."""
     overdue: bool = False
     """Its grace has passed, and failover is off."""
 
@@ -153,6 +154,10 @@ class ShardState:
     grace_until_us: int
     lost: set[str]
     """Incarnations declared lost."""
+    holder: str
+    """Our own incarnation, under which we own it."""
+    mourned: dict[str, int] = field(default_factory=dict[str, int])
+    """Incarnations of workers whose death is on record here, with how many chunks of ids they had."""
     ready: bool = False
     """Its workflows are all loaded. Until then events about them wait in `deferred`."""
     deferred: list[Event] = field(default_factory=list[Event])

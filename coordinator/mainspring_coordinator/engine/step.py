@@ -9,13 +9,15 @@ from collections import deque
 from contextlib import suppress
 
 from mainspring import limits
-from mainspring_coordinator.engine import dispatch, fleet, nodes, recovery, workflows
+from mainspring_coordinator.engine import dispatch, failovers, fleet, nodes, recovery, workflows
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
 from mainspring_coordinator.engine.events import (
     Cancel,
     CreditSet,
+    DeathsFound,
     Event,
+    FailoverTold,
     Inventory,
     LoadReported,
     OutputsLoaded,
@@ -131,16 +133,10 @@ class Engine:
                 _results(turn, event)
             case Tick():
                 pass
-            case WorkerAttached():
-                fleet.attached(turn, event)
-            case WorkerDetached():
-                fleet.detached(turn, event)
-            case CreditSet():
-                fleet.credit(turn, event)
-            case LoadReported():
-                fleet.load(turn, event)
-            case WorkerDraining():
-                fleet.draining(turn, event)
+            case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
+                _of_worker(turn, event)
+            case FailoverTold():
+                failovers.told(turn, event)
             case ShardTaken() | ShardLost():
                 # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
                 recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
@@ -177,7 +173,14 @@ class Engine:
 
     def _arrive(self, turn: Turn, event: Event) -> None:
         assert isinstance(
-            event, WorkflowLoaded | ShardReady | OutputsLoaded | SubmitExisted | WorkflowEvicted | WorkflowAbsent
+            event,
+            WorkflowLoaded
+            | ShardReady
+            | OutputsLoaded
+            | SubmitExisted
+            | WorkflowEvicted
+            | WorkflowAbsent
+            | DeathsFound,
         )
         shard = turn.state.shards.get(event.shard)
         if shard is None:
@@ -193,6 +196,8 @@ class Engine:
                 workflows.existed(turn, shard, event)
             case ShardReady():
                 recovery.ready(turn, shard, event)
+            case DeathsFound():
+                failovers.deaths_found(turn, shard, event)
 
     def _handle_deferred(self, turn: Turn, shard: ShardState) -> None:
         deferred, shard.deferred = shard.deferred, []
@@ -211,6 +216,20 @@ def _defer(
         message = f"shard {shard.shard} is being recovered and {len(shard.deferred)} calls and reports wait for it; try again in a moment"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
     # Workers state what they have, and offer results, when the shard is served and with every heartbeat: none of it is lost here.
+
+
+def _of_worker(turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | LoadReported | WorkerDraining) -> None:
+    match event:
+        case WorkerAttached():
+            fleet.attached(turn, event)
+        case WorkerDetached():
+            fleet.detached(turn, event)
+        case CreditSet():
+            fleet.credit(turn, event)
+        case LoadReported():
+            fleet.load(turn, event)
+        case WorkerDraining():
+            fleet.draining(turn, event)
 
 
 def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
