@@ -1,5 +1,6 @@
 """The client of Mainspring: `Client` (asynchronous), `SyncClient` (the same for plain code), and what they return."""
 
+from mainspring.failovers import Failover
 from mainspring_client.client import Client
 from mainspring_client.handle import Handle
 from mainspring_client.nouns import (
@@ -24,6 +25,7 @@ __all__ = [
     "AttemptInfo",
     "Client",
     "CoordinatorInfo",
+    "Failover",
     "Handle",
     "HistoryEvent",
     "NodeDetail",

@@ -9,10 +9,12 @@ Every call has a deadline and is tried again when that may help; errors are thos
 
 import os
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Self, TypeAlias
 
 from mainspring.dial import default_grpc_port, parse_addresses
 from mainspring.errors import BadRequestError, MainspringError
+from mainspring.failovers import Failover
 from mainspring.limits import call_timeout_ms_default, first_contact_ms_default, page_size_max, reason_bytes_max
 from mainspring.naming import new_request_id
 from mainspring.v1 import admin_pb2, client_pb2
@@ -222,3 +224,51 @@ class Client:
             lambda at: at.admin.ListShards, admin_pb2.ListShardsRequest()
         )
         return [wire_nouns.shard_info(shard) for shard in answer.shards]
+
+    async def failovers(self, *, limit: int | None = None) -> AsyncGenerator[Failover]:
+        """List the record of failovers, newest first, at most `limit`; of each the first 1,000 workflows and nodes.
+
+        It reads the database, as `list` does.
+        """
+        token = ""
+        left = limit
+        while left is None or left > 0:
+            request = admin_pb2.ListFailoversRequest(
+                page_size=0 if left is None else min(left, page_size_max), page_token=token
+            )
+            page: admin_pb2.ListFailoversResponse = await self._transport.call(
+                lambda at: at.admin.ListFailovers, request
+            )
+            for event in page.failovers:
+                yield wire_nouns.failover(event)
+            token = page.next_page_token
+            if not token:
+                return
+            left = None if left is None else left - len(page.failovers)
+
+    async def failover(self, event_id: str) -> Failover:
+        """Read one failover with all that it affected; `NotFoundError` when there is none of this id."""
+        answer: admin_pb2.ListFailoversResponse = await self._transport.call(
+            lambda at: at.admin.ListFailovers, admin_pb2.ListFailoversRequest(event_id=event_id)
+        )
+        found = wire_nouns.failover(answer.failovers[0])
+        return replace(
+            found,
+            affected_workflows=await self._affected(found, admin_pb2.FAILOVER_SUBJECT_WORKFLOWS),
+            affected_nodes=await self._affected(found, admin_pb2.FAILOVER_SUBJECT_NODES),
+        )
+
+    async def _affected(self, event: Failover, subject: admin_pb2.FailoverSubject.ValueType) -> tuple[str, ...]:
+        nodes = subject == admin_pb2.FAILOVER_SUBJECT_NODES
+        inline = event.affected_nodes if nodes else event.affected_workflows
+        if len(inline) == (event.affected_nodes_count if nodes else event.affected_workflows_count):
+            return inline
+        ids: list[str] = []
+        token = ""
+        while True:
+            request = admin_pb2.ListAffectedRequest(event_id=event.event_id, subject=subject, page_token=token)
+            page: admin_pb2.ListAffectedResponse = await self._transport.call(lambda at: at.admin.ListAffected, request)
+            ids += page.ids
+            token = page.next_page_token
+            if not token:
+                return tuple(ids)

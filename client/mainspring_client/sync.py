@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Self, TypeVar
 
 from mainspring.errors import MainspringError, UnavailableError
+from mainspring.failovers import Failover
 from mainspring.limits import call_timeout_ms_default, first_contact_ms_default
 from mainspring.v1 import admin_pb2
 from mainspring.workflow import Json
@@ -238,6 +239,14 @@ class SyncClient:
     def shards(self) -> Sequence[ShardInfo]:
         """List the shards with their owners and epochs."""
         return self._run(self._client.shards())
+
+    def failovers(self, *, limit: int | None = None) -> Iterator[Failover]:
+        """List the record of failovers, newest first."""
+        return self._each(self._client.failovers(limit=limit))
+
+    def failover(self, event_id: str) -> Failover:
+        """Read one failover with all that it affected."""
+        return self._run(self._client.failover(event_id))
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         with self._lock:

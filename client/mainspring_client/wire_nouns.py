@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mainspring.errors import Failure, MainspringError
+from mainspring.failovers import Failover
 from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring.wire import from_failure
 from mainspring_client.nouns import (
@@ -183,6 +184,29 @@ def coordinator_info(message: admin_pb2.Coordinator) -> CoordinatorInfo:
 def shard_info(message: admin_pb2.Shard) -> ShardInfo:
     """Read a shard."""
     return ShardInfo(message.shard, message.epoch, message.holder, message.holder_name, message.batch_seq)
+
+
+def failover(message: admin_pb2.Failover) -> Failover:
+    """Read an event of the record."""
+    try:
+        kind = admin_pb2.FailoverKind.Name(message.kind).removeprefix("FAILOVER_KIND_").lower()
+    except ValueError:
+        kind = str(message.kind)  # of a newer cluster: shown by its number
+    return Failover(
+        message.event_id,
+        kind,
+        message.failed_engine_id,
+        message.failed_incarnation,
+        message.takeover_engine_id,
+        message.takeover_incarnation,
+        tuple(message.affected_workflows),
+        tuple(message.affected_nodes),
+        message.affected_workflows_count,
+        message.affected_nodes_count,
+        message.detected_at_us,
+        message.recovered_at_us,
+        message.alerted_at_us,
+    )
 
 
 def _failure(

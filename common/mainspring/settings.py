@@ -187,7 +187,8 @@ class CoordinatorSettings(_Instance):
     )
     enable_failover: Annotated[bool, BeforeValidator(_unless_false)] = declare(
         "ENABLE_FAILOVER",
-        "the work of a lost worker goes elsewhere; off, it waits for a worker of the same name or an admin's release",
+        "the work of a dead worker or coordinator goes elsewhere; off, deaths are recorded and alerted, and the work waits for one of "
+        "the same name",
         default=True,
         allowed="off only if exactly `false`",
         shown="on",
@@ -243,7 +244,7 @@ class CoordinatorSettings(_Instance):
     )
     failover_webhook_url: str | None = declare(
         "FAILOVER_WEBHOOK_URL",
-        "gets a POST for each failover",
+        "gets a POST for each failover (docs/failovers.md)",
         None,
         allowed="`http://…` or `https://…`",
         shown="none",

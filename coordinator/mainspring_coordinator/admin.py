@@ -1,18 +1,24 @@
 """The operators' service: what the cluster is, who lives in it, who owns what."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mainspring import limits
 from mainspring.clock import Clock
+from mainspring.errors import BadRequestError, NotFoundError
+from mainspring.failovers import Failover
 from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceServicer
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context, answers
+from mainspring_coordinator.engine.status import FailoverKind, Subject
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
-from mainspring_coordinator.store.protocol import CoordinatorRow, Reader, ShardRow
+from mainspring_coordinator.record import read_failover
+from mainspring_coordinator.store.protocol import CoordinatorRow, Reader, ShardRow, StoredFailover
 from mainspring_coordinator.worker_book import WorkerBook
+from mainspring_coordinator.workflow_reads import moment_and_id, page_size, place, to_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,50 @@ class AdminService(AdminServiceServicer):
         """List the workers attached here."""
         return admin_pb2.ListWorkersResponse(workers=self._book.messages(self._clock.now_us()))
 
+    @answers
+    async def ListFailovers(
+        self, request: admin_pb2.ListFailoversRequest, context: Context
+    ) -> admin_pb2.ListFailoversResponse:
+        """List what the record has."""
+        if request.event_id:
+            found = await self._reads.run(
+                lambda reader: _whole_failovers(reader, [_failover(reader, request.event_id)])
+            )
+            return admin_pb2.ListFailoversResponse(failovers=found)
+        limit = page_size(request.page_size, default=50)
+        before = moment_and_id(request.page_token)
+
+        def read(reader: Reader) -> tuple[list[admin_pb2.Failover], bool]:
+            # One more than wanted tells whether there is a next page.
+            rows = reader.failovers(before, limit + 1)
+            whole = _whole_failovers(reader, rows[:limit])
+            return whole, len(rows) > len(whole)
+
+        page, more = await self._reads.run(read)
+        token = to_token(page[-1].detected_at_us, page[-1].event_id) if more else ""
+        return admin_pb2.ListFailoversResponse(failovers=page, next_page_token=token)
+
+    @answers
+    async def ListAffected(
+        self, request: admin_pb2.ListAffectedRequest, context: Context
+    ) -> admin_pb2.ListAffectedResponse:
+        """List all that a failover affected."""
+        try:
+            subject = Subject(request.subject)
+        except ValueError as error:
+            message = "subject: it is neither WORKFLOWS nor NODES; set one of them"
+            raise BadRequestError(message, field="subject") from error
+        limit = page_size(request.page_size, default=limits.page_size_max)
+        start = place(request.page_token)
+
+        def read(reader: Reader) -> Sequence[str]:
+            _failover(reader, request.event_id)
+            return reader.affected(request.event_id, subject, start, limit + 1)
+
+        ids = await self._reads.run(read)
+        token = to_token(start + limit) if len(ids) > limit else ""
+        return admin_pb2.ListAffectedResponse(ids=ids[:limit], next_page_token=token)
+
     def _coordinators(self, rows: list[CoordinatorRow], shards: list[ShardRow]) -> list[admin_pb2.Coordinator]:
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}
         held = Counter(shard.holder for shard in shards)
@@ -112,3 +162,41 @@ class AdminService(AdminServiceServicer):
 
 def _lease_rows_and_shards(reader: Reader) -> tuple[list[CoordinatorRow], list[ShardRow]]:
     return list(reader.coordinators()), list(reader.shards())
+
+
+def _failover(reader: Reader, event_id: str) -> StoredFailover:
+    found = reader.failover(event_id)
+    if found is None:
+        raise NotFoundError(f"there is no failover {event_id[:64]!r}; list those there are with: mainspring failovers")
+    return found
+
+
+def _whole_failovers(reader: Reader, rows: Sequence[StoredFailover]) -> list[admin_pb2.Failover]:
+    """Read events with their ids, as many of them as fit into one message, the first in any case."""
+    found: list[admin_pb2.Failover] = []
+    size = 0
+    for row in rows:
+        message = _failover_message(read_failover(reader, row), row.kind)
+        size += message.ByteSize()
+        if found and size > limits.message_split_bytes:
+            break
+        found.append(message)
+    return found
+
+
+def _failover_message(event: Failover, kind: FailoverKind) -> admin_pb2.Failover:
+    return admin_pb2.Failover(
+        event_id=event.event_id,
+        kind=admin_pb2.FailoverKind.ValueType(kind),
+        failed_engine_id=clip(event.failed_engine_id, limits.name_bytes_max),
+        failed_incarnation=event.failed_incarnation,
+        takeover_engine_id=clip(event.takeover_engine_id, limits.name_bytes_max),
+        takeover_incarnation=event.takeover_incarnation,
+        affected_workflows=event.affected_workflows,
+        affected_nodes=event.affected_nodes,
+        affected_workflows_count=event.affected_workflows_count,
+        affected_nodes_count=event.affected_nodes_count,
+        detected_at_us=event.detected_at_us,
+        recovered_at_us=event.recovered_at_us,
+        alerted_at_us=event.alerted_at_us,
+    )

@@ -16,6 +16,7 @@ from typing import Final
 import grpc.aio
 import structlog
 
+from mainspring.clock import BootClock
 from mainspring.dial import server_options
 from mainspring.errors import SettingsError
 from mainspring.settings import CoordinatorSettings
@@ -30,12 +31,14 @@ from mainspring_coordinator.loop import ControlLoop
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.probes import ProbeServer, make_app
+from mainspring_coordinator.record import Record
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Journal, ShardRow
 from mainspring_coordinator.store.revision import revision_wanted
+from mainspring_coordinator.webhook import Webhook
 
 _log: Final = structlog.get_logger(__name__)
 _reading_threads: Final = 2
@@ -57,6 +60,7 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
         cpu_weight=settings.cpu_weight,
         memory_weight=settings.memory_weight,
         workflow_weight=settings.workflow_weight,
+        instance=settings.engine_instance_id,
         failover=settings.enable_failover,
     )
 
@@ -81,6 +85,7 @@ class Coordinator:
         self.grpc_port = self._listen()
         self._probes = ProbeServer(make_app(self, self._usage, self._metrics), settings.http_host, settings.http_port)
         self._services: Services | None = None
+        self._record: Record | None = None
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: Sequence[tuple[str, str, str]] = ()
@@ -120,10 +125,11 @@ class Coordinator:
             grpc_address=self.grpc_address,
             http_address=self.http_address,
         )
+        loader = ShardLoader(self._store.reader(), self._threads)
         self._loop = ControlLoop(
             engine_config(settings),
             settings.shards,
-            ShardLoader(self._store.reader(), self._threads),
+            loader,
             now_us=self._election.now_us,
             fresh=self._election.fresh,
             new_batch_id=lambda: secrets.token_bytes(16),
@@ -151,6 +157,17 @@ class Coordinator:
             ),
             vitals=self._said_to_workers,
         )
+        self._record = Record(
+            self._loop,
+            self._services.reads,
+            loader,
+            self._metrics,
+            BootClock(),
+            webhook=self._webhook(cluster.name),
+            failover=settings.enable_failover,
+            heartbeat_ms=settings.heartbeat_interval_ms,
+        )
+        self._record.start()
         await self._server.start()
         await self._services.set_serving(True)
         _log.info(
@@ -165,6 +182,8 @@ class Coordinator:
     async def stop(self) -> None:
         """Give up the shards for others to take at once, say goodbye, and end; bounded."""
         self._draining = True
+        if self._record is not None:
+            await self._record.close()
         if self._services is not None:
             self._election.withdraw()
             await self._loop.release_shards(list(self._loop.serving))
@@ -199,6 +218,8 @@ class Coordinator:
         """Who lives or who owns what has changed."""
         self._loop.epochs_seen({shard: row.epoch for shard, row in view.shards.items()})
         self._note_standby(view)
+        if self._record is not None:
+            self._record.looked(view)
         live = self._election.coordinators()
         if live != self._known and self._services is not None:
             self._known = live
@@ -263,6 +284,10 @@ class Coordinator:
         silent_us = self._election.database_silent_us()
         up = silent_us is not None and silent_us < self._settings.lease_timeout_ms * 1_000
         return "up" if up else "down", "held" if self.lock_held() else "not_held"
+
+    def _webhook(self, cluster: str) -> Webhook | None:
+        url = self._settings.failover_webhook_url
+        return Webhook(url, self._settings.failover_webhook_secret, cluster) if url is not None else None
 
     def _vitals(self) -> Vitals:
         return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.owned())

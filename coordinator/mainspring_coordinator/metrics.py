@@ -17,6 +17,7 @@ from mainspring_coordinator.writer import Written
 lock_buckets_s: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10)
 _COMMIT_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _LAG_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_FAILOVER_BUCKETS_S: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 300)
 _ROWS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
 _STATUSES: Final = {
     WorkflowStatus.SUCCEEDED: "succeeded",
@@ -27,7 +28,7 @@ _STRATEGIES: Final = frozenset({"load-balanced", "round-robin", "capability", "l
 
 
 class Metrics:
-    """Implements `election.Measures` and `loop.Observer`. Safe from any thread."""
+    """Implements `election.Measures`, `ports.Observer` and `record.Counts`. Safe from any thread."""
 
     def __init__(self, engine_id: str, usage: Usage) -> None:
         """`engine_id` is ENGINE_INSTANCE_ID."""
@@ -70,6 +71,25 @@ class Metrics:
             "mainspring_loop_lag_seconds",
             "By how much the event loop ticked too late",
             buckets=_LAG_BUCKETS_S,
+            registry=registry,
+        )
+        self._failovers = Counter(
+            "mainspring_failovers_total",
+            "Failovers, counted by the coordinator that announced them",
+            ("kind",),
+            registry=registry,
+        )
+        self._failover_duration = Histogram(
+            "mainspring_failover_duration_seconds",
+            "From the detection of a death until the work went on",
+            ("kind",),
+            buckets=_FAILOVER_BUCKETS_S,
+            registry=registry,
+        )
+        self._alerts = Counter(
+            "mainspring_failover_alerts_total",
+            "Alerts at FAILOVER_WEBHOOK_URL: delivered, refused (and to be tried again), given up",
+            ("outcome",),
             registry=registry,
         )
         self._jumps = Counter(
@@ -125,3 +145,13 @@ class Metrics:
     def refused(self, count: int) -> None:
         """Late results were refused."""
         self._refused.inc(count)
+
+    # record.Counts
+    def failover(self, kind: str, seconds: float) -> None:
+        """A failover was announced; `seconds` from its detection until the work went on."""
+        self._failovers.labels(kind).inc()
+        self._failover_duration.labels(kind).observe(seconds)
+
+    def alert(self, outcome: str) -> None:
+        """An alert was delivered, refused, or given up."""
+        self._alerts.labels(outcome).inc()

@@ -166,7 +166,7 @@ class WorkflowReads:
     async def get_history(self, shard: int, request: client_pb2.GetHistoryRequest) -> client_pb2.GetHistoryResponse:
         """Answer GetHistory."""
         limit = page_size(request.page_size, default=limits.page_size_max)
-        start = _place(request.page_token)
+        start = place(request.page_token)
         sight = await self.look(shard, request.workflow_id)
         lines = self._histories.known(sight)
         if lines is None:
@@ -194,7 +194,7 @@ class WorkflowReads:
             request.submitted_from_us,
             request.submitted_before_us,
         )
-        before = _submitted_before(request.page_token)
+        before = moment_and_id(request.page_token)
         found = await self._reads.run(lambda reader: reader.list_workflows(wanted, before, limit + 1))
         workflows: list[client_pb2.Workflow] = []
         size = 0
@@ -355,22 +355,24 @@ def _node_key(token: str) -> tuple[int, int]:
     return node, instance
 
 
-def _place(token: str) -> int:
+def place(token: str) -> int:
+    """Read the token of a page that begins at a number."""
     parts = from_token(token, (int,))
-    place = parts[0] if parts is not None else 0
-    if not isinstance(place, int) or place < 0:
+    start = parts[0] if parts is not None else 0
+    if not isinstance(start, int) or start < 0:
         raise _bad_token()
-    return place
+    return start
 
 
-def _submitted_before(token: str) -> tuple[int, str] | None:
+def moment_and_id(token: str) -> tuple[int, str] | None:
+    """Read the token of a page of a list that is ordered by a time and then an id."""
     parts = from_token(token, (int, str))
     if parts is None:
         return None
-    submitted_at_us, workflow_id = parts
-    assert isinstance(submitted_at_us, int)
-    assert isinstance(workflow_id, str)
-    return submitted_at_us, workflow_id
+    at_us, item_id = parts
+    assert isinstance(at_us, int)
+    assert isinstance(item_id, str)
+    return at_us, item_id
 
 
 def _bad_token() -> BadRequestError:

@@ -32,6 +32,8 @@ def filled() -> Metrics:
     metrics.refused(2)
     metrics.loop_lag(0.1)
     metrics.clock_jumped(5)
+    metrics.failover("worker_lost", 2.5)
+    metrics.alert("delivered")
     return metrics
 
 
@@ -72,5 +74,8 @@ def test_what_the_coordinator_tells_is_exported() -> None:
     assert found["mainspring_batch_rows_sum",] == 17
     assert found["mainspring_commit_duration_seconds_sum",] == pytest.approx(0.004)
     assert found["mainspring_database_time_jumps_total",] == 1
+    assert found["mainspring_failovers_total", "worker_lost"] == 1
+    assert found["mainspring_failover_duration_seconds_sum", "worker_lost"] == pytest.approx(2.5)
+    assert found["mainspring_failover_alerts_total", "delivered"] == 1
     assert 0 <= found["engine_load", "engine-1", "cpu"] <= 100
     assert 0 < found["engine_load", "engine-1", "memory"] <= 100

@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import grpc
+import grpc.aio
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from mainspring.limits import message_split_bytes
 from mainspring.v1 import admin_pb2
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, Subject
 from mainspring_coordinator.services import service_names
-from mainspring_coordinator.store.protocol import ShardRow
+from mainspring_coordinator.store.protocol import ShardRow, StoredFailover
 from tests.services.rig import INCARNATIONS, Host, WorkerEnd, lease, story
 
 
@@ -87,6 +92,111 @@ async def test_an_absent_worker_is_forgotten_when_its_grace_is_over() -> None:
         host.services.fleet.beat()
         answer = await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())
         assert list(answer.workers) == []
+
+
+def failover(number: int, *, workflows: int = 1, nodes: int = 0) -> StoredFailover:
+    return StoredFailover(
+        f"{number:032}",
+        FailoverKind.COORDINATOR_HUNG,
+        "one",
+        INCARNATIONS["one"],
+        "two",
+        INCARNATIONS["two"],
+        detected_at_us=number,
+        settles_at_us=number,
+        stage=FailoverStage.CLOSED,
+        announced_at_us=number + 2,
+        alerted_at_us=number + 3,
+        recovered_at_us=number + 1,
+        workflows_count=workflows,
+        nodes_count=nodes,
+    )
+
+
+@story
+async def test_failovers_are_listed_newest_first_by_page_with_their_first_ids() -> None:
+    async with Host() as host:
+        host.reader.failover_rows = [failover(number, workflows=1_500, nodes=2) for number in range(1, 6)]
+        for row in host.reader.failover_rows:
+            host.reader.affected_ids[row.event_id, Subject.WORKFLOWS] = [f"w{n}" for n in range(1_500)]
+            host.reader.affected_ids[row.event_id, Subject.NODES] = ["w0/a", "w1/m[7]"]
+        pages: list[list[admin_pb2.Failover]] = []
+        request = admin_pb2.ListFailoversRequest(page_size=2)
+        while not pages or request.page_token:
+            answer = await host.admin.ListFailovers(request)
+            pages.append(list(answer.failovers))
+            request.page_token = answer.next_page_token
+        assert [[int(event.event_id) for event in page] for page in pages] == [[5, 4], [3, 2], [1]]
+        (one,) = pages[-1]
+        assert (one.kind, one.failed_engine_id, one.takeover_engine_id) == (
+            admin_pb2.FAILOVER_KIND_COORDINATOR_HUNG,
+            "one",
+            "two",
+        )
+        assert (one.affected_workflows_count, len(one.affected_workflows)) == (1_500, 1_000)
+        assert (one.affected_nodes_count, list(one.affected_nodes)) == (2, ["w0/a", "w1/m[7]"])
+        assert (one.detected_at_us, one.recovered_at_us, one.alerted_at_us) == (1, 2, 4)
+
+
+@story
+async def test_a_page_of_failovers_ends_where_a_message_would_be_too_large() -> None:
+    async with Host() as host:
+        host.reader.failover_rows = [failover(number) for number in range(1, 30)]
+        for row in host.reader.failover_rows:
+            host.reader.affected_ids[row.event_id, Subject.NODES] = [f"{n:0300}" for n in range(1_000)]
+        found: list[int] = []
+        request = admin_pb2.ListFailoversRequest(page_size=1_000)
+        sizes: list[int] = []
+        while not sizes or request.page_token:
+            answer = await host.admin.ListFailovers(request)
+            sizes.append(answer.ByteSize())
+            found += [int(event.event_id) for event in answer.failovers]
+            request.page_token = answer.next_page_token
+        assert found == list(range(29, 0, -1))
+        assert len(sizes) > 1
+        assert max(sizes) <= message_split_bytes
+
+
+@story
+async def test_all_that_a_failover_affected_comes_by_page() -> None:
+    async with Host() as host:
+        host.reader.failover_rows = [failover(1)]
+        names = [f"w{n}" for n in range(2_500)]
+        host.reader.affected_ids[f"{1:032}", Subject.WORKFLOWS] = names
+        request = admin_pb2.ListAffectedRequest(event_id=f"{1:032}", subject=admin_pb2.FAILOVER_SUBJECT_WORKFLOWS)
+        found: list[str] = []
+        while not found or request.page_token:
+            answer = await host.admin.ListAffected(request)
+            found += answer.ids
+            request.page_token = answer.next_page_token
+        assert found == names
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code"),
+    [
+        ("ListFailovers", admin_pb2.ListFailoversRequest(event_id="f" * 32), grpc.StatusCode.NOT_FOUND),
+        ("ListFailovers", admin_pb2.ListFailoversRequest(page_size=1_001), grpc.StatusCode.INVALID_ARGUMENT),
+        ("ListFailovers", admin_pb2.ListFailoversRequest(page_token="?"), grpc.StatusCode.INVALID_ARGUMENT),
+        (
+            "ListAffected",
+            admin_pb2.ListAffectedRequest(event_id="f" * 32, subject=admin_pb2.FAILOVER_SUBJECT_NODES),
+            grpc.StatusCode.NOT_FOUND,
+        ),
+        ("ListAffected", admin_pb2.ListAffectedRequest(event_id="f" * 32), grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+def test_what_the_record_does_not_have_or_understand_is_refused(
+    method: str, request_: Any, code: grpc.StatusCode
+) -> None:
+    @story
+    async def play() -> None:
+        async with Host() as host:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await getattr(host.admin, method)(request_)
+            assert refused.value.code() is code
+
+    play()
 
 
 @story

@@ -1,9 +1,13 @@
-"""The commands that look at the cluster itself: workers, coordinators, shards."""
+"""The commands that look at the cluster itself: workers, coordinators, shards, failovers."""
+
+from typing import Annotated
 
 import typer
 
+from mainspring.failovers import Failover
 from mainspring_client.cli.app import AddressOption, JsonOption, app, ask, examples, session_of
-from mainspring_client.cli.output import span
+from mainspring_client.cli.output import Output, moment, span
+from mainspring_client.client import Client
 from mainspring_client.nouns import CoordinatorInfo
 
 
@@ -64,3 +68,77 @@ def shards(ctx: typer.Context, address: AddressOption = None, as_json: JsonOptio
         [str(one.shard), one.holder_name or one.holder or "nobody", str(one.epoch), str(one.batch_seq)] for one in found
     ]
     session.out.table(["shard", "owner", "epoch", "commits"], rows)
+
+
+@app.command(
+    epilog=examples(
+        "mainspring failovers",
+        "mainspring failovers --limit 200 --json",
+        "mainspring failovers 5c1f0a9e8d7b6c5a4f3e2d1c0b9a8f7e",
+    )
+)
+def failovers(
+    ctx: typer.Context,
+    event_id: Annotated[
+        str | None, typer.Argument(metavar="[EVENT]", help="One event, with all workflows and nodes that it affected.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List who died and who took over, newest first, or show one event.
+
+    With --json each event has the names of the alert that FAILOVER_WEBHOOK_URL gets; in a list it holds at most
+    1,000 workflows and nodes.
+    """
+    session = session_of(ctx, address, as_json=as_json)
+    if event_id is not None:
+        event = ask(session, lambda client: client.failover(event_id))
+        if session.out.as_json:
+            session.out.document(event.document())
+        else:
+            _show_failover(session.out, event)
+        return
+
+    async def work(client: Client) -> list[Failover]:
+        return [event async for event in client.failovers(limit=limit)]
+
+    found = ask(session, work)
+    if session.out.as_json:
+        session.out.document([event.document() for event in found])
+        return
+    rows = [
+        [
+            moment(event.detected_at_us),
+            event.kind,
+            event.failed_engine_id,
+            event.takeover_engine_id or "nobody",
+            str(event.affected_workflows_count),
+            str(event.affected_nodes_count),
+            span(event.recovered_at_us - event.detected_at_us),
+            event.event_id,
+        ]
+        for event in found
+    ]
+    session.out.table(["detected", "kind", "failed", "taken over by", "workflows", "nodes", "took", "event"], rows)
+    if found:
+        session.out.hint("see all that an event affected with: mainspring failovers EVENT")
+
+
+def _show_failover(out: Output, event: Failover) -> None:
+    out.fields(
+        [
+            ("event", event.event_id),
+            ("kind", event.kind),
+            ("failed", f"{event.failed_engine_id} ({event.failed_incarnation})"),
+            ("taken over by", f"{event.takeover_engine_id} ({event.takeover_incarnation})"),
+            ("detected", moment(event.detected_at_us)),
+            ("recovered", moment(event.recovered_at_us)),
+            ("took", span(event.recovered_at_us - event.detected_at_us)),
+            ("alerted", moment(event.alerted_at_us)),
+            ("workflows", f"{event.affected_workflows_count:,}"),
+            ("", "\n".join(event.affected_workflows)),
+            ("nodes", f"{event.affected_nodes_count:,}"),
+            ("", "\n".join(event.affected_nodes)),
+        ]
+    )

@@ -47,6 +47,58 @@ WORKER_STATUS_ABSENT: WorkerStatus.ValueType  # 3
 """Its stream ended without Goodbye; it may come back within the stream grace."""
 Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
 
+class _FailoverKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailoverKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailoverKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILOVER_KIND_UNSPECIFIED: _FailoverKind.ValueType  # 0
+    """Not set."""
+    FAILOVER_KIND_COORDINATOR_KILLED: _FailoverKind.ValueType  # 1
+    """A coordinator whose database session had ended."""
+    FAILOVER_KIND_COORDINATOR_HUNG: _FailoverKind.ValueType  # 2
+    """A coordinator whose lease did not move: it stood still, was cut off or was stuck."""
+    FAILOVER_KIND_WORKER_LOST: _FailoverKind.ValueType  # 3
+    """A worker whose stream was gone and that did not attach again in time."""
+
+class FailoverKind(_FailoverKind, metaclass=_FailoverKindEnumTypeWrapper):
+    """How an instance was found to be dead."""
+
+FAILOVER_KIND_UNSPECIFIED: FailoverKind.ValueType  # 0
+"""Not set."""
+FAILOVER_KIND_COORDINATOR_KILLED: FailoverKind.ValueType  # 1
+"""A coordinator whose database session had ended."""
+FAILOVER_KIND_COORDINATOR_HUNG: FailoverKind.ValueType  # 2
+"""A coordinator whose lease did not move: it stood still, was cut off or was stuck."""
+FAILOVER_KIND_WORKER_LOST: FailoverKind.ValueType  # 3
+"""A worker whose stream was gone and that did not attach again in time."""
+Global___FailoverKind: _TypeAlias = FailoverKind  # noqa: Y015
+
+class _FailoverSubject:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FailoverSubjectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailoverSubject.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAILOVER_SUBJECT_UNSPECIFIED: _FailoverSubject.ValueType  # 0
+    """Not set."""
+    FAILOVER_SUBJECT_WORKFLOWS: _FailoverSubject.ValueType  # 1
+    """Workflows."""
+    FAILOVER_SUBJECT_NODES: _FailoverSubject.ValueType  # 2
+    """Nodes."""
+
+class FailoverSubject(_FailoverSubject, metaclass=_FailoverSubjectEnumTypeWrapper):
+    """What a failover affects."""
+
+FAILOVER_SUBJECT_UNSPECIFIED: FailoverSubject.ValueType  # 0
+"""Not set."""
+FAILOVER_SUBJECT_WORKFLOWS: FailoverSubject.ValueType  # 1
+"""Workflows."""
+FAILOVER_SUBJECT_NODES: FailoverSubject.ValueType  # 2
+"""Nodes."""
+Global___FailoverSubject: _TypeAlias = FailoverSubject  # noqa: Y015
+
 @_typing.final
 class GetClusterRequest(_message.Message):
     """Nothing to ask for."""
@@ -416,3 +468,197 @@ class Worker(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Worker: _TypeAlias = Worker  # noqa: Y015
+
+@_typing.final
+class Failover(_message.Message):
+    """An instance died and another took over from it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    FAILED_ENGINE_ID_FIELD_NUMBER: _builtins.int
+    FAILED_INCARNATION_FIELD_NUMBER: _builtins.int
+    TAKEOVER_ENGINE_ID_FIELD_NUMBER: _builtins.int
+    TAKEOVER_INCARNATION_FIELD_NUMBER: _builtins.int
+    AFFECTED_WORKFLOWS_FIELD_NUMBER: _builtins.int
+    AFFECTED_NODES_FIELD_NUMBER: _builtins.int
+    AFFECTED_WORKFLOWS_COUNT_FIELD_NUMBER: _builtins.int
+    AFFECTED_NODES_COUNT_FIELD_NUMBER: _builtins.int
+    DETECTED_AT_US_FIELD_NUMBER: _builtins.int
+    RECOVERED_AT_US_FIELD_NUMBER: _builtins.int
+    ALERTED_AT_US_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Follows from the two incarnations: 32 hexadecimal characters."""
+    kind: Global___FailoverKind.ValueType
+    """How it died."""
+    failed_engine_id: _builtins.str
+    """The name of the instance that died, empty if not known. At most 128 bytes."""
+    failed_incarnation: _builtins.str
+    """Its incarnation: 32 hexadecimal characters."""
+    takeover_engine_id: _builtins.str
+    """The name of the coordinator that took over, empty if none may because failover is off. At most 128 bytes."""
+    takeover_incarnation: _builtins.str
+    """Its incarnation, empty as above: 32 hexadecimal characters."""
+    affected_workflows_count: _builtins.int
+    """How many workflows there are."""
+    affected_nodes_count: _builtins.int
+    """How many nodes there are."""
+    detected_at_us: _builtins.int
+    """When the death was noticed, in microseconds since the Unix epoch by the database's clock, as the next two."""
+    recovered_at_us: _builtins.int
+    """When the last of the work went on, or was recorded as waiting."""
+    alerted_at_us: _builtins.int
+    """When the alert was delivered; 0: not yet, or none is wanted."""
+    @_builtins.property
+    def affected_workflows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first of the unfinished workflows that the instance owned or had nodes of. At most 1,000; ListAffected gives all."""
+
+    @_builtins.property
+    def affected_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first of their nodes that were with a worker, as "workflow/node" or "workflow/node[instance]". At most 1,000, as above."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        kind: Global___FailoverKind.ValueType = ...,
+        failed_engine_id: _builtins.str = ...,
+        failed_incarnation: _builtins.str = ...,
+        takeover_engine_id: _builtins.str = ...,
+        takeover_incarnation: _builtins.str = ...,
+        affected_workflows: _abc.Iterable[_builtins.str] | None = ...,
+        affected_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        affected_workflows_count: _builtins.int = ...,
+        affected_nodes_count: _builtins.int = ...,
+        detected_at_us: _builtins.int = ...,
+        recovered_at_us: _builtins.int = ...,
+        alerted_at_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected_nodes", b"affected_nodes", "affected_nodes_count", b"affected_nodes_count", "affected_workflows", b"affected_workflows", "affected_workflows_count", b"affected_workflows_count", "alerted_at_us", b"alerted_at_us", "detected_at_us", b"detected_at_us", "event_id", b"event_id", "failed_engine_id", b"failed_engine_id", "failed_incarnation", b"failed_incarnation", "kind", b"kind", "recovered_at_us", b"recovered_at_us", "takeover_engine_id", b"takeover_engine_id", "takeover_incarnation", b"takeover_incarnation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Failover: _TypeAlias = Failover  # noqa: Y015
+
+@_typing.final
+class ListFailoversRequest(_message.Message):
+    """Which failovers to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Only this one; empty: all. At most 32 bytes."""
+    page_size: _builtins.int
+    """How many at most; 0 means 50. At most 1,000; a page may hold fewer and still have a next one."""
+    page_token: _builtins.str
+    """From the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailoversRequest: _TypeAlias = ListFailoversRequest  # noqa: Y015
+
+@_typing.final
+class ListFailoversResponse(_message.Message):
+    """A page of failovers; at most 4 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILOVERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last."""
+    @_builtins.property
+    def failovers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Failover]:
+        """The events, newest first by detection."""
+
+    def __init__(
+        self,
+        *,
+        failovers: _abc.Iterable[Global___Failover] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failovers", b"failovers", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFailoversResponse: _TypeAlias = ListFailoversResponse  # noqa: Y015
+
+@_typing.final
+class ListAffectedRequest(_message.Message):
+    """What is asked of a failover."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The event. 32 bytes."""
+    subject: Global___FailoverSubject.ValueType
+    """Workflows or nodes."""
+    page_size: _builtins.int
+    """How many at most; 0 means 1,000, which is the most."""
+    page_token: _builtins.str
+    """From the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        subject: Global___FailoverSubject.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "page_size", b"page_size", "page_token", b"page_token", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAffectedRequest: _TypeAlias = ListAffectedRequest  # noqa: Y015
+
+@_typing.final
+class ListAffectedResponse(_message.Message):
+    """A page of ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids, shard by shard. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAffectedResponse: _TypeAlias = ListAffectedResponse  # noqa: Y015

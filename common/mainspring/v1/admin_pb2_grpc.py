@@ -55,6 +55,16 @@ class AdminServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_admin__pb2.ListWorkersRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListWorkersResponse.FromString,
                 _registered_method=True)
+        self.ListFailovers = channel.unary_unary(
+                '/mainspring.v1.AdminService/ListFailovers',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.ListFailoversRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListFailoversResponse.FromString,
+                _registered_method=True)
+        self.ListAffected = channel.unary_unary(
+                '/mainspring.v1.AdminService/ListAffected',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -89,6 +99,20 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFailovers(self, request, context):
+        """Lists the record of failovers, newest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAffected(self, request, context):
+        """Lists all workflows or all nodes that a failover affected, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +135,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListWorkers,
                     request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListWorkersRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_admin__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'ListFailovers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFailovers,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListFailoversRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.ListFailoversResponse.SerializeToString,
+            ),
+            'ListAffected': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAffected,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +256,60 @@ class AdminService(object):
             '/mainspring.v1.AdminService/ListWorkers',
             mainspring_dot_v1_dot_admin__pb2.ListWorkersRequest.SerializeToString,
             mainspring_dot_v1_dot_admin__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFailovers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/ListFailovers',
+            mainspring_dot_v1_dot_admin__pb2.ListFailoversRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.ListFailoversResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAffected(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/ListAffected',
+            mainspring_dot_v1_dot_admin__pb2.ListAffectedRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.ListAffectedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class AdminServiceStub:
     """Lists the shards with their owners and epochs."""
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWorkersRequest, _admin_pb2.ListWorkersResponse]
     """Lists the workers attached to the coordinator that answers."""
+    ListFailovers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListFailoversRequest, _admin_pb2.ListFailoversResponse]
+    """Lists the record of failovers, newest first, by page."""
+    ListAffected: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAffectedRequest, _admin_pb2.ListAffectedResponse]
+    """Lists all workflows or all nodes that a failover affected, by page."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -55,6 +59,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists the shards with their owners and epochs."""
     ListWorkers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWorkersRequest, _admin_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """Lists the workers attached to the coordinator that answers."""
+    ListFailovers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListFailoversRequest, _admin_pb2.ListFailoversResponse]  # type: ignore[assignment]
+    """Lists the record of failovers, newest first, by page."""
+    ListAffected: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAffectedRequest, _admin_pb2.ListAffectedResponse]  # type: ignore[assignment]
+    """Lists all workflows or all nodes that a failover affected, by page."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Admin: the operators' service."""
@@ -90,5 +98,21 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListWorkersResponse, _abc.Awaitable[_admin_pb2.ListWorkersResponse]]:
         """Lists the workers attached to the coordinator that answers."""
+
+    @_abc_1.abstractmethod
+    def ListFailovers(
+        self,
+        request: _admin_pb2.ListFailoversRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListFailoversResponse, _abc.Awaitable[_admin_pb2.ListFailoversResponse]]:
+        """Lists the record of failovers, newest first, by page."""
+
+    @_abc_1.abstractmethod
+    def ListAffected(
+        self,
+        request: _admin_pb2.ListAffectedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAffectedResponse, _abc.Awaitable[_admin_pb2.ListAffectedResponse]]:
+        """Lists all workflows or all nodes that a failover affected, by page."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
