@@ -20,6 +20,7 @@ from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring_client.cli.program import app
 from tests.client.answers import CANCELLED, FAILED, RUNNING, SUCCEEDED, node, result, seen, submitted, workflow
 from tests.client.conftest import Served
+from tests.client.program import Program
 
 FAILURE = workflow_pb2.Failure(
     type="ValueError", message="no such year", node_id="fetch", stack='File "tasks.py", line 3'
@@ -430,7 +431,7 @@ def test_an_interrupted_watch_says_that_the_workflow_goes_on(served: Served) -> 
 
     with served(Watch=[[seen(1, node(), snapshot=True), never]]) as (_, address):
         command = [*COMMAND, "watch", "w", "--address", address]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with Program(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "a  RUNNING  worker-1\n"
             process.send_signal(signal.SIGINT)

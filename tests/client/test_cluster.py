@@ -15,6 +15,7 @@ from mainspring.errors import AlreadyExistsError, DefinitionError, MainspringErr
 from mainspring.limits import definition_inline_bytes_max
 from mainspring_client import Client, Handle, NodeStatus, Submission, SyncClient, WorkflowStatus
 from mainspring_client.dev import DevCluster
+from tests.client.program import Program
 
 COMMAND = [sys.executable, "-m", "mainspring_client"]
 TASKS = """
@@ -41,9 +42,9 @@ def run(*arguments: str, address: str, directory: Path) -> "subprocess.Completed
     )
 
 
-def started(directory: Path) -> "subprocess.Popen[str]":
+def started(directory: Path) -> Program:
     command = [*COMMAND, "dev", "--import", "tasks", "--free-ports", "--json"]
-    return subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Program(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_new_project_runs_on_dev_and_what_it_did_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from mainspring.errors import BadRequestError, SettingsError, UnavailableError
 from mainspring_client.cli.program import app
 from mainspring_client.dev import DevCluster, require_free
+from tests.client.program import Program
 
 COORDINATOR = """
 import http.server, json, os, signal, sys, threading
@@ -179,9 +180,9 @@ def test_too_many_workers_are_refused() -> None:
 # The command
 
 
-def dev(parts: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+def dev(parts: Path, *arguments: str, **environment: str) -> Program:
     command = [sys.executable, "-m", "mainspring_client", "dev", "--free-ports", *arguments]
-    return subprocess.Popen(
+    return Program(
         command, cwd=parts, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
