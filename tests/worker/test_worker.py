@@ -242,6 +242,24 @@ def test_a_refusal_that_will_not_pass_ends_the_worker_with_the_reason(reason: wi
     play(scene)
 
 
+def test_a_strange_coordinator_at_an_address_of_ours_does_not_end_a_worker_that_was_taken_in() -> None:
+    async def scene() -> None:
+        async with coordinators(2) as [ours, strange]:
+            wrong = wire.Goodbye(reason=wire.GOODBYE_REASON_WRONG_CLUSTER, message="this is cluster 'other'")
+            strange.refusals = [wrong] * 3
+            async with running([ours.address]) as worker:
+                session = await ours.session()
+                await strange.session()
+                assert [hello.cluster for hello in ours.hellos] == [""]
+                assert {hello.cluster for hello in strange.hellos} == {"test"}, "it says where it belongs"
+                assert len(strange.hellos) == 4
+                session.assign(1, executor="echo")
+                await session.result(1)
+                assert not worker._stopped.done()
+
+    play(scene)
+
+
 def test_a_lost_incarnation_stops_its_work_and_comes_back_as_a_new_one() -> None:
     async def scene() -> None:
         stopped = asyncio.Event()

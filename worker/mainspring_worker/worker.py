@@ -82,6 +82,9 @@ class Worker:
         timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
         self._links = Links(self, config.addresses, timings, self._surroundings)
         self._cut_off_timer: asyncio.TimerHandle | None = None
+        self._cluster = config.cluster
+        """The cluster that we are of: as configured, else that of the coordinator that took us in first."""
+        self._taken_in = False
         self._grace_ms = 0
         """How long a coordinator waits for us after a stream was lost, as Welcome said last."""
         self._loop = asyncio.get_running_loop()
@@ -166,7 +169,9 @@ class Worker:
         """Do what a Goodbye asks for."""
         reason = wire.GoodbyeReason.Name(goodbye.reason) if goodbye.reason in wire.GoodbyeReason.values() else "unknown"
         _log.warning("goodbye", address=stream.address, reason=reason, message=goodbye.message)
-        if goodbye.reason in _fatal and not self._stopped.done():
+        # Later on, whoever refuses us for good is not one of ours: another process by now at an address that we knew, or one that
+        # has still to be upgraded. Those that took us in go on with us.
+        if goodbye.reason in _fatal and not self._taken_in and not self._stopped.done():
             self._stopped.set_exception(RefusedError(goodbye.message))
         if goodbye.reason == wire.GOODBYE_REASON_INCARNATION_LOST and stream.said == self.incarnation:
             self._begin_anew()
@@ -192,7 +197,7 @@ class Worker:
             slots=config.slots,
             version=version("mainspring"),
             protocol=protocol_version,
-            cluster=config.cluster,
+            cluster=self._cluster,
             workflows_max=config.workflows_max,
             heartbeat_interval_ms=config.heartbeat_interval_ms,
             http_port=config.http_port,
@@ -204,6 +209,8 @@ class Worker:
             self._cut_off_timer.cancel()
             self._cut_off_timer = None
         self._grace_ms = welcome.stream_grace_ms
+        self._cluster = self._cluster or welcome.cluster
+        self._taken_in = True
         self._links.welcomed(stream)
         self._machine.welcomed(stream.session, ((owned.shard, owned.epoch) for owned in welcome.shards if owned.owned))
         _log.info("attached", coordinator=welcome.name, address=stream.address, cluster=welcome.cluster)
