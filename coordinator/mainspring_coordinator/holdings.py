@@ -52,9 +52,9 @@ class Holdings:
         self._epochs.pop(shard, None)
         reject(self._waiters.pop(shard, []), NotOwnerError(f"another coordinator owns shard {shard} now"))
 
-    def still(self, epochs: Mapping[int, int]) -> dict[int, int]:
-        """Return those of these shards that are ours under these epochs; others may have been lost, and even taken again."""
-        return {shard: epoch for shard, epoch in epochs.items() if self._epochs.get(shard) == epoch}
+    def is_ours(self, shard: int, epoch: int) -> bool:
+        """Tell whether a shard is ours under this epoch; it may have been lost meanwhile, and even taken again."""
+        return self._epochs.get(shard) == epoch
 
     def end_term(self, error: MainspringError) -> None:
         """Own nothing any more; whoever waits gets the error."""

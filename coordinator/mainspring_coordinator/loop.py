@@ -11,6 +11,7 @@ the next term begins with an empty engine.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -37,6 +38,7 @@ from mainspring_coordinator.writer import Adopt, Job, Release, Write, Writer, Wr
 _log: Final = structlog.get_logger(__name__)
 _slice_us: Final = limits.loop_slice_ms_max * 1_000 // 2
 """Half of what an act may hold the loop: the last event of a slice may take the other half."""
+_moved: Final = "another coordinator owns the shard now; ask there what was done"
 
 
 class ControlLoop:
@@ -98,12 +100,8 @@ class ControlLoop:
         """Begin to own shards, through this journal."""
         assert self._writer is None, "a term is under way"
         self._reset()
-        term = self._term
-
-        def answer(job: Job, written: Written) -> None:
-            self._aio.call_soon_threadsafe(self._job_done, term, job, written)
-
-        self._writer = Writer(journal, answer, self._threads)
+        done, on_loop = partial(self._job_done, self._term), self._aio.call_soon_threadsafe
+        self._writer = Writer(journal, lambda job, written: on_loop(done, job, written), self._threads)
 
     def end_term(self, reason: str) -> None:
         """Drop everything, at once: whoever waits learns that the outcome is unknown."""
@@ -170,9 +168,7 @@ class ControlLoop:
         for shard, epoch in epochs.items():
             if epoch > self._holdings.epochs.get(shard, epoch):
                 _log.warning("shard_lost", shard=shard, epoch_now=epoch)
-                self._forget_shard(
-                    shard, NotOwnerError("another coordinator owns the shard now; ask there what was done")
-                )
+                self._forget_shard(shard, NotOwnerError(_moved))
 
     def _forget_shard(self, shard: int, error: MainspringError) -> None:
         """Drop all that is known of a shard and all that is gathered of it; its callers get the error."""
@@ -189,8 +185,7 @@ class ControlLoop:
             recovering.cancel()
 
     async def _recover(self, row: ShardRow) -> None:
-        def ours() -> bool:
-            return self._holdings.epochs.get(row.shard) == row.epoch
+        ours = partial(self._holdings.is_ours, row.shard, row.epoch)
 
         async def taken_in() -> None:
             while True:
@@ -209,31 +204,28 @@ class ControlLoop:
         self._delivery.shards_changed(self._holdings.served)
 
     async def release_shards(self, shards: Sequence[int]) -> None:
-        """Give shards up on purpose, after what they have under way is committed; a term that ends first gives up all."""
+        """Give shards up on purpose, one by one, after what each has under way is committed; a term that ends first gives up all."""
         try:
-            await self._release(shards)
+            for shard in shards:
+                await self._release(shard)
         except UnavailableError as error:
             _log.info("release_cut_short", shards=list(shards), reason=str(error))
 
-    async def _release(self, shards: Sequence[int]) -> None:
-        held = self._holdings
-        epochs = {shard: held.epochs[shard] for shard in shards if shard in held.served}
-        if not epochs or self._writer is None:
+    async def _release(self, shard: int) -> None:
+        epoch = self._holdings.served.get(shard)
+        if epoch is None or self._writer is None:
             return
-        for shard in epochs:
-            self._stop_serving(shard)
+        self._stop_serving(shard)
         await self._flush()
-        for shard in held.still(epochs):
+        if self._holdings.is_ours(shard, epoch):
             self._step(ShardLost(shard))
         # What came between the first flush and here is still ours to commit.
         await self._flush()
-        epochs = held.still(epochs)
-        for shard in epochs:
+        if self._holdings.is_ours(shard, epoch) and self._writer is not None:
             self._drop(shard)
-        if epochs and self._writer is not None:
             released = self._aio.create_future()
             self._releasing.append(released)
-            self._writer.put(Release(epochs))
+            self._writer.put(Release({shard: epoch}))
             await released
 
     async def _flush(self) -> None:
@@ -429,13 +421,12 @@ class ControlLoop:
         self._schedule()
 
     def _lose(self, batch: Gathered, lost: Mapping[int, int]) -> None:
-        error = NotOwnerError("another coordinator owns the shard now; ask there what was done")
-        self._delivery.refuse(batch.drop_shards(set(lost)), error)
+        self._delivery.refuse(batch.drop_shards(set(lost)), NotOwnerError(_moved))
         for shard, epoch in lost.items():
             _log.warning("shard_lost", shard=shard, epoch_now=epoch)
             # If it was taken again while the batch was under way, what we have of it now is not what was lost.
             if self._holdings.epochs.get(shard) == batch.fenced.get(shard):
-                self._forget_shard(shard, error)
+                self._forget_shard(shard, NotOwnerError(_moved))
 
     def _existed(self, batch: Gathered, existing: Mapping[str, ExistingWorkflow]) -> None:
         """Submitted ids were in the database: answer from there, and forget the tentative workflows."""
@@ -463,7 +454,7 @@ class ControlLoop:
         for gathered in (batch, self._gathering):
             self._delivery.refuse(gathered.drop_workflows({workflow_id}), error)
         epoch = batch.fenced.get(shard, 0)
-        if self._holdings.epochs.get(shard) == epoch:
+        if self._holdings.is_ours(shard, epoch):
             self._step(WorkflowEvicted(shard, workflow_id))
             absent = WorkflowAbsent(shard, workflow_id)
             self._spawn(self._post_read(shard, epoch, lambda: self._loader.workflow(shard, workflow_id), absent))
@@ -472,8 +463,8 @@ class ControlLoop:
         self, shard: int, epoch: int, read: Callable[[], Awaitable[Event | None]], absent: Event | None = None
     ) -> None:
         """Post what is read of a shard, if it is still ours under this epoch by then; try until the database answers."""
-        event = await self._loader.until_read(read, lambda: self._holdings.epochs.get(shard) == epoch) or absent
-        if event is not None and self._holdings.epochs.get(shard) == epoch:
+        ours = partial(self._holdings.is_ours, shard, epoch)
+        if (event := await self._loader.until_read(read, ours) or absent) is not None and ours():
             self._post_unbounded(event)
 
     def tick(self) -> None:

@@ -67,7 +67,7 @@ class Written:
 class Writer:
     """Runs a journal in a thread of its own."""
 
-    def __init__(self, journal: Journal, answer: Callable[[Job, Written], None], threads: Threads) -> None:
+    def __init__(self, journal: Journal, answer: Callable[[Job, Written], object], threads: Threads) -> None:
         """`answer` is called in the thread."""
         self._journal = journal
         self._answer = answer

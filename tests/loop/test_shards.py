@@ -117,6 +117,25 @@ async def test_released_shards_fail_no_call_silently() -> None:
 
 
 @story
+async def test_shards_are_given_up_one_by_one_and_the_others_served_meanwhile() -> None:
+    async with a_loop() as rig:
+        await rig.take(0, 1, 2)
+        rig.gate.shut()
+        caller = rig.submit(one, rig.name(0))
+        await rig.gate.reached()
+        release = asyncio.ensure_future(rig.loop.release_shards([0, 1, 2]))
+        await asyncio.sleep(0)
+        assert set(rig.loop.serving) == {1, 2}
+        other = rig.submit(one, rig.name(2))
+        rig.gate.open()
+        await release
+        assert (await caller).created
+        assert (await other).created
+        assert not rig.loop.serving
+        assert {row.holder for row in rig.store.tables.shards.values()} == {None}
+
+
+@story
 async def test_a_shard_can_be_taken_released_and_taken_again() -> None:
     async with a_loop() as rig:
         name = rig.name(0)
