@@ -108,12 +108,12 @@ def test_an_assignment_that_never_arrived_is_offered_again_as_the_same_attempt(f
                 began = time.monotonic()
                 await worker.state_nothing()
                 again = await worker.assigned()
-                assert time.monotonic() - began < 2 * heartbeat_s + 1  # the last second is for a busy machine
+                assert time.monotonic() - began < 2 * heartbeat_s + 3  # the last seconds are for a busy machine
             # Lost with the stream.
             async with frail(address, incarnation) as worker:
                 began = time.monotonic()
                 anew = await worker.assigned()
-                assert time.monotonic() - began < 2 * heartbeat_s + 1
+                assert time.monotonic() - began < 2 * heartbeat_s + 3
                 # The same attempt each time, under a name of its own: should the lost one turn up, it does not count.
                 assert [one.attempt for one in (first, again, anew)] == [1, 1, 1]
                 assert first.id < again.id < anew.id

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mainspring_client import WorkflowStatus
 from tests.cluster.checks import all_ended, counted_once, started_once
 from tests.cluster.flows import chain, gate, gate_and_step
 from tests.cluster.running import RealCluster, eventually, so
@@ -45,15 +46,19 @@ def test_a_coordinator_cut_from_its_database_lets_go_in_time_and_what_it_held_ba
             await cluster.owned(client, c2=16)
             taken_s = time.monotonic() - cut_at
             print(f"let go after {let_go_s:.2f} s (L {lease_s} s), taken over after {taken_s:.2f} s (T {hung_s:.2f} s)")
-            assert let_go_s < lease_s + 1  # the last second is for a busy machine
-            assert taken_s < hung_s + 2
+            assert let_go_s < lease_s + 3  # the last seconds are for a busy machine
+            assert taken_s < hung_s + 5
             await all_ended(client, dict.fromkeys(held, 1))
             more: dict[str, object] = dict.fromkeys([f"more-{n}" for n in range(16)], 3)
             for name in more:
                 await client.submit(chain(3), 0, workflow_id=name)
             await all_ended(client, more)
+            # It cannot know that these have ended, so it may not say how they were when it was cut off: whoever asks it, waits.
+            at_cut_off = cluster.client("c1", timeout=60)
+            asked = [asyncio.create_task(at_cut_off.get(name)) for name in theirs]
             # What c1 had sent to the database arrives now, and its calls go on: nothing of it may count.
             proxy.heal()
+            assert {(await answer).status for answer in asked} == {WorkflowStatus.SUCCEEDED}
             await cluster.owned(client, c1=8, c2=8)
             assert lost
             await counted_once(client, [*held, *more], cluster.effects)
