@@ -187,8 +187,10 @@ class Coordinator:
         if self._services is not None:
             self._election.withdraw()
             await self._loop.release_shards(list(self._loop.serving))
-            await self._services.close()
+            await self._services.leave()
         await self._server.stop(_server_grace_s)
+        if self._services is not None:
+            await self._services.close()
         if hasattr(self, "_election"):
             await self._election.stop()
             self._loop.end_term("the coordinator stops")

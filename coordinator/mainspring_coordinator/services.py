@@ -45,10 +45,13 @@ class Services:
         for name in ("", *service_names):
             await self.health.set(name, status)
 
-    async def close(self) -> None:
-        """Say goodbye to the workers and free what the services hold; the server is stopped by who started it, after this."""
+    async def leave(self) -> None:
+        """Say goodbye to the workers, and that no more calls should come; those that do are answered until the server stops."""
         await self.set_serving(False)
         await self.fleet.close()
+
+    async def close(self) -> None:
+        """Free what the services hold, once the server has stopped: a call that is under way needs it."""
         await self.forwarder.close()
         self.reads.close()
 

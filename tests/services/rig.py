@@ -251,8 +251,9 @@ class Host:
 
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
-        await self.services.close()
+        await self.services.leave()
         await self.server.stop(None)
+        await self.services.close()
         self.plans.close()
 
     def own(self, owner: "Host", shards: Iterable[int] = range(shards_total)) -> None:

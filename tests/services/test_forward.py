@@ -82,6 +82,19 @@ async def test_the_owners_error_comes_back_as_it_is() -> None:
 
 
 @story
+async def test_a_coordinator_that_leaves_answers_and_forwards_until_its_server_stops() -> None:
+    async with Host("one") as one, Host("two") as two:
+        ours, theirs = names_of(0, 1) + names_of(1, 1)
+        one.own(two, [1])
+        for host, name in ((one, ours), (two, theirs)):
+            host.store(name, PLAN, WorkflowStatus.SUCCEEDED)
+        await one.services.leave()
+        for name in (ours, theirs):
+            answer = await one.workflows.Get(client_pb2.GetRequest(workflow_id=name))
+            assert answer.workflow.workflow_id == name
+
+
+@story
 async def test_a_forwarded_call_for_a_shard_that_is_not_ours_is_refused_not_forwarded() -> None:
     async with Host("one") as one, Host("two") as two:
         one.own(two)
