@@ -37,6 +37,13 @@ def gate_and_step() -> Workflow:
     return flow
 
 
+def deadly() -> Workflow:
+    """One node that kills every worker that runs it."""
+    flow = Workflow("deadly")
+    flow.output(flow.node("bomb", "deadly", input=0))
+    return flow
+
+
 async def load(client: Client, count: int, tag: str = "") -> dict[str, object]:
     """Submit chains and fans; return the ids of those acknowledged with what each must give."""
     length, width = 12, 12

@@ -5,6 +5,7 @@ what really ran, whatever the coordinators believe.
 import asyncio
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,11 @@ async def stumble(value: Any, context: Context) -> Any:
         raise RuntimeError("stumbled")
     _write("end", context)
     return context.attempt
+
+
+@executor
+async def deadly(value: Any, context: Context) -> Any:
+    """Kill the worker that runs it."""
+    _write("start", context)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return value

@@ -4,8 +4,11 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
+from mainspring.errors import WorkflowFailedError
 from tests.cluster.checks import all_ended, counted_once, started_once
-from tests.cluster.flows import gate, load
+from tests.cluster.flows import deadly, gate, load
 from tests.cluster.running import Process, RealCluster, eventually, so
 
 grace_s = 2.0  # STREAM_GRACE, unset
@@ -110,5 +113,43 @@ def test_a_worker_that_stood_still_for_less_than_the_limit_keeps_its_work(any_ur
             cluster.effects.open_gate("open")
             assert await handle.result(30) == {"pid": sleeper.pid}
             started_once(cluster.effects)
+
+    asyncio.run(play())
+
+
+def test_a_node_that_kills_its_workers_fails_in_the_end_and_its_neighbours_do_not(
+    file_url: str, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        async with RealCluster(file_url, tmp_path, STREAM_GRACE="300") as cluster:
+            await cluster.coordinator()
+            client = cluster.client()
+            workers = [await cluster.worker(f"w{number}", slots=4) for number in range(3)]
+            held = [await client.submit(gate(), "open") for _ in range(4)]
+            await so(lambda: len(cluster.effects.read("start")) == len(held))
+            bad = await client.submit(deadly(), 0)
+
+            async def replace_the_dead() -> None:
+                while True:
+                    dead = next((worker for worker in workers if worker.exited.done()), None)
+                    if dead is not None:
+                        workers.remove(dead)
+                        workers.append(await cluster.worker(f"heir-{dead.name}", slots=4))
+                    await asyncio.sleep(0.05)
+
+            heirs = asyncio.create_task(replace_the_dead())
+            # What runs alone waits for a worker that has nothing else; the neighbours hold theirs until the gate is open.
+            await so(lambda: len([one for one in cluster.effects.read("start") if one.node == "bomb"]) >= 3)
+            with pytest.raises(WorkflowFailedError, match="while it ran nothing else"):
+                await bad.result(60)
+            heirs.cancel()
+            cluster.effects.open_gate("open")
+            for handle in held:
+                assert isinstance(await handle.result(60), dict)
+            bombs = [one for one in cluster.effects.read("start") if one.node == "bomb"]
+            assert len(bombs) == 3
+            assert len({one.pid for one in bombs}) == 3
+            others = [one for one in cluster.effects.read("start") if one.node != "bomb" and one.pid == bombs[-1].pid]
+            assert [one for one in others if one.at_ns < bombs[-1].at_ns] == []
 
     asyncio.run(play())

@@ -7,7 +7,6 @@ from mainspring_coordinator.engine.effects import (
     Assign,
     CancelCause,
     Disposition,
-    Effect,
     Ended,
     Refuse,
     Replace,
@@ -172,20 +171,6 @@ def test_a_result_by_another_worker_is_refused() -> None:
     other = rig.attach("w2")
     item = ResultItem(0, rig.running()[0][1].assignment, NodeStatus.SUCCEEDED, b"1", None, 1)
     assert only(rig.report(other, item), Ack).disposition is Disposition.STALE
-
-
-def test_a_node_that_kills_worker_after_worker_fails_in_the_end() -> None:
-    rig = Rig()
-    rig.submit(one)
-    effects: list[Effect] = []
-    for death in range(4):
-        worker = rig.attach(f"w{death}")
-        assert rig.running()
-        rig.drop(worker)
-        effects = rig.after(GRACE)
-    ended = only(effects, Ended)
-    assert ended.failure is not None
-    assert b"mainspring.WorkerLost" in ended.failure
 
 
 def test_an_attempt_that_was_never_started_is_offered_again() -> None:

@@ -7,7 +7,7 @@ from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
-from mainspring_coordinator.engine import maps, nodes
+from mainspring_coordinator.engine import alone, maps, nodes
 from mainspring_coordinator.engine.effects import Assign, ReportBacklog
 from mainspring_coordinator.engine.payloads import input_of, lacking, list_of, load
 from mainspring_coordinator.engine.placement import Candidate, Strategy
@@ -24,11 +24,16 @@ def dispatch(turn: Turn, strategy: Strategy) -> bool:
     state = turn.state
     # A share of its own, so that an end and what it frees go into one batch whatever else the step did.
     turn.left = state.config.step_nodes
-    again = bool(state.roomy)
+    if state.reserved:
+        alone.release_unneeded(state)
+    again = bool(state.roomy or state.ready.alone)
     while again:
         again = False
-        for ready in list(state.ready.waiting.values()):
-            _dispatch_class(turn, strategy, ready)
+        for ready in _in_order(state):
+            if ready.key.alone:
+                again = _dispatch_alone(turn, ready) or again
+            else:
+                _dispatch_class(turn, strategy, ready)
             # A node that failed before it could be assigned may free others, of classes that were looked at already.
             again = again or bool(turn.released)
             if turn.left <= 0:
@@ -61,6 +66,54 @@ def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
             candidates[session] = chosen.with_one_more()
         else:
             del candidates[session]
+
+
+def _in_order(state: State) -> list[ReadyClass]:
+    """Return the classes, those whose nodes run alone last: what they keep from others is kept when others had their share."""
+    if not state.ready.alone:
+        return list(state.ready.waiting.values())
+    shared = [ready for ready in state.ready.waiting.values() if not ready.key.alone]
+    return [*shared, *state.ready.alone.values()]
+
+
+def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
+    """Assign what runs alone to workers that have nothing, and reserve one for the rest; tell whether one may get other work again."""
+    state = turn.state
+    for _ in range(len(ready.waiting)):
+        if turn.left <= 0:
+            break
+        key = next(iter(ready.waiting), None)
+        if key is None:
+            break
+        shard = state.shards.get(key[0])
+        workflow = shard.workflows.get(key[1]) if shard is not None else None
+        if workflow is None or not _has_turn(
+            workflow, ready.waiting[key][0]
+        ):  # None: its lost shard is being forgotten
+            ready.waiting.move_to_end(key)
+            continue
+        session = alone.idle_worker(state, ready, key)
+        if not session:
+            alone.reserve(state, ready, key)
+            # The next time another workflow's shard may be the one that a worker knows, or another class's turn.
+            ready.waiting.move_to_end(key)
+            break
+        item = state.ready.take(ready, key)
+        state.rotation += 1
+        turn.left -= 1
+        if _assign(turn, workflow, item, session):
+            alone.end_reservation(state, session)
+    if ready.key in state.ready.alone:
+        state.ready.alone[ready.key] = state.ready.alone.pop(ready.key)
+    return alone.release_unneeded(state) if state.reserved else False
+
+
+def _has_turn(workflow: WorkflowState, item: Item) -> bool:
+    """Tell whether the bound on parallel instances of a `map` leaves room for this one; for what is no instance it always does."""
+    node, instance = item
+    spec = workflow.plan.nodes[node].map
+    most = spec.max_parallel if spec is not None else 0
+    return instance < 0 or not most or workflow.maps[node].live < most
 
 
 def candidate_of(state: State, session: int) -> Candidate:
@@ -113,6 +166,8 @@ def _may_serve(state: State, session: int, key: WorkflowKey) -> bool:
 def _assign(turn: Turn, workflow: WorkflowState, item: Item, session: int) -> bool:
     """Assign an item to a worker; False if it could not be, for a reason that lies with the item."""
     node, instance = item
+    if instance >= 0 and not _items_there(turn, workflow, node, item):
+        return False
     if instance == next_instance:
         expanded = workflow.maps[node]
         expanded.queued = False
@@ -123,7 +178,7 @@ def _assign(turn: Turn, workflow: WorkflowState, item: Item, session: int) -> bo
             return False
     missing = lacking(workflow, workflow.plan.input_refs[node])
     if missing:
-        if instance >= 0:
+        if item[1] == next_instance:
             workflow.maps[node].again.appendleft(instance)
         workflow.parked.append(item)
         load(turn, workflow, missing)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.ready import ClassKey
 from mainspring_coordinator.engine.state import State, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus
@@ -25,6 +26,9 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
         if key not in by_class:
             by_class[key] = _class_reason(state, workflow, key)
         found[node] = by_class[key]
+    for (node, instance), deaths in workflow.redeliveries.items():
+        if must_run_alone(workflow, node, instance) and (node in found or len(found) < _reasons_max):
+            found[node] = f"waits for a worker of its own, because {deaths} workers died while they ran it"
     return found
 
 

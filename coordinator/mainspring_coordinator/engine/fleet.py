@@ -10,6 +10,7 @@ from mainspring import ids
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
 from mainspring_coordinator.engine import failovers, nodes, workflows
+from mainspring_coordinator.engine.alone import end_reservation
 from mainspring_coordinator.engine.effects import (
     Ack,
     CancelCause,
@@ -369,6 +370,7 @@ def _workflow_of(turn: Turn, assignment: Assignment) -> WorkflowState:
 
 
 def _leave_classes(turn: Turn, worker: WorkerState) -> None:
+    end_reservation(turn.state, worker.session)
     turn.state.roomy.discard(worker.session)
     for ready in turn.state.ready.classes.values():
         turn.state.backlog.leave(ready, worker.session)

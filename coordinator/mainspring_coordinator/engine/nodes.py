@@ -8,6 +8,7 @@ from mainspring.errors import Failure
 from mainspring.failures import failure_to_json, payload_too_large, schedule_to_start_timeout, worker_lost
 from mainspring.retry import delay_ms, draw_for
 from mainspring_coordinator.engine import maps, workflows
+from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.payloads import keep_output
 from mainspring_coordinator.engine.ready import Item, next_instance
 from mainspring_coordinator.engine.rows import AttemptEnded, NodeChanged
@@ -46,7 +47,10 @@ def await_start(turn: Turn, workflow: WorkflowState, node: int, instance: int) -
 def enqueue(turn: Turn, workflow: WorkflowState, item: Item, *, first: bool = False) -> None:
     """Let an item wait for a worker."""
     state = turn.state
-    state.ready.push(workflow.plan.class_keys[item[0]], workflow.key, item, state.eligible_sessions, first=first)
+    key = workflow.plan.class_keys[item[0]]
+    if workflow.redeliveries and must_run_alone(workflow, *item):
+        key = key._replace(alone=True)
+    state.ready.push(key, workflow.key, item, state.eligible_sessions, first=first)
 
 
 def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: bytes, run_us: int) -> None:
@@ -151,7 +155,8 @@ def cancelled(turn: Turn, workflow: WorkflowState, assignment: Assignment, run_u
 def offer_again(turn: Turn, workflow: WorkflowState, assignment: Assignment, *, died: bool) -> None:
     """A worker does not have an attempt, or is lost: the same attempt is offered again, before what waits.
 
-    `died`: the worker's incarnation ended under it without a word; after too many such deaths the node fails.
+    `died`: the worker's incarnation ended under it without a word; after too many such deaths, the last one of a worker that had
+    nothing else, the node fails.
     """
     node, instance = assignment.node, assignment.instance
     if workflow.status is not WorkflowStatus.RUNNING:
@@ -159,9 +164,9 @@ def offer_again(turn: Turn, workflow: WorkflowState, assignment: Assignment, *, 
         workflows.end_if_closed(turn, workflow)
         return
     redeliveries = assignment.redeliveries + died
-    if redeliveries > limits.redeliveries_max:
+    if died and redeliveries >= limits.redeliveries_max and not assignment.accompanied:
         message = (
-            f"{redeliveries} workers died while they ran it, the last one {assignment.worker!r}; "
+            f"{redeliveries} workers died while they ran it, the last one, {assignment.worker!r}, while it ran nothing else; "
             "look at their logs before you run it again"
         )
         failed(turn, workflow, assignment, Failure(worker_lost, message, non_retryable=True), 0)
@@ -171,6 +176,10 @@ def offer_again(turn: Turn, workflow: WorkflowState, assignment: Assignment, *, 
     if instance < 0:
         await_start(turn, workflow, node, instance)
         enqueue(turn, workflow, (node, -1), first=True)
+    elif must_run_alone(workflow, node, instance):
+        await_start(turn, workflow, node, instance)
+        enqueue(turn, workflow, (node, instance), first=True)
+        maps.offer(turn, workflow, node)
     else:
         maps.start_again(turn, workflow, node, instance)
 
@@ -213,9 +222,10 @@ def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
         overdue = expanded.statuses[instance] == NodeStatus.READY and expanded.attempts[instance] == timer.number
     if not overdue:
         return
-    if instance < 0:
-        waiting = (node, next_instance if expanded is not None else -1)
-        turn.state.ready.remove(workflow.plan.class_keys[node], workflow.key, waiting)
+    waiting = (node, next_instance) if instance < 0 and expanded is not None else (node, instance)
+    key = workflow.plan.class_keys[node]
+    for each in (key, key._replace(alone=True)):
+        turn.state.ready.remove(each, workflow.key, waiting)
     spec = workflow.plan.nodes[node]
     message = f"no worker took it within {spec.schedule_to_start_ms} ms; see which workers run {spec.executor!r} with `mainspring workers`"
     never_ran(turn, workflow, node, instance, Failure(schedule_to_start_timeout, message))

@@ -26,6 +26,8 @@ class ClassKey(NamedTuple):
     executor: str
     requires: tuple[tuple[str, str], ...]
     """Labels with their values, sorted."""
+    alone: bool = False
+    """It must have nothing else."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,8 @@ class ReadyQueue:
         """Every class that is known."""
         self.waiting: dict[ClassKey, ReadyClass] = {}
         """Those in which something waits."""
+        self.alone: dict[ClassKey, ReadyClass] = {}
+        """Those of them whose nodes run alone."""
         self.turned: dict[ClassKey, ReadyClass] = {}
         """Those that became empty or not empty since the last report."""
         self._held_back: dict[int, OrderedDict[WorkflowKey, dict[ClassKey, deque[Item]]]] = {}
@@ -147,7 +151,7 @@ class ReadyQueue:
             self._held_back[workflow[0]].pop(workflow, None)
         if not self.waiting:
             return
-        for key in keys:
+        for key in (*keys, *self.alone):
             ready = self.waiting.get(key)
             if ready is not None:
                 self._shrink(ready, len(ready.waiting.pop(workflow, ())))
@@ -160,6 +164,8 @@ class ReadyQueue:
         """Return a class in which nothing waits, as one in which something does."""
         ready = self.classes.get(key) or self._add_class(key, eligible)
         self.waiting[key] = self.turned[key] = ready
+        if key.alone:
+            self.alone[key] = ready
         return ready
 
     def _add_class(self, key: ClassKey, eligible: Callable[[ClassKey], dict[int, None]]) -> ReadyClass:
@@ -172,4 +178,5 @@ class ReadyQueue:
         ready.count -= by
         if not ready.waiting:
             del self.waiting[ready.key]
+            self.alone.pop(ready.key, None)
             self.turned[ready.key] = ready

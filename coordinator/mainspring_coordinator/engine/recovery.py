@@ -3,10 +3,11 @@
 The result depends on the rows alone, so recovery can be ended at any point and begun again by whoever owns the shard then.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Final, TypeAlias
 
 from mainspring_coordinator.engine import maps, nodes, workflows
+from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import (
     Cancel,
@@ -20,7 +21,7 @@ from mainspring_coordinator.engine.events import (
     WorkflowLoaded,
 )
 from mainspring_coordinator.engine.payloads import forget_outputs, keep_output
-from mainspring_coordinator.engine.ready import next_instance
+from mainspring_coordinator.engine.ready import Item, next_instance
 from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState, new_workflow_state
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
 from mainspring_coordinator.engine.timers import TimerKind
@@ -300,7 +301,10 @@ def _resume_map(turn: Turn, workflow: WorkflowState, node: int) -> Part:
         turn.left -= 1
         # Instances are started in order, but their rows are a set: one whose row is missing never began.
         expanded.statuses[instance] = NodeStatus.READY
-        expanded.again.append(instance)
+        if must_run_alone(workflow, node, instance):
+            nodes.enqueue(turn, workflow, (node, instance))
+        else:
+            expanded.again.append(instance)
         nodes.await_start(turn, workflow, node, instance)
     if expanded.ended == expanded.width:
         maps.collect(turn, workflow, node)
@@ -325,16 +329,33 @@ def outputs_loaded(turn: Turn, shard: ShardState, event: OutputsLoaded) -> None:
     if workflow.status is not WorkflowStatus.RUNNING:
         return
     parked, workflow.parked = workflow.parked, []
-    for node, instance in parked:
-        status = workflow.statuses[node]
-        if instance == next_instance:
-            maps.offer(turn, workflow, node)
-        elif status == NodeStatus.WAITING:
-            maps.expand(turn, workflow, node)
-        elif status == NodeStatus.READY:
-            # Else its time to start has passed meanwhile.
-            nodes.enqueue(turn, workflow, (node, instance), first=True)
+    turn.begin(_unpark_in_parts(turn, workflow, parked))
+
+
+def _unpark_in_parts(turn: Turn, workflow: WorkflowState, parked: Sequence[tuple[int, int]]) -> Act:
+    for item in parked:
+        if turn.left <= 0:
+            turn = yield
+            if not turn.state.knows(workflow) or workflow.status is not WorkflowStatus.RUNNING:
+                return
+        turn.left -= 1
+        _unpark(turn, workflow, item)
         if workflow.status is not WorkflowStatus.RUNNING:
             return
     if workflow.finishing:
         workflows.finish_if_done(turn, workflow)
+
+
+def _unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
+    node, instance = item
+    status = workflow.statuses[node]
+    if instance == next_instance:
+        maps.offer(turn, workflow, node)
+    elif instance >= 0:
+        if workflow.maps[node].statuses[instance] == NodeStatus.READY:
+            nodes.enqueue(turn, workflow, item, first=True)
+    elif status == NodeStatus.WAITING:
+        maps.expand(turn, workflow, node)
+    elif status == NodeStatus.READY:
+        # Else its time to start has passed meanwhile.
+        nodes.enqueue(turn, workflow, item, first=True)

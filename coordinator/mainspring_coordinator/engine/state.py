@@ -38,6 +38,8 @@ class Assignment:
     ordinal: int = 0
     """Its number on that stream; 0 if it came by an earlier one."""
     cancelling: bool = False
+    accompanied: bool = False
+    """Its worker has had something else of ours beside it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -141,6 +143,8 @@ class WorkerState:
     last_ordinal: int = 0
     absent_since_us: int = 0
     """When its stream ended."""
+    reserved: ClassKey | None = None
+    """It gets no other work until it has run a node of this class, which waits for a worker that has nothing else."""
     overdue: bool = False
     """Its grace has passed, and failover is off."""
 
@@ -182,6 +186,8 @@ class Held:
     assignments: dict[tuple[int, int], Assignment] = field(default_factory=dict[tuple[int, int], Assignment])
     workflows: dict[WorkflowKey, int] = field(default_factory=dict[WorkflowKey, int])
     """How many of them each workflow has."""
+    alone: int = 0
+    """How many of them are to run alone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -217,6 +223,8 @@ class State:
     """By shard: what came from the database while the shard was occupied, in order."""
     woken: dict[int, None] = field(default_factory=dict[int, None])
     """Shards whose `deferred` events can be handled now."""
+    reserved: dict[int, ClassKey] = field(default_factory=dict[int, ClassKey])
+    """By session: the workers that are kept for a node that must run alone."""
     rotation: int = 0
     """For strategies that take turns."""
 
@@ -227,6 +235,10 @@ class State:
         held = self.held.get(assignment.incarnation)
         if held is None:
             held = self.held[assignment.incarnation] = Held()
+        if held.assignments:
+            for one in (*held.assignments.values(), assignment) if len(held.assignments) == 1 else (assignment,):
+                one.accompanied = True
+        held.alone += assignment.redeliveries >= limits.redeliveries_alone_min
         held.assignments[assignment.shard, assignment.id] = assignment
         held.workflows[workflow.key] = held.workflows.get(workflow.key, 0) + 1
         self.update_room(assignment.incarnation)
@@ -242,6 +254,7 @@ class State:
         key = (assignment.shard, assignment.workflow_id)
         held = self.held[assignment.incarnation]
         del held.assignments[assignment.shard, assignment.id]
+        held.alone -= assignment.redeliveries >= limits.redeliveries_alone_min
         left = held.workflows[key] - 1
         if left:
             held.workflows[key] = left
@@ -269,10 +282,12 @@ class State:
 
     def room(self, worker: WorkerState) -> int:
         """Return how many more assignments a worker may get now."""
-        if not worker.attached or worker.draining:
+        if not worker.attached or worker.draining or worker.reserved is not None:
             return 0
         held = self.held.get(worker.incarnation)
-        return worker.credit - (len(held.assignments) if held is not None else 0)
+        if held is None:
+            return worker.credit
+        return worker.credit - len(held.assignments) if not held.alone else 0
 
     def occupy(self, shard: int) -> None:
         """An act begins that must have a shard for itself."""
