@@ -20,6 +20,7 @@ from mainspring_coordinator.engine.effects import (
     EchoCredit,
     Effect,
     Ended,
+    EpochSpent,
     LoadOutputs,
     Refuse,
     Replace,
@@ -38,8 +39,14 @@ Notify = Callable[[WorkflowEffect], None]
 class Delivery:
     """Knows who waits for what."""
 
-    def __init__(self, load_outputs: Callable[[LoadOutputs], None], ended: Callable[[Ended], None]) -> None:
+    def __init__(
+        self,
+        load_outputs: Callable[[LoadOutputs], None],
+        raise_epoch: Callable[[EpochSpent], None],
+        ended: Callable[[Ended], None],
+    ) -> None:
         self._load_outputs = load_outputs
+        self._raise_epoch = raise_epoch
         self._ended = ended
         self._outlets: dict[int, Outlet] = {}
         self._callers: dict[int, asyncio.Future[Answer]] = {}
@@ -94,6 +101,8 @@ class Delivery:
                 self._watchers.tell(effect)
             elif isinstance(effect, LoadOutputs):
                 self._load_outputs(effect)
+            elif isinstance(effect, EpochSpent):
+                self._raise_epoch(effect)
         for session, items in by_session.items():
             outlet = self._outlets.get(session)
             if outlet is not None:

@@ -125,3 +125,8 @@ def reject(futures: "Sequence[asyncio.Future[None]]", error: MainspringError) ->
     for future in futures:
         if not future.done():
             future.set_exception(error)
+
+
+def owned_elsewhere() -> NotOwnerError:
+    """Return what callers get of a shard that turned out to be another coordinator's."""
+    return NotOwnerError("another coordinator owns the shard now; ask there what was done")

@@ -23,12 +23,11 @@ from mainspring_coordinator.alarm import Alarm
 from mainspring_coordinator.batch import Gathered, answered
 from mainspring_coordinator.delivery import Delivery, Notify, checked
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, LoadOutputs
+from mainspring_coordinator.engine.effects import Answer, EpochSpent, LoadOutputs
 from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowAbsent, WorkflowEvicted
 from mainspring_coordinator.engine.rows import WorkflowInserted
-from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.engine.step import Engine
-from mainspring_coordinator.holdings import Holdings, Proofs, reject, resolve
+from mainspring_coordinator.holdings import Holdings, Proofs, owned_elsewhere, reject, resolve
 from mainspring_coordinator.ports import Observer, Outlet
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
@@ -38,7 +37,6 @@ from mainspring_coordinator.writer import Adopt, Job, Release, Write, Writer, Wr
 _log: Final = structlog.get_logger(__name__)
 _slice_us: Final = limits.loop_slice_ms_max * 1_000 // 2
 """Half of what an act may hold the loop: the last event of a slice may take the other half."""
-_moved: Final = "another coordinator owns the shard now; ask there what was done"
 
 
 class ControlLoop:
@@ -72,7 +70,7 @@ class ControlLoop:
         self._aio = asyncio.get_running_loop()
         self._session = 0
         self._holdings = Holdings()
-        self._delivery = Delivery(self._load_outputs, observer.ended)
+        self._delivery = Delivery(self._load_outputs, self._raise_epoch, observer.ended)
         self._engine = Engine(config)
         self._writer: Writer | None = None
         self._term = 0
@@ -168,7 +166,7 @@ class ControlLoop:
         for shard, epoch in epochs.items():
             if epoch > self._holdings.epochs.get(shard, epoch):
                 _log.warning("shard_lost", shard=shard, epoch_now=epoch)
-                self._forget_shard(shard, NotOwnerError(_moved))
+                self._forget_shard(shard, owned_elsewhere())
 
     def _forget_shard(self, shard: int, error: MainspringError) -> None:
         """Drop all that is known of a shard and all that is gathered of it; its callers get the error."""
@@ -421,12 +419,12 @@ class ControlLoop:
         self._schedule()
 
     def _lose(self, batch: Gathered, lost: Mapping[int, int]) -> None:
-        self._delivery.refuse(batch.drop_shards(set(lost)), NotOwnerError(_moved))
+        self._delivery.refuse(batch.drop_shards(set(lost)), owned_elsewhere())
         for shard, epoch in lost.items():
             _log.warning("shard_lost", shard=shard, epoch_now=epoch)
             # If it was taken again while the batch was under way, what we have of it now is not what was lost.
             if self._holdings.epochs.get(shard) == batch.fenced.get(shard):
-                self._forget_shard(shard, NotOwnerError(_moved))
+                self._forget_shard(shard, owned_elsewhere())
 
     def _existed(self, batch: Gathered, existing: Mapping[str, ExistingWorkflow]) -> None:
         """Submitted ids were in the database: answer from there, and forget the tentative workflows."""
@@ -472,18 +470,13 @@ class ControlLoop:
         self._schedule()
 
     def _load_outputs(self, wanted: LoadOutputs) -> None:
-        self._spawn(self._fetch_outputs(wanted))
+        epoch = self._holdings.epochs.get(wanted.shard)
+        if epoch is not None:
+            self._spawn(self._post_read(wanted.shard, epoch, lambda: self._loader.outputs(wanted)))
 
-    async def _fetch_outputs(self, wanted: LoadOutputs) -> None:
-        shard = self._engine.state.shards.get(wanted.shard)
-        workflow = shard.workflows.get(wanted.workflow_id) if shard is not None else None
-        if shard is None or workflow is None:
-            return
-        failed = NodeStatus.FAILED
-        # The output of a `map` that failed as a whole is null, as that of any node, whatever its instances gave.
-        maps = {node: found for node, found in workflow.maps.items() if workflow.statuses[node] != failed}
-        widths = {node: maps[node].width for node in wanted.nodes if node in maps}
-        await self._post_read(wanted.shard, shard.epoch, lambda: self._loader.outputs(wanted, widths))
+    def _raise_epoch(self, spent: EpochSpent) -> None:
+        """Give a shard up, so that whoever should own it, as a rule we ourselves, takes it under the next epoch."""
+        self._spawn(self.release_shards([spent.shard]))
 
     def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
         task = self._aio.create_task(coroutine)

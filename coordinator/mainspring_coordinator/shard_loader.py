@@ -129,8 +129,9 @@ class ShardLoader:
 
         return await self._in_thread(read)
 
-    async def outputs(self, wanted: LoadOutputs, widths: dict[int, int]) -> OutputsLoaded:
-        """Read the outputs of nodes; those of a `map` node (in `widths`) are collected into a list."""
+    async def outputs(self, wanted: LoadOutputs) -> OutputsLoaded:
+        """Read the outputs of nodes; those of a `map` node are collected into a list."""
+        widths = wanted.widths
 
         def read() -> OutputsLoaded:
             rows = self._reader.outputs(wanted.workflow_id, wanted.nodes)

@@ -9,7 +9,7 @@ import pytest
 from mainspring import limits
 from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
-from mainspring_coordinator.engine.events import ResultItem, Results
+from mainspring_coordinator.engine.events import Inventory, ResultItem, Results
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.store.protocol import Batch, Committed
 from tests.engine.rig import define
@@ -281,3 +281,30 @@ async def test_a_recovery_has_no_more_on_its_way_than_a_page_and_serves_when_all
             assert len(waiting) == 3
             assert len(state.shards[0].workflows) == 8
             assert not rig.loop._engine.is_taking_in(0)
+
+
+@story
+async def test_a_shard_whose_epoch_has_no_more_assignment_ids_goes_on_under_the_next_one() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "assignment_number_max", 3)
+        async with a_loop() as rig:
+            await rig.take(0)
+            session, outbox = rig.attach()
+            names = [rig.name(0, number) for number in range(6)]
+            await asyncio.gather(*(rig.submit(one, name) for name in names))
+            assigned = await outbox.wait_for(Assign, 4)
+            assert [assign.assignment for assign in assigned] == [1 << 32 | number for number in range(4)]
+            # The election takes a shard without a holder; here it is this test.
+            while rig.store.tables.shards[0].holder is not None:  # noqa: ASYNC110  (a table gives no signal)
+                await asyncio.sleep(0)
+            rig.loop.take_shard(rig.move(0, "me"))
+            await rig.loop.prove(0)
+            has = [assign.assignment for assign in assigned]
+            rig.loop.post(Inventory(session, 0, 2, (), has, (), 4))
+            done = [ResultItem(0, number, NodeStatus.SUCCEEDED, b"1", None, 0) for number in has]
+            rig.loop.post(Results(session, done))
+            later = (await outbox.wait_for(Assign, 6))[4:]
+            assert [assign.assignment for assign in later] == [2 << 32, 2 << 32 | 1]
+            assert {assign.workflow_id for assign in outbox.of(Assign)} == set(names)
+            acks = await outbox.wait_for(Ack, 4)
+            assert {ack.disposition for ack in acks} == {Disposition.RECORDED}

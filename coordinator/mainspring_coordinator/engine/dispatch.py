@@ -7,7 +7,7 @@ from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
-from mainspring_coordinator.engine import alone, maps, nodes
+from mainspring_coordinator.engine import alone, fleet, maps, nodes
 from mainspring_coordinator.engine.effects import Assign, ReportBacklog
 from mainspring_coordinator.engine.payloads import input_of, lacking, list_of, load
 from mainspring_coordinator.engine.placement import Candidate, Strategy
@@ -218,6 +218,8 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
     shard = state.shards[workflow.shard]
     assignment_id = ids.assignment_id(shard.epoch, shard.next_number)
     shard.next_number += 1
+    if shard.next_number > limits.assignment_number_max:
+        fleet.hold_assignments(turn, shard)
     worker.last_ordinal += 1
     redeliveries = workflow.redeliveries.pop((node, instance), None) if workflow.redeliveries else None
     attempts, index = (workflow.attempts, node) if instance < 0 else (workflow.maps[node].attempts, instance)

@@ -6,7 +6,7 @@ is refused; -1 and "" where it belongs to none.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -246,6 +246,15 @@ class LoadOutputs:
     shard: int
     workflow_id: str
     nodes: Sequence[int]
+    widths: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Of those that are `map` nodes: how many instances' outputs make up theirs. One that failed as a whole has null, as any node."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochSpent:
+    """All assignment ids of a shard's epoch are given out: nothing more of it is assigned until it has a higher one."""
+
+    shard: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,5 +278,6 @@ Effect: TypeAlias = (
     | Changed
     | Ended
     | LoadOutputs
+    | EpochSpent
     | ReportBacklog
 )

@@ -6,7 +6,7 @@ its inventory of that shard on this stream and under our epoch, so what a curren
 
 from collections.abc import Sequence
 
-from mainspring import ids
+from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
 from mainspring_coordinator.engine import failovers, nodes, workflows
@@ -16,6 +16,7 @@ from mainspring_coordinator.engine.effects import (
     CancelCause,
     Disposition,
     EchoCredit,
+    EpochSpent,
     Refuse,
     Replace,
     Stop,
@@ -216,9 +217,19 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
         elif assignment.session != worker.session or assignment.ordinal <= event.ordinal_seen:
             missing.append(assignment)
     unknown = [number for number in (*event.queued, *event.running) if _is_void(shard, worker, number)]
-    worker.reconciled.add(shard.shard)
+    if shard.next_number > limits.assignment_number_max:
+        hold_assignments(turn, shard)  # said again, should the first time have come to nothing
+    else:
+        worker.reconciled.add(shard.shard)
     turn.begin(_let_in_parts(turn, shard))
     turn.begin(_reconcile_in_parts(turn, shard, worker, to_stop, missing, unknown))
+
+
+def hold_assignments(turn: Turn, shard: ShardState) -> None:
+    """The epoch has no more ids: no worker gets anything of the shard until it is taken under a higher one."""
+    for worker in turn.state.workers.values():
+        worker.reconciled.discard(shard.shard)
+    turn.emit(EpochSpent(shard.shard))
 
 
 def _let_in_parts(turn: Turn, shard: ShardState) -> Act:

@@ -9,6 +9,7 @@ import orjson
 from mainspring.paths import Template
 from mainspring_coordinator.engine.effects import LoadOutputs
 from mainspring_coordinator.engine.state import State, WorkflowState
+from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.engine.turn import Turn
 
 
@@ -51,7 +52,9 @@ def load(turn: Turn, workflow: WorkflowState, nodes: list[int]) -> None:
     wanted = [node for node in nodes if node not in workflow.loading]
     if wanted:
         workflow.loading.update(wanted)
-        turn.emit(LoadOutputs(workflow.shard, workflow.id, wanted))
+        maps, failed = workflow.maps, NodeStatus.FAILED
+        widths = {node: maps[node].width for node in wanted if node in maps and workflow.statuses[node] != failed}
+        turn.emit(LoadOutputs(workflow.shard, workflow.id, wanted, widths))
 
 
 def scope_of(
