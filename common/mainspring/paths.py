@@ -101,6 +101,10 @@ class Template:
 
     def evaluate_list(self, scope: Scope) -> list[bytes]:
         """Return the elements of the list that this one expression names, as JSON bytes; raises `NotAListError`, `PathError`."""
+        return list(self.elements(scope)[1])
+
+    def elements(self, scope: Scope) -> tuple[int, Iterator[bytes]]:
+        """As `evaluate_list`: how many elements there are, and what writes one after the other; a long list takes its time."""
         path = self._compiled
         assert isinstance(path, Expression), "a map's `over` is checked to be one expression"
         data = _Data(scope)
@@ -108,7 +112,7 @@ class Template:
         if not isinstance(found, list):
             kinds = {dict: "an object", str: "a string", type(None): "null", bool: "a boolean"}
             raise NotAListError(f"${{{path.text}}} is {kinds.get(type(found), 'a number')}, not a list")
-        return [_written(element, self._shown) for element in found]
+        return len(found), (_written(element, self._shown) for element in found)
 
     @property
     def is_one_path(self) -> bool:

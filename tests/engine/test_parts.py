@@ -10,7 +10,7 @@ from mainspring.errors import Failure
 from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Effect, Ended, Stop
 from mainspring_coordinator.engine.events import Inventory, Read, ShardLost, ShardReady, ShardTaken, Submit, Tick
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.engine.rows import IncarnationLost, NodeChanged, Row, WorkflowUpdated
+from mainspring_coordinator.engine.rows import IncarnationLost, MapExpanded, NodeChanged, Row, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from tests.engine.replay import fold
 from tests.engine.rig import Rig, Worker, define, of, only, rows_of, with_config
@@ -406,3 +406,37 @@ def test_what_waits_of_a_shard_that_no_worker_has_stated_is_not_looked_over_by_e
     rig.inventory(next(iter(rig.workers.values())), 1)
     rig.run_to_end()
     assert len(of(rig.effects, Ended)) == width
+
+
+def test_a_map_is_expanded_part_by_part_and_a_successor_makes_its_list_again_so() -> None:
+    over = define(
+        [{"id": "each", "executor": "work", "map": {"over": "${input}"}, "input": "${item}"}], output="${input}"
+    )
+    old = new_rig()
+    old.submit(over, value=list(range(width)))
+    steps = 1
+    while not old.engine.state.shards[0].workflows["wf"].maps:
+        old.step(Tick())
+        steps += 1
+    assert steps == parts
+    worker = old.attach(slots=7)
+    go_on(old)
+    assert [assign.input for _, assign in old.running()] == [b"%d" % at for at in range(7)]
+    new = taken_rig(old.rows, over)
+    go_on(new)
+    new.attach(worker.name, slots=8, incarnation=worker.incarnation, running=worker.running)
+    expanded = new.engine.state.shards[0].workflows["wf"].maps[0]
+    assert expanded.items is None
+    assert len(go_on(new)) >= parts - 1
+    new.run_to_end()
+    assert [assign.input for assign in of(new.effects, Assign)] == [b"%d" % at for at in range(7, width)]
+    assert only(of(new.effects, Ended), Ended).status is WorkflowStatus.SUCCEEDED
+
+
+def test_a_cancel_in_the_middle_of_an_expansion_leaves_no_map() -> None:
+    rig = new_rig()
+    rig.submit(define([{"id": "each", "executor": "work", "map": {"over": "${input}"}}]), value=list(range(width)))
+    assert rig.engine.busy
+    assert rig.cancel().status is WorkflowStatus.CANCELLED
+    go_on(rig)
+    assert not [row for row in rig.rows if isinstance(row, MapExpanded)]

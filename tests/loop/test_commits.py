@@ -48,7 +48,7 @@ async def test_what_comes_during_a_commit_shares_the_next_one() -> None:
         callers = [rig.submit(one, rig.name(0))]
         await rig.gate.reached()
         callers += [rig.submit(one, rig.name(0, number)) for number in range(1, 20)]
-        while rig.loop._engine.state.shards[0].workflows.keys() != {rig.name(0, number) for number in range(20)}:
+        while rig.loop._engine.state.shards[0].workflows.keys() != {rig.name(0, number) for number in range(20)}:  # noqa: ASYNC110  (the state gives no signal)
             await asyncio.sleep(0)
         rig.gate.open()
         assert all([(await caller).created for caller in callers])

@@ -9,7 +9,7 @@ from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
 from mainspring_coordinator.engine import alone, fleet, maps, nodes
 from mainspring_coordinator.engine.effects import Assign, ReportBacklog
-from mainspring_coordinator.engine.payloads import input_of, lacking, list_of, load
+from mainspring_coordinator.engine.payloads import input_of, lacking, load
 from mainspring_coordinator.engine.placement import Candidate, Strategy
 from mainspring_coordinator.engine.ready import Item, ReadyClass, WorkflowKey, next_instance
 from mainspring_coordinator.engine.recovery import set_attempt_deadline
@@ -166,12 +166,12 @@ def _may_serve(state: State, session: int, key: WorkflowKey) -> bool:
 def _assign(turn: Turn, workflow: WorkflowState, item: Item, session: int) -> bool:
     """Assign an item to a worker; False if it could not be, for a reason that lies with the item."""
     node, instance = item
-    if instance >= 0 and not _items_there(turn, workflow, node, item):
+    if instance >= 0 and not maps.items_there(turn, workflow, node, item):
         return False
     if instance == next_instance:
         expanded = workflow.maps[node]
         expanded.queued = False
-        if not maps.may_start(workflow, node) or not _items_there(turn, workflow, node, item):
+        if not maps.may_start(workflow, node) or not maps.items_there(turn, workflow, node, item):
             return False
         instance = maps.take_instance(turn, workflow, node)
         if instance < 0:
@@ -195,20 +195,6 @@ def _assign(turn: Turn, workflow: WorkflowState, item: Item, session: int) -> bo
     _give(turn, workflow, node, instance, session, data)
     if item[1] == next_instance:
         maps.offer(turn, workflow, node)
-    return True
-
-
-def _items_there(turn: Turn, workflow: WorkflowState, node: int, item: Item) -> bool:
-    """Make sure that the elements of a `map` are in memory; after a recovery they are made anew."""
-    expanded = workflow.maps[node]
-    if expanded.items is None:
-        missing = lacking(workflow, workflow.plan.over_refs[node])
-        if missing:
-            workflow.parked.append(item)
-            load(turn, workflow, missing)
-            return False
-        expanded.items = list_of(workflow, node)
-        assert len(expanded.items) == expanded.width, "the list of a map is the same whenever it is made"
     return True
 
 

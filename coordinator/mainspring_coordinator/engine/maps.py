@@ -9,12 +9,12 @@ from mainspring.errors import Failure
 from mainspring.failures import map_too_wide, not_a_list, path_error, payload_too_large
 from mainspring.paths import NotAListError, PathError
 from mainspring_coordinator.engine import nodes, workflows
-from mainspring_coordinator.engine.payloads import keep_output, lacking, list_of, load
-from mainspring_coordinator.engine.ready import next_instance
+from mainspring_coordinator.engine.payloads import elements_of, keep_output, lacking, load
+from mainspring_coordinator.engine.ready import Item, next_instance
 from mainspring_coordinator.engine.rows import MapExpanded, NodeChanged
 from mainspring_coordinator.engine.state import MapState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
-from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.turn import Act, Turn
 
 
 def expand(turn: Turn, workflow: WorkflowState, node: int) -> None:
@@ -24,22 +24,39 @@ def expand(turn: Turn, workflow: WorkflowState, node: int) -> None:
         workflow.parked.append((node, -1))
         load(turn, workflow, missing)
         return
+    turn.begin(_expand_in_parts(turn, workflow, node))
+
+
+def _expand_in_parts(turn: Turn, workflow: WorkflowState, node: int) -> Act:
+    """Nothing is stored before all elements are there; a successor makes them again."""
+    items: list[bytes] = []
     try:
-        items = list_of(workflow, node)
+        if turn.left <= 0:
+            turn = yield
+            if not _goes_on(turn, workflow):
+                return
+        width, elements = elements_of(workflow, node)
+        if width > limits.map_width_max:
+            message = (
+                f"the list has {width} elements, more than the {limits.map_width_max} that a map may have; "
+                "split it into several workflows"
+            )
+            nodes.never_ran(turn, workflow, node, -1, Failure(map_too_wide, message, non_retryable=True))
+            return
+        for element in elements:
+            if turn.left <= 0:
+                turn = yield
+                if not _goes_on(turn, workflow):
+                    return
+            turn.left -= 1
+            items.append(element)
     except PathError as error:
         reason = not_a_list if isinstance(error, NotAListError) else path_error
         nodes.never_ran(turn, workflow, node, -1, Failure(reason, str(error), non_retryable=True))
         return
-    width = len(items)
-    if width > limits.map_width_max:
-        message = (
-            f"the list has {width} elements, more than the {limits.map_width_max} that a map may have; "
-            "split it into several workflows"
-        )
-        nodes.never_ran(turn, workflow, node, -1, Failure(map_too_wide, message, non_retryable=True))
-        return
-    expanded = MapState(width, bytearray([NodeStatus.WAITING]) * width, bytearray(width), [None] * width, items)
-    workflow.maps[node] = expanded
+    workflow.maps[node] = MapState(
+        width, bytearray([NodeStatus.WAITING]) * width, bytearray(width), [None] * width, items
+    )
     turn.set_node(workflow, node, -1, NodeStatus.RUNNING)
     version = turn.state.touch(workflow, node)
     turn.store(MapExpanded(workflow.shard, workflow.id, node, version, width, turn.now_us))
@@ -48,6 +65,44 @@ def expand(turn: Turn, workflow: WorkflowState, node: int) -> None:
         offer(turn, workflow, node)
     else:
         collect(turn, workflow, node)
+
+
+def _goes_on(turn: Turn, workflow: WorkflowState) -> bool:
+    return turn.state.knows(workflow) and workflow.status is WorkflowStatus.RUNNING
+
+
+def items_there(turn: Turn, workflow: WorkflowState, node: int, item: Item) -> bool:
+    """Tell whether the elements are in memory; if not, they are made anew, as after a recovery, and the item waits for them."""
+    expanded = workflow.maps[node]
+    if expanded.items is not None:
+        return True
+    workflow.parked.append(item)
+    missing = lacking(workflow, workflow.plan.over_refs[node])
+    if missing:
+        load(turn, workflow, missing)
+    elif not expanded.listing:
+        expanded.listing = True
+        turn.begin(_list_in_parts(turn, workflow, node))
+    return False
+
+
+def _list_in_parts(turn: Turn, workflow: WorkflowState, node: int) -> Act:
+    items: list[bytes] = []
+    expanded = workflow.maps[node]
+    for element in elements_of(workflow, node)[1]:
+        if turn.left <= 0:
+            turn = yield
+            if not _goes_on(turn, workflow):
+                return
+        turn.left -= 1
+        items.append(element)
+    assert len(items) == expanded.width, "the list of a map is the same whenever it is made"
+    expanded.listing = False
+    expanded.items = items
+    waited = [item for item in workflow.parked if item[0] == node]
+    workflow.parked = [item for item in workflow.parked if item[0] != node]
+    for item in waited:
+        nodes.unpark(turn, workflow, item)
 
 
 def offer(turn: Turn, workflow: WorkflowState, node: int) -> None:

@@ -53,6 +53,22 @@ def enqueue(turn: Turn, workflow: WorkflowState, item: Item, *, first: bool = Fa
     state.ready.push(key, workflow.key, item, state.eligible_sessions, first=first)
 
 
+def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
+    """What an item waited for in memory is there, unless it has left again."""
+    node, instance = item
+    status = workflow.statuses[node]
+    if instance == next_instance:
+        maps.offer(turn, workflow, node)
+    elif instance >= 0:
+        if workflow.maps[node].statuses[instance] == NodeStatus.READY:
+            enqueue(turn, workflow, item, first=True)
+    elif status == NodeStatus.WAITING:
+        maps.expand(turn, workflow, node)
+    elif status == NodeStatus.READY:
+        # Else its time to start has passed meanwhile.
+        enqueue(turn, workflow, item, first=True)
+
+
 def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: bytes, run_us: int) -> None:
     """An attempt ended well."""
     node, instance = assignment.node, assignment.instance

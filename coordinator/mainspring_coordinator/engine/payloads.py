@@ -4,6 +4,8 @@ An output is kept only while something may still name it, and only within the bo
 What is missing is asked for by `LoadOutputs`, which leaves after the commit that holds the output, and comes as `OutputsLoaded`.
 """
 
+from collections.abc import Iterator
+
 import orjson
 
 from mainspring.paths import Template
@@ -73,11 +75,11 @@ def scope_of(
     return scope
 
 
-def list_of(workflow: WorkflowState, node: int) -> list[bytes]:
-    """Return the elements that a `map` node runs over; raises `PathError`. All it names is in memory."""
+def elements_of(workflow: WorkflowState, node: int) -> tuple[int, Iterator[bytes]]:
+    """Return how many elements a `map` node runs over, and what makes them; both raise `PathError`. All it names is in memory."""
     template = workflow.plan.graph.overs[node]
     assert template is not None
-    return template.evaluate_list(scope_of(workflow, template, workflow.plan.over_refs[node]))
+    return template.elements(scope_of(workflow, template, workflow.plan.over_refs[node]))
 
 
 def input_of(workflow: WorkflowState, node: int, instance: int) -> bytes:

@@ -21,7 +21,6 @@ from mainspring_coordinator.engine.events import (
     WorkflowLoaded,
 )
 from mainspring_coordinator.engine.payloads import forget_outputs, keep_output
-from mainspring_coordinator.engine.ready import Item, next_instance
 from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState, new_workflow_state
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
 from mainspring_coordinator.engine.timers import TimerKind
@@ -339,23 +338,8 @@ def _unpark_in_parts(turn: Turn, workflow: WorkflowState, parked: Sequence[tuple
             if not turn.state.knows(workflow) or workflow.status is not WorkflowStatus.RUNNING:
                 return
         turn.left -= 1
-        _unpark(turn, workflow, item)
+        nodes.unpark(turn, workflow, item)
         if workflow.status is not WorkflowStatus.RUNNING:
             return
     if workflow.finishing:
         workflows.finish_if_done(turn, workflow)
-
-
-def _unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
-    node, instance = item
-    status = workflow.statuses[node]
-    if instance == next_instance:
-        maps.offer(turn, workflow, node)
-    elif instance >= 0:
-        if workflow.maps[node].statuses[instance] == NodeStatus.READY:
-            nodes.enqueue(turn, workflow, item, first=True)
-    elif status == NodeStatus.WAITING:
-        maps.expand(turn, workflow, node)
-    elif status == NodeStatus.READY:
-        # Else its time to start has passed meanwhile.
-        nodes.enqueue(turn, workflow, item, first=True)

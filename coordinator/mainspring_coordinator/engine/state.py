@@ -62,6 +62,8 @@ class MapState:
     ended: int = 0
     queued: bool = False
     """Its one item stands in the ready queue."""
+    listing: bool = False
+    """The elements are being made anew."""
     collecting: bool = False
     """All instances have ended; the outputs have been asked for."""
 
