@@ -25,12 +25,14 @@ env: .venv/.installed-dev  ## Make .venv with the project and the tools, at pinn
 demo: .venv/.installed-demo  ## Clean up real calendars on an embedded cluster, and show what happened
 	@$(PY) -m examples.calendar_cleanup.demo $(ARGS)
 
-test: env  ## Run all tests (ARGS="-k name" for some); gets a MariaDB server when none is there
+test: env  ## Run all tests (ARGS="-k name" for some); gets MariaDB and MySQL servers when none are there
 	@.ci/mariadb
+	@.ci/mysql
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-mysql: env  ## Run the tests that need a real MySQL server
-	@$(PY) -m pytest -m mysql $(ARGS)
+test-mysql: env  ## Run all that runs on a database server on a real MySQL: store, logins, ownership, whole clusters
+	@.ci/mysql
+	@$(PY) -m pytest --database-server=mysql -m mysql -n $(JOBS) --dist worksteal $(ARGS)
 
 test-chaos: env  ## Kill all parts of a cluster at random (CLUSTER_SEED=n chooses how)
 	@.ci/mariadb

@@ -1,11 +1,8 @@
 """Where the stories take place."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.servers.mariadb import MariadbServer
 
 
 @pytest.fixture
@@ -14,18 +11,9 @@ def file_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mainspring.db'}"
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
+@pytest.fixture(params=["sqlite", "server"])
 def any_url(request: pytest.FixtureRequest, file_url: str) -> str:
-    """An empty database, for a coordinator that is alone, on each kind in turn."""
+    """An empty database, for a coordinator that is alone, in a file and on a server."""
     if request.param == "sqlite":
         return file_url
-    return str(request.getfixturevalue("mariadb_url"))
-
-
-@pytest.fixture
-def own_mariadb() -> Iterator[MariadbServer]:
-    """A MariaDB for one test alone, which may kill it."""
-    if reason := MariadbServer.missing():
-        pytest.fail(reason)
-    with MariadbServer() as server:
-        yield server
+    return str(request.getfixturevalue("chosen_url"))

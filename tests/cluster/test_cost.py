@@ -21,9 +21,9 @@ async def commits(client: Client) -> int:
     return sum(row.batch_seq for row in await client.shards())
 
 
-def test_a_chain_costs_one_commit_a_hop(mariadb_url: str, tmp_path: Path) -> None:
+def test_a_chain_costs_one_commit_a_hop(chosen_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path) as cluster:
+        async with RealCluster(chosen_url, tmp_path) as cluster:
             await cluster.coordinator()
             await cluster.worker()
             client = cluster.client()
@@ -41,9 +41,9 @@ def test_a_chain_costs_one_commit_a_hop(mariadb_url: str, tmp_path: Path) -> Non
     asyncio.run(play())
 
 
-def test_a_wide_map_costs_far_fewer_commits_than_nodes(mariadb_url: str, tmp_path: Path) -> None:
+def test_a_wide_map_costs_far_fewer_commits_than_nodes(chosen_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path) as cluster:
+        async with RealCluster(chosen_url, tmp_path) as cluster:
             await cluster.coordinator()
             await asyncio.gather(cluster.worker("w1", slots=64), cluster.worker("w2", slots=64))
             client = cluster.client()

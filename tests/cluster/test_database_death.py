@@ -10,12 +10,12 @@ from mainspring.errors import UnavailableError
 from tests.cluster.checks import all_ended, counted_once, started_once
 from tests.cluster.flows import gate, load
 from tests.cluster.running import RealCluster, so
-from tests.servers.mariadb import MariadbServer
+from tests.servers.process import PrivateServer
 
 
-def test_a_cluster_goes_on_by_itself_when_its_database_was_killed(own_mariadb: MariadbServer, tmp_path: Path) -> None:
+def test_a_cluster_goes_on_by_itself_when_its_database_was_killed(own_server: PrivateServer, tmp_path: Path) -> None:
     async def play() -> None:
-        url = own_mariadb.url(own_mariadb.new_database())
+        url = own_server.url(own_server.new_database())
         async with RealCluster(url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
             await asyncio.gather(cluster.coordinator("c1"), cluster.coordinator("c2"))
             await asyncio.gather(cluster.worker("w1"), cluster.worker("w2"))
@@ -25,10 +25,10 @@ def test_a_cluster_goes_on_by_itself_when_its_database_was_killed(own_mariadb: M
             expected = await load(client, 20)
             for turn, done in enumerate((60, 300)):
                 await so(partial(cluster.effects.done, done))
-                await asyncio.to_thread(own_mariadb.halt)
+                await asyncio.to_thread(own_server.halt)
                 # Called while nobody can answer: tried again until it is durable.
                 asked = asyncio.create_task(load(client, 5, f"{turn}-"))
-                await asyncio.to_thread(own_mariadb.start)
+                await asyncio.to_thread(own_server.start)
                 expected |= await asked
             cluster.effects.open_gate("open")
             await all_ended(client, expected)
@@ -41,16 +41,16 @@ def test_a_cluster_goes_on_by_itself_when_its_database_was_killed(own_mariadb: M
 
 
 def test_a_coordinator_told_to_stop_while_its_database_is_away_ends_soon_and_in_order(
-    own_mariadb: MariadbServer, tmp_path: Path
+    own_server: PrivateServer, tmp_path: Path
 ) -> None:
     async def play() -> None:
-        async with RealCluster(own_mariadb.url(own_mariadb.new_database()), tmp_path) as cluster:
+        async with RealCluster(own_server.url(own_server.new_database()), tmp_path) as cluster:
             coordinator = await cluster.coordinator()
             worker = await cluster.worker()
             client = cluster.client(timeout=5)
             await client.submit(gate(), "open")
             await so(lambda: len(cluster.effects.read("start")) == 1)
-            own_mariadb.pause()
+            own_server.pause()
             # Its batch is under way for as long as the database stands still.
             unanswered = asyncio.create_task(client.submit(gate(), "open"))
             cluster.effects.open_gate("open")
@@ -60,7 +60,7 @@ def test_a_coordinator_told_to_stop_while_its_database_is_away_ends_soon_and_in_
                 async with asyncio.timeout(15):
                     assert await coordinator.exited == 0
             finally:
-                own_mariadb.resume()
+                own_server.resume()
                 with pytest.raises(UnavailableError):
                     await unanswered
             assert not [line for line in coordinator.lines if "Traceback" in line]

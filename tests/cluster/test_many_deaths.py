@@ -11,7 +11,7 @@ from mainspring_client import Client
 from tests.cluster.checks import all_ended, counted_once
 from tests.cluster.flows import load
 from tests.cluster.running import Process, RealCluster, so
-from tests.servers.mariadb import MariadbServer
+from tests.servers.process import PrivateServer
 
 deaths = 6
 seed_setting = "CLUSTER_SEED"
@@ -29,13 +29,13 @@ async def keep_loaded(client: Client, over: asyncio.Event) -> dict[str, object]:
 
 @pytest.mark.chaos
 @pytest.mark.long
-def test_nothing_acknowledged_is_lost_over_many_deaths(own_mariadb: MariadbServer, tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_over_many_deaths(own_server: PrivateServer, tmp_path: Path) -> None:
     seed = int(os.environ.get(seed_setting, "0")) or random.SystemRandom().randrange(1, 2**31)
     print(f"{seed_setting}={seed}")
     chance = random.Random(seed)
 
     async def play() -> None:
-        url = own_mariadb.url(own_mariadb.new_database())
+        url = own_server.url(own_server.new_database())
         async with RealCluster(url, tmp_path, DISTRIBUTED_MODE="true", STREAM_GRACE="500") as cluster:
             members: dict[str, Process] = {}
             for name in ("c1", "c2"):
@@ -50,8 +50,8 @@ def test_nothing_acknowledged_is_lost_over_many_deaths(own_mariadb: MariadbServe
                 await so(lambda least=least: cluster.effects.done(least) or loading.done())  # type: ignore[misc]
                 if chance.random() < 0.2:
                     print("the database dies")
-                    await asyncio.to_thread(own_mariadb.halt)
-                    await asyncio.to_thread(own_mariadb.start)
+                    await asyncio.to_thread(own_server.halt)
+                    await asyncio.to_thread(own_server.start)
                     continue
                 names = chance.sample(sorted(members), chance.randrange(1, 3))
                 gently = chance.random() < 0.3

@@ -16,18 +16,18 @@ hung_s = 1.02 * (lease_s / 0.98 + 0.5)  # T of docs/settings.md
 
 
 def test_a_coordinator_cut_from_its_database_lets_go_in_time_and_what_it_held_back_changes_nothing(
-    mariadb_url: str, tmp_path: Path
+    chosen_url: str, tmp_path: Path
 ) -> None:
     async def play() -> None:
-        port = urlsplit(mariadb_url).port
+        port = urlsplit(chosen_url).port
         assert port is not None
         async with (
             CuttableProxy(port) as proxy,
             RealCluster(
-                mariadb_url, tmp_path, DISTRIBUTED_MODE="true", LEASE_TIMEOUT=str(int(lease_s * 1_000))
+                chosen_url, tmp_path, DISTRIBUTED_MODE="true", LEASE_TIMEOUT=str(int(lease_s * 1_000))
             ) as cluster,
         ):
-            cut_off = await cluster.coordinator("c1", DATABASE_URL=mariadb_url.replace(f":{port}/", f":{proxy.port}/"))
+            cut_off = await cluster.coordinator("c1", DATABASE_URL=chosen_url.replace(f":{port}/", f":{proxy.port}/"))
             await cluster.coordinator("c2")
             await cluster.worker()
             client = cluster.client("c2")

@@ -7,14 +7,14 @@ from pathlib import Path
 from tests.cluster.checks import all_ended, counted_once, started_once
 from tests.cluster.flows import gate_and_step, load
 from tests.cluster.running import RealCluster, so
-from tests.servers.mariadb import MariadbServer
+from tests.servers.process import PrivateServer
 
 
 def test_a_recovery_that_is_killed_in_the_middle_again_and_again_loses_nothing(
-    own_mariadb: MariadbServer, tmp_path: Path
+    own_server: PrivateServer, tmp_path: Path
 ) -> None:
     async def play() -> None:
-        async with RealCluster(own_mariadb.url(own_mariadb.new_database()), tmp_path) as cluster:
+        async with RealCluster(own_server.url(own_server.new_database()), tmp_path) as cluster:
             coordinator = await cluster.coordinator()
             await asyncio.gather(cluster.worker("w1"), cluster.worker("w2"))
             client = cluster.client()
@@ -29,8 +29,8 @@ def test_a_recovery_that_is_killed_in_the_middle_again_and_again_loses_nothing(
                 coordinator = await cluster.spawn_coordinator()
                 # The first of 16 shards is ready: the others are being read, or wait for it.
                 await coordinator.said("shard_ready")
-            await asyncio.to_thread(own_mariadb.halt)
-            await asyncio.to_thread(own_mariadb.start)
+            await asyncio.to_thread(own_server.halt)
+            await asyncio.to_thread(own_server.start)
             cluster.effects.open_gate("open")
             await all_ended(client, expected)
             await counted_once(client, expected, cluster.effects)

@@ -59,10 +59,10 @@ class Caller:
 
 
 def test_a_rolling_restart_of_three_coordinators_fails_no_call_and_runs_no_node_twice(
-    mariadb_url: str, tmp_path: Path
+    chosen_url: str, tmp_path: Path
 ) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
             running = dict(zip(names, await asyncio.gather(*map(cluster.coordinator, names)), strict=True))
             await asyncio.gather(cluster.worker("w1"), cluster.worker("w2"))
             watcher = cluster.client()

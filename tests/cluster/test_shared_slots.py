@@ -45,9 +45,9 @@ async def all_slots_are_used(cluster: RealCluster, client: Client, owner: str, t
         await handle.result(30)
 
 
-def test_the_slots_of_an_idle_cluster_all_go_to_whoever_has_work(mariadb_url: str, tmp_path: Path) -> None:
+def test_the_slots_of_an_idle_cluster_all_go_to_whoever_has_work(chosen_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
             await asyncio.gather(cluster.coordinator("c1"), cluster.coordinator("c2"))
             await cluster.worker(slots=slots)
             client = cluster.client()

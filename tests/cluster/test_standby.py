@@ -8,9 +8,9 @@ from tests.cluster.flows import gate_and_step
 from tests.cluster.running import RealCluster, so
 
 
-def test_a_coordinator_too_many_stands_by_and_takes_over_when_one_dies(mariadb_url: str, tmp_path: Path) -> None:
+def test_a_coordinator_too_many_stands_by_and_takes_over_when_one_dies(chosen_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path, DISTRIBUTED_MODE="true", SHARDS="1") as cluster:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true", SHARDS="1") as cluster:
             owner = await cluster.coordinator("c1")
             spare = await cluster.coordinator("c2")
             said = await spare.said("standing_by")

@@ -48,11 +48,11 @@ def test_a_taken_port_is_named_with_its_setting(setting: str, file_url: str, tmp
 
 
 def test_a_database_without_our_tables_stops_the_start_and_says_what_to_type(
-    mariadb_url: str, file_url: str, tmp_path: Path
+    chosen_url: str, file_url: str, tmp_path: Path
 ) -> None:
     async def play() -> None:
         async with RealCluster(file_url, tmp_path) as cluster:
-            process = await cluster.spawn_coordinator("c1", DATABASE_URL=mariadb_url)
+            process = await cluster.spawn_coordinator("c1", DATABASE_URL=chosen_url)
             assert await process.exited == 2
             await process.said("mainspring db upgrade", within_s=1)
 
@@ -73,9 +73,9 @@ def test_a_database_out_of_reach_is_waited_for_with_a_word(file_url: str, tmp_pa
     asyncio.run(play())
 
 
-def test_a_second_coordinator_that_wants_to_be_alone_is_refused(mariadb_url: str, tmp_path: Path) -> None:
+def test_a_second_coordinator_that_wants_to_be_alone_is_refused(chosen_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path) as cluster:
+        async with RealCluster(chosen_url, tmp_path) as cluster:
             await cluster.coordinator("c1")
             second = await cluster.spawn_coordinator("c2")
             assert await second.exited == 2

@@ -33,10 +33,10 @@ async def submit_until(client: Client, over: asyncio.Event) -> dict[str, object]
 
 
 def test_a_killed_coordinators_shards_go_on_within_a_second_and_it_gets_its_share_again(
-    mariadb_url: str, tmp_path: Path
+    chosen_url: str, tmp_path: Path
 ) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
             victim = await cluster.coordinator("c1")
             await cluster.coordinator("c2")
             await asyncio.gather(cluster.worker("w1"), cluster.worker("w2"))
@@ -75,9 +75,9 @@ def test_a_killed_coordinators_shards_go_on_within_a_second_and_it_gets_its_shar
     asyncio.run(play())
 
 
-def test_a_shard_that_moves_fails_no_call_and_starts_nothing_twice(mariadb_url: str, tmp_path: Path) -> None:
+def test_a_shard_that_moves_fails_no_call_and_starts_nothing_twice(chosen_url: str, tmp_path: Path) -> None:
     async def play() -> None:
-        async with RealCluster(mariadb_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
             await cluster.coordinator("c1")
             await asyncio.gather(cluster.worker("w1"), cluster.worker("w2"))
             client = cluster.client("c1")

@@ -18,8 +18,8 @@ from mainspring.errors import SchemaError, SettingsError, StoreUnavailableError
 from mainspring_coordinator import election as election_module
 from mainspring_coordinator.store.schema import upgrade
 from tests.ownership.recorder import Coordinator
-from tests.servers.mariadb import MariadbServer
 from tests.servers.ports import free_port
+from tests.servers.process import PrivateServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,9 +36,9 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def server_url(mariadb_url: str) -> str:
-    upgrade(mariadb_url)
-    return mariadb_url
+def server_url(chosen_url: str) -> str:
+    upgrade(chosen_url)
+    return chosen_url
 
 
 @asynccontextmanager
@@ -231,12 +231,12 @@ def test_a_stopped_process_is_seized_after_t_and_owns_nothing_when_it_wakes(serv
 
 
 def test_a_database_that_stalls_ends_the_term_in_time_and_another_begins_after_it(
-    server_url: str, mariadb_server: MariadbServer
+    server_url: str, chosen_server: PrivateServer
 ) -> None:
     async def story() -> None:
         async with Coordinator(server_url, "one", LEASE_TIMEOUT=2_000) as one:
             await one.until(lambda: len(one.owned) == 16)
-            mariadb_server.pause()
+            chosen_server.pause()
             try:
                 assert await one.until(lambda: bool(one.lost)) < 2
                 assert not one.election.fresh()
@@ -244,7 +244,7 @@ def test_a_database_that_stalls_ends_the_term_in_time_and_another_begins_after_i
                 assert silent_us is not None
                 assert silent_us > 500_000
             finally:
-                mariadb_server.resume()
+                chosen_server.resume()
             await one.until(lambda: len(one.owned) == 16)
             assert len(set(one.incarnations)) == len(one.incarnations) >= 2
 

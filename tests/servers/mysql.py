@@ -1,10 +1,9 @@
 """A private MySQL server, 8 or later, with caching_sha2_password and TLS.
 
-From the system, if `mysqld` there is MySQL. Otherwise, as root on a system with debootstrap, from Debian sid in a folder of the user's
-cache, run by chroot; that takes half a minute the first time.
+From the system, if `mysqld` there is MySQL. Otherwise, as root, from the folder of the user's cache that `.ci/mysql` has made, run by
+chroot.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from typing import Final
 from tests.servers.mariadb import program
 from tests.servers.process import PrivateServer, ServerError
 
-_bootstrap_s_max: Final = 600
 _scratch: Final = "srv"
 
 
@@ -42,9 +40,11 @@ class MysqlServer(PrivateServer):
         """Return why there is none, empty when one can be had."""
         if _system_server() is not None:
             return ""
-        if os.geteuid() == 0 and (_chroot_folder().joinpath("usr/sbin/mysqld").exists() or program("debootstrap")):
+        if os.geteuid() == 0 and _chroot_folder().joinpath("usr/sbin/mysqld").exists():
             return ""
-        return "no MySQL server here (mysqld is missing or is MariaDB); install MySQL 8+, or run as root with debootstrap installed"
+        return (
+            "no MySQL server here (mysqld is missing or is MariaDB); install MySQL 8 or later, or run .ci/mysql as root"
+        )
 
     def install(self) -> None:
         """See `PrivateServer`."""
@@ -110,30 +110,10 @@ def _chroot_folder() -> Path:
     return Path(cache_home) / "mainspring" / "mysql-sid"
 
 
-@cache
 def _chroot() -> Path | None:
-    """Return the root folder of Debian sid with MySQL, made if need be; None when the system has its own server."""
+    """Return the root folder of Debian sid with MySQL; None when the system has its own server."""
     if _system_server() is not None:
         return None
-    folder = _chroot_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with Path(f"{folder}.lock").open("wb") as lock:
-        # Of the processes that run tests one makes it, and the others wait; the lock goes with whoever holds it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _make_chroot(folder)
-    return folder
-
-
-def _make_chroot(folder: Path) -> None:
-    if not (folder / "usr/sbin/mysqld").exists():
-        if reason := MysqlServer.missing():
-            raise ServerError(reason)
-        # Made beside and renamed, so that a bootstrap that was interrupted is never taken for a whole one.
-        with tempfile.TemporaryDirectory(prefix="mysql-sid-", dir=folder.parent, ignore_cleanup_errors=True) as beside:
-            command = ["debootstrap", "--variant=minbase", "--include=mysql-server-core", "sid", f"{beside}/root"]
-            done = subprocess.run(
-                command, check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=_bootstrap_s_max
-            )
-            if done.returncode != 0:
-                raise ServerError(f"debootstrap failed:\n{done.stdout.decode(errors='replace')[-2000:]}")
-            Path(f"{beside}/root").rename(folder)
+    if reason := MysqlServer.missing():
+        raise ServerError(reason)
+    return _chroot_folder()
