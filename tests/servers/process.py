@@ -114,6 +114,28 @@ class PrivateServer:
         """Return the URL of a database; `port`: of a proxy in between."""
         return f"mysql://{_user}:{quote(_password, safe='')}@127.0.0.1:{port or self.port}/{database}{query}"
 
+    def plain_url(self, database: str, *, port: int | None = None, query: str = "", connections_max: int = 0) -> str:
+        """Return the URL of a database for a user of its own, who has all rights there and no other: none to write on a read-only server,
+        or to connect when it is full. `connections_max`: of this user; 0: no bound of its own.
+        """
+        user = f"'{database}'@'127.0.0.1'"
+        self.execute(
+            f"CREATE USER {user} IDENTIFIED BY 'x' WITH MAX_USER_CONNECTIONS {connections_max}",
+            f"GRANT ALL ON {database}.* TO {user}",
+        )
+        return f"mysql://{database}:x@127.0.0.1:{port or self.port}/{database}{query}"
+
+    def copy(self) -> Self:
+        """Return another server, not yet started, with this one's data as they are at this moment: a replica to be promoted."""
+        other = type(self)()
+        self.pause()
+        try:
+            shutil.copytree(self.folder / "data", other.folder / "data")
+        finally:
+            self.resume()
+        (other.folder / "data" / "auto.cnf").unlink(missing_ok=True)  # the identity of a MySQL server
+        return other
+
     def execute(self, *statements: str) -> Sequence[tuple[Any, ...]]:
         """Run statements as the administrator; return the rows of the last."""
         with contextlib.closing(self.administrator()) as connection, connection.cursor() as cursor:

@@ -33,6 +33,10 @@ class SwallowingProxy:
         self.swallowed = threading.Event()
         self._spawn(self._accept)
 
+    def point_to(self, port: int) -> None:
+        """Take new connections to another port; those that are open stay where they are."""
+        self._target = port
+
     def arm(self, statement: str, what: Swallow, then: Callable[[], None] = lambda: None) -> None:
         """Swallow the next such statement or its answer; `then` runs before the client can know of it."""
         self._armed = (b"\x03" + statement.encode(), what, then)

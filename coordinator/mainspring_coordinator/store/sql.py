@@ -121,6 +121,9 @@ class SqlStore:
 
     def open_lock_session(self, cluster: str) -> LockSession:
         """See `Store`."""
+        # Behind this address may be another server by now. What a new term reads must come from the one that it locks and writes on, not
+        # over a connection to a former primary, which may go on answering reads for ever.
+        self._engine.dispose()
         session: MysqlLockSession | SqliteLockSession
         if isinstance(self._address, FileAddress):
             session = SqliteLockSession(self._address)
