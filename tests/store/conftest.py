@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -6,6 +7,8 @@ from mainspring_coordinator.store.memory import MemoryStore
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Store
 from mainspring_coordinator.store.schema import upgrade
+from tests.servers.process import PrivateServer
+from tests.servers.proxy import SwallowingProxy
 
 servers = [pytest.param("mariadb"), pytest.param("mysql", marks=pytest.mark.mysql)]
 databases = ["sqlite", *servers]
@@ -58,3 +61,34 @@ def server_url(request: pytest.FixtureRequest, new_url: Callable[[str], str]) ->
 def database_url(request: pytest.FixtureRequest, new_url: Callable[[str], str]) -> str:
     """An empty database of each kind in turn."""
     return new_url(request.param)
+
+
+@pytest.fixture
+def proxy(server_url: str) -> Iterator[SwallowingProxy]:
+    """What stands between that server and the store `through`."""
+    with SwallowingProxy(urlsplit(server_url).port or 0) as made:
+        yield made
+
+
+@pytest.fixture
+def through(server_url: str, proxy: SwallowingProxy) -> Iterator[Store]:
+    """A store whose connections go through the proxy, without TLS."""
+    port = urlsplit(server_url).port
+    made = open_store(server_url.replace(f":{port}/", f":{proxy.port}/") + "?ssl=false")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def direct(server_url: str) -> Iterator[Store]:
+    """A store on that server, with nothing in between."""
+    made = open_store(server_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=servers)
+def each_server(request: pytest.FixtureRequest) -> PrivateServer:
+    """Each server in turn; other tests use it too."""
+    server: PrivateServer = request.getfixturevalue(f"{request.param}_server")
+    return server

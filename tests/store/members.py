@@ -3,6 +3,9 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pymysql.connections import Connection
 
 from mainspring_coordinator.engine.rows import NodeAssigned, NodeChanged, Row, WorkflowInserted
 from mainspring_coordinator.engine.status import NodeStatus
@@ -87,6 +90,17 @@ def succeeded(
     attempt: int = 1,
 ) -> NodeChanged:
     return NodeChanged(shard, name, node, instance, version, NodeStatus.SUCCEEDED, attempt, output, None, 20, 9)
+
+
+def until_it_runs(asking: "Connection[Any]", member: Member, statement: str) -> None:
+    """Return when a member's journal is in a statement that begins so, because it waits for what somebody else holds."""
+    seen = ""
+    with asking.cursor() as cursor:
+        while statement not in seen:
+            cursor.execute(
+                "SELECT INFO FROM information_schema.PROCESSLIST WHERE ID=%s", (member.journal.connection.id,)
+            )
+            seen = str(cursor.fetchone())
 
 
 def shard_row(member: Member, shard: int) -> ShardRow:

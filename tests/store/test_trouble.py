@@ -6,13 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
-from urllib.parse import urlsplit
 
 import pymysql
 import pytest
-from pymysql.connections import Connection
 
 from mainspring.errors import FencedError, PoisonBatchError, RowLockedError, StoreError, StoreUnavailableError
 from mainspring_coordinator.store.mysql_connection import connect, identity
@@ -22,29 +18,7 @@ from mainspring_coordinator.store.schema import upgrade
 from mainspring_coordinator.store.url import ServerAddress, parse_url
 from tests.servers.mariadb import MariadbServer
 from tests.servers.proxy import Swallow, SwallowingProxy
-from tests.store.members import Member, assigned, join, me, rival, shard_row, succeeded, workflow
-
-
-@pytest.fixture
-def proxy(server_url: str) -> Iterator[SwallowingProxy]:
-    with SwallowingProxy(urlsplit(server_url).port or 0) as made:
-        yield made
-
-
-@pytest.fixture
-def through(server_url: str, proxy: SwallowingProxy) -> Iterator[Store]:
-    """A store whose connections go through the proxy, without TLS."""
-    port = urlsplit(server_url).port
-    made = open_store(server_url.replace(f":{port}/", f":{proxy.port}/") + "?ssl=false")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def direct(server_url: str) -> Iterator[Store]:
-    made = open_store(server_url)
-    yield made
-    made.close()
+from tests.store.members import assigned, join, me, rival, shard_row, succeeded, until_it_runs, workflow
 
 
 def address_of(url: str) -> ServerAddress:
@@ -210,22 +184,11 @@ def test_a_commit_waits_for_whoever_holds_its_fence_row(direct: Store, server_ur
 
         thread = threading.Thread(target=commit)
         thread.start()
-        until_waiting(blocker, member)
+        until_it_runs(blocker, member, "UPDATE shards")
         blocker.rollback()
         thread.join(30)
     assert not failed
     assert shard_row(member, 0).batch_seq == 1
-
-
-def until_waiting(blocker: "Connection[Any]", member: Member) -> None:
-    """Return when the journal's connection is in its fence."""
-    seen = ""
-    with blocker.cursor() as cursor:
-        while "UPDATE shards" not in seen:
-            cursor.execute(
-                "SELECT INFO FROM information_schema.PROCESSLIST WHERE ID=%s", (member.journal.connection.id,)
-            )
-            seen = str(cursor.fetchone())
 
 
 def test_a_row_that_is_refused_is_found_among_many(direct: Store) -> None:
@@ -348,7 +311,7 @@ def test_a_journal_that_is_closed_while_it_waits_ends_at_once(direct: Store, ser
 
         thread = threading.Thread(target=commit)
         thread.start()
-        until_waiting(blocker, member)
+        until_it_runs(blocker, member, "UPDATE shards")
         member.journal.close()
         thread.join(2)
         assert not thread.is_alive()
