@@ -1,6 +1,7 @@
 """Elections with their threads, on real databases, with real processes that are killed and stopped."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -11,12 +12,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 import structlog
 
 from mainspring.errors import SchemaError, SettingsError, StoreUnavailableError
 from mainspring_coordinator import election as election_module
+from mainspring_coordinator.store.mysql_connection import connect
 from mainspring_coordinator.store.schema import upgrade
+from mainspring_coordinator.store.url import ServerAddress, parse_url
 from tests.ownership.recorder import Coordinator
 from tests.servers.ports import free_port
 from tests.servers.process import PrivateServer
@@ -169,6 +173,34 @@ def test_a_database_out_of_reach_is_tried_again_with_a_message_and_given_up_afte
         assert "hush" not in str(told.value) + str(lines)
 
     play(story())
+
+
+def test_a_server_without_a_connection_left_is_waited_for(chosen_server: PrivateServer) -> None:
+    url = chosen_server.plain_url(chosen_server.new_database())
+    upgrade(url)
+    address = parse_url(url)
+    assert isinstance(address, ServerAddress)
+    ((before,),) = chosen_server.execute("SELECT @@global.max_connections")
+
+    async def story(greedy: contextlib.ExitStack) -> None:
+        chosen_server.execute("SET GLOBAL max_connections=10")
+        with pytest.raises(pymysql.OperationalError, match="Too many connections"):  # noqa: PT012  (one of these is the last)
+            while True:
+                greedy.enter_context(contextlib.closing(connect(address, autocommit=True)))
+        one = Coordinator(url, "one")
+        with structlog.testing.capture_logs() as lines:
+            start = asyncio.create_task(one.election.start())
+            await one.until(lambda: any("Too many connections" in str(line.get("error")) for line in lines))
+            greedy.close()
+            await start
+        await one.until(lambda: len(one.owned) == 16)
+        await one.__aexit__()
+
+    try:
+        with contextlib.ExitStack() as greedy:
+            play(story(greedy))
+    finally:
+        chosen_server.execute(f"SET GLOBAL max_connections={before}")
 
 
 def test_a_start_can_be_stopped_while_the_database_is_out_of_reach() -> None:
