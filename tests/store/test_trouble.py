@@ -17,8 +17,9 @@ from mainspring_coordinator.store.protocol import ConnectionId, Store, WorkflowF
 from mainspring_coordinator.store.schema import upgrade
 from mainspring_coordinator.store.url import ServerAddress, parse_url
 from tests.servers.mariadb import MariadbServer
+from tests.servers.process import PrivateServer
 from tests.servers.proxy import Swallow, SwallowingProxy
-from tests.store.members import assigned, join, me, rival, shard_row, succeeded, until_it_runs, workflow
+from tests.store.members import assigned, join, lease, me, rival, shard_row, succeeded, until_it_runs, workflow
 
 
 def address_of(url: str) -> ServerAddress:
@@ -278,22 +279,30 @@ def test_an_outage_ends_with_the_same_batch_written_once() -> None:
             assert store.reader().workflow("w") is not None
 
 
-def test_a_read_only_server_is_unavailable() -> None:
-    with MariadbServer() as server:
-        database = server.new_database()
-        url = server.url(database)
-        upgrade(url)
-        server.execute(
-            "CREATE USER 'plain'@'127.0.0.1' IDENTIFIED BY 'x'", f"GRANT ALL ON {database}.* TO 'plain'@'127.0.0.1'"
-        )
-        plain = f"mysql://plain:x@127.0.0.1:{server.port}/{database}"
-        with contextlib.closing(open_store(plain, connects_max=2)) as store:
-            member = join(store, me, 0)
-            server.execute("SET GLOBAL read_only=1")
-            with pytest.raises(StoreUnavailableError, match="read-only"):
-                member.commit(workflow("w"))
-            server.execute("SET GLOBAL read_only=0")
+def test_a_read_only_server_is_unavailable(own_server: PrivateServer) -> None:
+    url = own_server.plain_url(own_server.new_database())
+    upgrade(url)
+    with contextlib.closing(open_store(url, connects_max=2)) as store:
+        member = join(store, me, 0)
+        own_server.execute("SET GLOBAL read_only=1")
+        with pytest.raises(StoreUnavailableError, match="read-only"):
             member.commit(workflow("w"))
+        own_server.execute("SET GLOBAL read_only=0")
+        member.commit(workflow("w"))
+
+
+def test_nobody_elects_on_a_read_only_server_even_with_the_right_to_write_there(own_server: PrivateServer) -> None:
+    url = own_server.url(own_server.new_database())
+    upgrade(url)
+    with contextlib.closing(open_store(url)) as store:
+        member, other = join(store, me, 0), store.open_lock_session("test")
+        own_server.execute("SET GLOBAL read_only=1")
+        with pytest.raises(StoreUnavailableError, match="read-only"):
+            member.lock.renew(me, 0)
+        with pytest.raises(StoreUnavailableError, match="read-only"):
+            other.acquire(lease(rival, other))
+        own_server.execute("SET GLOBAL read_only=0")
+        assert member.lock.renew(me, 0) > 0
 
 
 def test_a_journal_that_is_closed_while_it_waits_ends_at_once(direct: Store, server_url: str) -> None:

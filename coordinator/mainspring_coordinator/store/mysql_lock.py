@@ -20,6 +20,7 @@ from mainspring_coordinator.store.sql_reader import coordinator_row
 from mainspring_coordinator.store.url import ServerAddress
 
 _row_lock_wait_s: Final = 1
+_writable: Final = frozenset({"0", "OFF"})  # a number, or one of several words since MariaDB 12
 _shard_columns: Final = "shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us,deaths"
 _coordinator_columns: Final = (
     "incarnation,name,grpc_address,http_address,renew_seq,attached_workers,"
@@ -66,9 +67,10 @@ class MysqlLockSession:
     def acquire(self, row: CoordinatorRow) -> bool:
         """See `LockSession`."""
         name = self._prefix + row.incarnation
-        ((got, mine),) = self._rows("SELECT GET_LOCK(%s,0),CONNECTION_ID()", (name,))
+        ((got, mine, read_only),) = self._rows("SELECT GET_LOCK(%s,0),CONNECTION_ID(),@@global.read_only", (name,))
         if got != 1:
             return False
+        self._refuse(read_only)
         if mine != self._connection.id:
             raise StoreUnavailableError(
                 f"{self._where}: connection {self._connection.id} is now {mine}: a pooling proxy is in between; connect directly"
@@ -95,15 +97,21 @@ class MysqlLockSession:
 
     def renew(self, incarnation: str, attached_workers: int) -> int:
         """See `LockSession`."""
-        ((held, now_us),) = self._rows(
-            f"SELECT IS_USED_LOCK(%s)=CONNECTION_ID(),{now_us_sql}", (self._prefix + incarnation,)
+        ((held, now_us, read_only),) = self._rows(
+            f"SELECT IS_USED_LOCK(%s)=CONNECTION_ID(),{now_us_sql},@@global.read_only", (self._prefix + incarnation,)
         )
         if held != 1:
             raise FencedError({})
+        self._refuse(read_only)
         statement = "UPDATE coordinators SET renew_seq=renew_seq+1,attached_workers=%s WHERE incarnation=%s"
         if self._do(statement, (attached_workers, incarnation)) != 1:
             raise FencedError({})
         return int(now_us)
+
+    def _refuse(self, read_only: int | str) -> None:
+        """Whoever has the right to write on a read-only server must not: it may be a primary that was demoted."""
+        if str(read_only) not in _writable:
+            raise StoreUnavailableError(f"{self._where}: the server is read-only; is another one primary now?")
 
     def record_writer(self, incarnation: str, writer: ConnectionId) -> None:
         """See `LockSession`."""
