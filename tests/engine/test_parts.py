@@ -103,6 +103,18 @@ def test_no_step_assigns_more_than_it_may() -> None:
     assert max(steps) <= part
 
 
+def test_what_nodes_free_that_cannot_be_assigned_is_freed_whatever_the_step_had_left() -> None:
+    rig = new_rig()
+    rig.attach(slots=width)
+    broken = [
+        {"id": f"n{at}", "executor": "work", "input": "${sum(input)}", "allow_failure": True} for at in range(width)
+    ]
+    after = [{"id": f"m{at}", "executor": "work", "depends_on": [f"n{at}"]} for at in range(width)]
+    rig.submit(define([*broken, *after], output="${input}"), value="text")
+    go_on(rig)
+    assert {assign.node_id for _, assign in rig.running()} == {f"m{at}" for at in range(width)}
+
+
 def test_no_step_fires_more_deadlines_than_it_may() -> None:
     rig = new_rig()
     limited = [

@@ -16,7 +16,7 @@ class Backlog:
     def __init__(self) -> None:
         self._classes: dict[int, int] = {}
         """By session: in how many classes something waits for it; none is left out."""
-        self._changed: dict[int, None] = {}
+        self.changed: dict[int, None] = {}
         """Sessions to be looked at by the next report."""
         self._told: set[int] = set()
         self._untold: dict[int, None] = {}
@@ -43,7 +43,7 @@ class Backlog:
                 for session in ready.eligible:
                     self._shift(session, 1 if ready.reported else -1)
         queue.turned.clear()
-        for session in self._changed:
+        for session in self.changed:
             if session in self._classes:
                 if session not in self._told:
                     self._untold[session] = None
@@ -52,7 +52,7 @@ class Backlog:
             if session in self._told:
                 self._told.remove(session)
                 yield session, 0
-        self._changed.clear()
+        self.changed.clear()
         while self._untold and len(self._told) < limits.backlogged_workers_max:
             session = next(iter(self._untold))
             del self._untold[session]
@@ -65,4 +65,4 @@ class Backlog:
             self._classes[session] = count
         else:
             del self._classes[session]
-        self._changed[session] = None
+        self.changed[session] = None

@@ -29,18 +29,19 @@ def dispatch(turn: Turn, strategy: Strategy) -> bool:
     again = bool(state.roomy or state.ready.alone)
     while again:
         again = False
-        for ready in _in_order(state):
+        for ready in _in_order(state) if state.ready.alone else list(state.ready.waiting.values()):
             if ready.key.alone:
                 again = _dispatch_alone(turn, ready) or again
             else:
                 _dispatch_class(turn, strategy, ready)
             # A node that failed before it could be assigned may free others, of classes that were looked at already.
             again = again or bool(turn.released)
+            nodes.settle(turn)
             if turn.left <= 0:
                 again = False
                 break
-            nodes.settle(turn)
-    _report_backlog(turn)
+    if state.ready.turned or state.backlog.changed:
+        _report_backlog(turn)
     return turn.left <= 0
 
 
@@ -70,8 +71,6 @@ def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
 
 def _in_order(state: State) -> list[ReadyClass]:
     """Return the classes, those whose nodes run alone last: what they keep from others is kept when others had their share."""
-    if not state.ready.alone:
-        return list(state.ready.waiting.values())
     shared = [ready for ready in state.ready.waiting.values() if not ready.key.alone]
     return [*shared, *state.ready.alone.values()]
 

@@ -59,7 +59,7 @@ class ReadyQueue:
         self.alone: dict[ClassKey, ReadyClass] = {}
         """Those of them whose nodes run alone."""
         self.turned: dict[ClassKey, ReadyClass] = {}
-        """Those that became empty or not empty since the last report."""
+        """Those that became empty or not empty since the last report, and still are."""
         self._held_back: dict[int, OrderedDict[WorkflowKey, dict[ClassKey, deque[Item]]]] = {}
         """By shard: what no worker may take yet, apart, so that nobody who looks for work has to pass over it."""
 
@@ -163,7 +163,11 @@ class ReadyQueue:
     def _enter(self, key: ClassKey, eligible: Callable[[ClassKey], dict[int, None]]) -> ReadyClass:
         """Return a class in which nothing waits, as one in which something does."""
         ready = self.classes.get(key) or self._add_class(key, eligible)
-        self.waiting[key] = self.turned[key] = ready
+        self.waiting[key] = ready
+        if ready.reported:
+            self.turned.pop(key, None)
+        else:
+            self.turned[key] = ready
         if key.alone:
             self.alone[key] = ready
         return ready
@@ -179,4 +183,7 @@ class ReadyQueue:
         if not ready.waiting:
             del self.waiting[ready.key]
             self.alone.pop(ready.key, None)
-            self.turned[ready.key] = ready
+            if ready.reported:
+                self.turned[ready.key] = ready
+            else:
+                self.turned.pop(ready.key, None)

@@ -238,9 +238,12 @@ class State:
         if held is None:
             held = self.held[assignment.incarnation] = Held()
         if held.assignments:
-            for one in (*held.assignments.values(), assignment) if len(held.assignments) == 1 else (assignment,):
-                one.accompanied = True
-        held.alone += assignment.redeliveries >= limits.redeliveries_alone_min
+            assignment.accompanied = True
+            if len(held.assignments) == 1:
+                for one in held.assignments.values():
+                    one.accompanied = True
+        if assignment.redeliveries:
+            held.alone += assignment.redeliveries >= limits.redeliveries_alone_min
         held.assignments[assignment.shard, assignment.id] = assignment
         held.workflows[workflow.key] = held.workflows.get(workflow.key, 0) + 1
         self.update_room(assignment.incarnation)
@@ -256,7 +259,8 @@ class State:
         key = (assignment.shard, assignment.workflow_id)
         held = self.held[assignment.incarnation]
         del held.assignments[assignment.shard, assignment.id]
-        held.alone -= assignment.redeliveries >= limits.redeliveries_alone_min
+        if assignment.redeliveries:
+            held.alone -= assignment.redeliveries >= limits.redeliveries_alone_min
         left = held.workflows[key] - 1
         if left:
             held.workflows[key] = left

@@ -59,8 +59,10 @@ class Engine:
         self._fire_due(turn)
         self._handle(turn, event)
         nodes.settle(turn)
-        self._go_on(turn)
-        self._take_in(turn)
+        if self._acts:
+            self._go_on(turn)
+        if self.state.arriving or self.state.woken:
+            self._take_in(turn)
         self._assigning = dispatch.dispatch(turn, self._strategy)
         return turn.effects
 
