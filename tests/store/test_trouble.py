@@ -301,8 +301,12 @@ def test_nobody_elects_on_a_read_only_server_even_with_the_right_to_write_there(
             member.lock.renew(me, 0)
         with pytest.raises(StoreUnavailableError, match="read-only"):
             other.acquire(lease(rival, other))
+        for session in (member.lock, other):
+            with pytest.raises(StoreUnavailableError, match="closed"):
+                session.poll()
         own_server.execute("SET GLOBAL read_only=0")
-        assert member.lock.renew(me, 0) > 0
+        other = store.open_lock_session("test")
+        assert other.acquire(lease(rival, other))
 
 
 def test_a_journal_that_is_closed_while_it_waits_ends_at_once(direct: Store, server_url: str) -> None:

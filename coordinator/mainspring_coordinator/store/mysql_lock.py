@@ -111,6 +111,7 @@ class MysqlLockSession:
     def _refuse(self, read_only: int | str) -> None:
         """Whoever has the right to write on a read-only server must not: it may be a primary that was demoted."""
         if str(read_only) not in _writable:
+            self.close()
             raise StoreUnavailableError(f"{self._where}: the server is read-only; is another one primary now?")
 
     def record_writer(self, incarnation: str, writer: ConnectionId) -> None:
