@@ -4,7 +4,8 @@ One call a worker for all that a commit released, so that it becomes one message
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -67,16 +68,16 @@ class Delivery:
         for outlet in list(self._outlets.values()):
             outlet.shards_changed(owned)
 
-    def new_caller(self) -> tuple[int, "asyncio.Future[Answer]"]:
-        """Return a token and what its answer will come by."""
+    @contextmanager
+    def caller(self) -> Iterator[tuple[int, "asyncio.Future[Answer]"]]:
+        """Give a token and what its answer will come by; afterwards nobody waits for it."""
         self._token += 1
-        future = asyncio.get_running_loop().create_future()
-        self._callers[self._token] = future
-        return self._token, future
-
-    def forget_caller(self, token: int) -> None:
-        """Nobody waits for this answer any more."""
-        self._callers.pop(token, None)
+        token, future = self._token, asyncio.get_running_loop().create_future()
+        self._callers[token] = future
+        try:
+            yield token, future
+        finally:
+            self._callers.pop(token, None)
 
     def subscribe(self, workflow_id: str, notify: Notify, *, end_only: bool = False) -> Callable[[], None]:
         """Call `notify` after each commit that changed a workflow, or only after that of its end; returns what ends it.

@@ -257,19 +257,17 @@ class ControlLoop:
 
     async def ask(self, shard: int, make: Callable[[int], Event]) -> Answer:
         """Post the event that `make` builds around a token, and return its answer. See `ports.Loop`."""
-        token, future = self._delivery.new_caller()
         try:
             async with asyncio.timeout(limits.recovery_wait_ms_max / 1_000):
                 await self._holdings.until_served(shard)
-                self.post(make(token))
-                answer = await future
+                # Not before: who waits for the shard gets its errors from there, and one sent here would be nobody's.
+                with self._delivery.caller() as (token, future):
+                    self.post(make(token))
+                    return checked(await future)
         except TimeoutError as error:
             raise UnavailableError(
                 f"shard {shard} gave no answer within {limits.recovery_wait_ms_max} ms; the outcome is unknown, try again"
             ) from error
-        finally:
-            self._delivery.forget_caller(token)
-        return checked(answer)
 
     async def prove(self, shard: int) -> None:
         """Return once the shard is proven ours by a statement begun after this call."""

@@ -1,13 +1,14 @@
 """Shards come and go under load, and are never served from what another owner may have changed."""
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from mainspring import limits
-from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError
+from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
 from mainspring_coordinator.engine.events import Inventory, ResultItem, Results
 from mainspring_coordinator.engine.status import NodeStatus
@@ -308,3 +309,25 @@ async def test_a_shard_whose_epoch_has_no_more_assignment_ids_goes_on_under_the_
             assert {assign.workflow_id for assign in outbox.of(Assign)} == set(names)
             acks = await outbox.wait_for(Ack, 4)
             assert {ack.disposition for ack in acks} == {Disposition.RECORDED}
+
+
+@story
+async def test_who_waits_for_a_shard_when_the_term_ends_gets_one_error_and_leaves_none_behind() -> None:
+    async with a_loop() as rig:
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+        async def never(row: Any, post: Any) -> int:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        rig.loader.recover = never  # type: ignore[method-assign]
+        rig.loop.take_shard(rig.move(0, "me"))
+        asking = rig.submit(one, rig.name(0))
+        await asyncio.sleep(0)
+        rig.loop.end_term("the test says so")
+        await asyncio.wait({asking})
+        assert isinstance(asking.exception(), UnavailableError)
+        del asking  # its traceback holds on to what nobody awaited
+        gc.collect()
+        assert reported == []
