@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,12 @@ class Effect:
     node: str
     instance: int
     attempt: int
+    worker: str = ""
+    """The worker's name."""
+    run: str = ""
+    """A name that this execution gave itself, and its output; empty where the executor gives none."""
+    seen: tuple[str, ...] = ()
+    """Of the start: the names of the executions whose outputs it was given."""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -38,13 +45,8 @@ class Effects:
 
     def read(self, act: str | None = None, workflow: str | None = None) -> Sequence[Effect]:
         """Return what was done, in the order of time."""
-        lines = [line for path in self.folder.glob("*.jsonl") for line in path.read_text().splitlines(keepends=True)]
-        # A worker that was killed in the middle of a line leaves it without an end.
-        found = [Effect(**json.loads(line)) for line in lines if line.endswith("\n")]
-        return sorted(
-            (one for one in found if act in (None, one.act) and workflow in (None, one.workflow)),
-            key=lambda effect: effect.at_ns,
-        )
+        found = read_effects(self.folder)
+        return [one for one in found if act in (None, one.act) and workflow in (None, one.workflow)]
 
     def starts(self) -> Counter[tuple[str, str, int]]:
         """Return how often each node was started."""
@@ -53,3 +55,17 @@ class Effects:
     def done(self, least: int) -> bool:
         """Tell whether so many nodes have ended."""
         return len(self.read("end")) >= least
+
+
+def read_effects(folder: Path) -> Sequence[Effect]:
+    """Return all lines of the journals of a folder, in the order of time."""
+    found = [Effect(**line) for path in folder.glob("*.jsonl") for line in read_lines(path)]
+    return sorted(found, key=lambda effect: effect.at_ns)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a journal; one whose writer was killed in the middle of it has no end, and is left out."""
+    with path.open("rb") as journal:
+        for line in journal:
+            if line.endswith(b"\n"):
+                yield json.loads(line)

@@ -49,7 +49,7 @@ class MariadbServer(PrivateServer):
             f"--tmpdir={self.folder}",
             f"--socket={self.socket_path}",
             f"--port={self.port}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self.host}",
             "--skip-name-resolve",
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-buffer-pool-size=128M",

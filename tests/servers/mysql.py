@@ -25,8 +25,8 @@ class MysqlServer(PrivateServer):
 
     kind = "mysql"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+        super().__init__(host, prefix)
         self._root = _chroot()
         if self._root is not None:
             # The server sees its folder under the same name, inside its root.
@@ -64,7 +64,7 @@ class MysqlServer(PrivateServer):
             *self._command(),
             f"--socket={self._inside(self.socket_path)}",
             f"--port={self.port}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self.host}",
             "--mysqlx=OFF",
             "--skip-name-resolve",
             "--innodb-flush-log-at-trx-commit=1",

@@ -35,13 +35,21 @@ class PrivateServer:
 
     kind = "server"
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+        """Serve at `host`; `prefix` is a command that runs the server's, for example in a network namespace."""
         self.folder = Path(tempfile.mkdtemp(prefix=f"mainspring-{self.kind}-"))
+        self.host = host
         self.port = free_port()
+        self._prefix = tuple(prefix)
         self.process: subprocess.Popen[bytes] | None = None
         self._databases = itertools.count(1)
 
     # -- what a subclass says --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def missing(cls) -> str:
+        """Return why there can be none here, empty if there can."""
+        raise NotImplementedError
 
     def install(self) -> None:
         """Make the data folder."""
@@ -70,7 +78,11 @@ class PrivateServer:
             self.install()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*self._prefix, *self.command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self._await_ready()
         if first:
@@ -112,7 +124,7 @@ class PrivateServer:
 
     def url(self, database: str, *, port: int | None = None, query: str = "") -> str:
         """Return the URL of a database; `port`: of a proxy in between."""
-        return f"mysql://{_user}:{quote(_password, safe='')}@127.0.0.1:{port or self.port}/{database}{query}"
+        return f"mysql://{_user}:{quote(_password, safe='')}@{self.host}:{port or self.port}/{database}{query}"
 
     def plain_url(self, database: str, *, port: int | None = None, query: str = "", connections_max: int = 0) -> str:
         """Return the URL of a database for a user of its own, who has all rights there and no other: none to write on a read-only server,
@@ -176,9 +188,10 @@ class PrivateServer:
                 self.process.wait(_poll_s)
 
     def _make_user(self) -> None:
+        of = "127.0.0.1" if self.host == "127.0.0.1" else "%"
         self.execute(
-            f"CREATE USER '{_user}'@'127.0.0.1' IDENTIFIED BY '{_password}'",
-            f"GRANT ALL ON *.* TO '{_user}'@'127.0.0.1'",
+            f"CREATE USER '{_user}'@'{of}' IDENTIFIED BY '{_password}'",
+            f"GRANT ALL ON *.* TO '{_user}'@'{of}'",
         )
 
 
