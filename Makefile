@@ -10,8 +10,13 @@ JOBS ?= 3
 PROTOS := protos/mainspring/v1
 GENERATED := common/mainspring/v1
 ARGS ?=
+SECONDS ?= 120
+SEED ?=
+DB ?= mariadb
+EVERY ?= 5
+REPORT ?=
 
-.PHONY: help env demo test test-mysql test-chaos lint types imports protos verify wheel check bench clean
+.PHONY: help env demo test test-mysql chaos lint types imports protos verify wheel check bench clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,9 +39,10 @@ test-mysql: env  ## Run all that runs on a database server on a real MySQL: stor
 	@.ci/mysql
 	@$(PY) -m pytest --database-server=mysql -m mysql -n $(JOBS) --dist worksteal $(ARGS)
 
-test-chaos: env  ## Kill all parts of a cluster at random (CLUSTER_SEED=n chooses how)
+chaos: env  ## Break a cluster of real processes at random under load, and check it (SECONDS, SEED, DB, EVERY, REPORT)
 	@.ci/mariadb
-	@$(PY) -m pytest -m chaos $(ARGS)
+	@.ci/network
+	@$(PY) -m tests.chaos --seconds $(SECONDS) --db $(DB) --every $(EVERY) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
 lint: env  ## Check the style of Python, of the shell scripts' syntax and of the protos
 	@$(PY) -m ruff check

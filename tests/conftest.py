@@ -28,7 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "chaos: random deaths of all parts; `make test-chaos`, see docs/testing.md")
     config.addinivalue_line("markers", "long: takes a minute or more, and so begins first where tests run side by side")
     config.addinivalue_line("markers", "mysql: needs a real MySQL server; skipped with one line where none can be had")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

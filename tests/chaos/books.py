@@ -177,6 +177,11 @@ class RowBook:
         for node in nodes:
             self._look(node, epochs)
 
+    @property
+    def workflows(self) -> int:
+        """How many workflows were seen."""
+        return len(self._workflows)
+
     def broke(self) -> None:
         """The server went away."""
         for last in (self._workflows, self._nodes, self._assigned):

@@ -6,7 +6,6 @@ from typing import Final
 
 from mainspring.failures import worker_lost
 from mainspring_coordinator.engine.status import (
-    NodeStatus,
     WorkflowStatus,
     node_terminal,
     workflow_terminal,
@@ -39,8 +38,7 @@ def everything_ends(evidence: Evidence) -> Iterator[Violation]:
         if row.status not in workflow_terminal:
             yield Violation("a workflow is unfinished", f"{name} is {row.status.name}")
     for key, node in evidence.nodes.items():
-        # A node that was never assigned has no row, or stays as it was when its workflow ended.
-        if node.status not in node_terminal and node.status in (NodeStatus.RUNNING, NodeStatus.CANCELLING):
+        if node.status not in node_terminal:
             yield Violation("a node is unfinished", f"{key} is {node.status.name}")
 
 

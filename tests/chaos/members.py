@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -151,6 +152,14 @@ class Cluster:
         await self._end(self.cast.coordinators)
         self.server.halt()
 
+    async def tell_where_they_are(self) -> None:
+        """Let the coordinators write their stacks into their logs; it ends them."""
+        processes = [self.members[name].process for name in self.cast.coordinators if self.members[name].running]
+        for name in self.cast.coordinators:
+            self.members[name].allowed.clear()
+            self.members[name].signal(signal.SIGABRT)
+        await asyncio.wait([process.exited for process in processes if process is not None], timeout=_stop_s_max)
+
     def note(self, line: Mapping[str, object]) -> None:
         """Write down what happened to a member."""
         append(self.folder / "members.jsonl", {"at_ns": now_ns(), **line})
@@ -165,6 +174,7 @@ class Cluster:
             arguments = ["-m", "mainspring_coordinator"]
             settings |= {
                 "DATABASE_URL": self._url,
+                "PYTHONFAULTHANDLER": "1",
                 "DISTRIBUTED_MODE": "true",
                 "GRPC_HOST": host,
                 "GRPC_PORT": str(port),

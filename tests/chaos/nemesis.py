@@ -120,7 +120,7 @@ class Nemesis:
                 if not row:
                     return False
                 cursor.execute(f"KILL {int(row[0])}")
-        except pymysql.Error as error:
+        except (pymysql.Error, ConnectionRefusedError) as error:
             # The database is away, or the connection was gone already.
             sys.stderr.write(f"{fault.name}: {fault.kind} of {fault.target} not done: {error}\n")
             return False

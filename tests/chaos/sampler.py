@@ -99,15 +99,7 @@ class Sampler:
         self.offset_us = int(_read(connection, "SELECT UNIX_TIMESTAMP(NOW(6)) * 1000000")[0][0]) - now_ns() // 1_000
 
     def _connect(self) -> "Connection[Any]":
-        return pymysql.connect(
-            unix_socket=str(self._server.socket_path),
-            user="root",
-            password="",
-            database=self._schema,
-            autocommit=True,
-            ssl_disabled=True,
-            read_timeout=_read_s_max,
-        )
+        return self._server.administrator(self._schema, read_timeout_s=_read_s_max)
 
 
 def _read(connection: "Connection[Any]", statement: str) -> Sequence[tuple[Any, ...]]:

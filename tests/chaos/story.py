@@ -23,7 +23,7 @@ from tests.chaos.sampler import Sampler
 from tests.cluster.effects import read_effects
 from tests.servers.process import PrivateServer
 
-cast: Final = Cast(
+everybody: Final = Cast(
     coordinators=("c1", "c2", "c3"),
     workers=("w1", "w2", "w3", "w4"),
     clients=("u1", "u2"),
@@ -49,10 +49,12 @@ class Settings:
     database: str
     loopback: bool
     folder: Path
+    cast: Cast = everybody
 
 
 async def play(settings: Settings) -> Run:
     """Run and judge."""
+    cast = settings.cast
     reason = "--loopback" if settings.loopback else Namespaces.missing()
     network: Network = Loopback() if reason else Namespaces(cast.all)
     place = f"no network namespaces ({reason}): no cuts, loss or latency" if reason else "a network namespace each"
@@ -74,13 +76,12 @@ async def play(settings: Settings) -> Run:
             finally:
                 await asyncio.to_thread(sampler.stop)
             evidence = await asyncio.to_thread(_gather, settings.folder, cluster, sampler)
+            complaints = _complaints(settings.folder)
+            if stuck:
+                await cluster.tell_where_they_are()
     finally:
         cluster.server.stop()
     books = [*sampler.shards.violations, *sampler.rows.violations]
-    complaints = [
-        Violation("a member reported an error of its own", f"{count} x {what}")
-        for what, count in _complaints(settings.folder).items()
-    ]
     return Run(
         seed=settings.seed,
         seconds=settings.seconds,
@@ -130,11 +131,10 @@ async def _tell(settings: Settings, cluster: Cluster, nemesis: Nemesis, sampler:
     began = time.monotonic()
     while True:
         await asyncio.sleep(_progress_s)
-        sent = sum(1 for path in cluster.effects.glob("*.jsonl") for _ in path.open("rb"))
         trouble = ", ".join(f"{fault.kind} {fault.target}" for fault in nemesis.under_way.values())
         owners = Counter(row.holder[:6] or "nobody" for row in sampler.shards.last.values())
         print(
-            f"{time.monotonic() - began:5.0f} of {settings.seconds:.0f} s: {nemesis.injected} faults, {sent} journal lines, "
+            f"{time.monotonic() - began:5.0f} of {settings.seconds:.0f} s: {nemesis.injected} faults, {sampler.rows.workflows} workflows, "
             f"shards {'/'.join(map(str, owners.values()))}; now: {trouble or 'calm'}",
             flush=True,
         )
@@ -170,8 +170,7 @@ class _Reader:
     """Runs statements as the administrator, one connection."""
 
     def __init__(self, server: PrivateServer, schema: str) -> None:
-        self._connection = server.administrator()
-        self._connection.select_db(schema)
+        self._connection = server.administrator(schema)
 
     def __call__(self, statement: str) -> Sequence[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
@@ -205,8 +204,8 @@ def _gather(folder: Path, cluster: Cluster, sampler: Sampler) -> Evidence:
     )
 
 
-def _complaints(folder: Path) -> Mapping[str, int]:
-    """Count the lines of errors in the members' logs, and the stack traces of Python."""
+def _complaints(folder: Path) -> Sequence[Violation]:
+    """Return the lines of errors in the members' logs, and the stack traces of Python, each kind once."""
     found = Counter[str]()
     for path in folder.glob("*.log"):
         with path.open(errors="replace") as log:
@@ -217,4 +216,4 @@ def _complaints(folder: Path) -> Mapping[str, int]:
                     said = json.loads(line) if line.startswith("{") else {"event": line[:100]}
                     last = str(said.get("exception", said.get("error", ""))).strip().splitlines()
                     found[f"{path.stem}: {said['event']} {last[-1][:150] if last else ''}"] += 1
-    return dict(found.most_common(30))
+    return [Violation("a member reported an error", f"{count} x {what}") for what, count in found.most_common(30)]

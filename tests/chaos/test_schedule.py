@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.chaos.faults import Fault, Kind, on_networks, schedule
-from tests.chaos.story import cast
+from tests.chaos.story import everybody
 from tests.chaos.switch import Rules
 
 hour_s = 3600.0
 
 
 def of(seed: int, seconds: float = hour_s, every_s: float = 5.0, *, breakable: bool = True) -> list[Fault]:
-    return list(schedule(seed, seconds, every_s, cast, breakable=breakable))
+    return list(schedule(seed, seconds, every_s, everybody, breakable=breakable))
 
 
 def test_a_seed_draws_the_same_faults_again() -> None:

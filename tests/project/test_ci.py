@@ -46,15 +46,15 @@ def run_ci(folder: Path, *, closing: str, bad: str) -> Ended:
 def test_ci_ends_with_the_closing_line_of_the_tests(tmp_path: Path) -> None:
     ended = run_ci(tmp_path, closing=passed, bad="")
     assert (ended.code, ended.lines[-1]) == (0, passed)
-    assert ended.ran == ["test", "lint", "types", "imports", "verify", "wheel"]
+    assert ended.ran == ["test", "lint", "types", "imports", "verify", "wheel", "chaos"]
 
 
-@pytest.mark.parametrize("bad", ["lint", "types", "imports", "verify", "wheel"])
+@pytest.mark.parametrize("bad", ["lint", "types", "imports", "verify", "wheel", "chaos"])
 def test_a_check_that_fails_fails_ci_and_is_named_and_the_rest_still_runs(tmp_path: Path, bad: str) -> None:
     ended = run_ci(tmp_path, closing=passed, bad=bad)
     assert ended.code != 0
     assert ended.lines[-2:] == [f"failed: {bad}", passed]
-    assert len(ended.ran) == 6
+    assert len(ended.ran) == 7
 
 
 def test_tests_that_fail_fail_ci_with_their_own_closing_line(tmp_path: Path) -> None:

@@ -156,10 +156,19 @@ class PrivateServer:
             rows: Sequence[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
-    def administrator(self) -> "Connection[Any]":
-        """Connect as the administrator."""
+    def administrator(self, database: str | None = None, *, read_timeout_s: float | None = None) -> "Connection[Any]":
+        """Connect as the administrator; `ConnectionRefusedError` when nobody listens."""
+        # Asked with a socket of our own first: the driver forgets to close one that could not connect.
+        if not listens(self.socket_path):
+            raise ConnectionRefusedError(f"{self.kind} does not listen on {self.socket_path}")
         return pymysql.connect(
-            unix_socket=str(self.socket_path), user="root", password="", autocommit=True, ssl_disabled=True
+            unix_socket=str(self.socket_path),
+            user="root",
+            password="",
+            database=database,
+            autocommit=True,
+            ssl_disabled=True,
+            read_timeout=read_timeout_s,
         )
 
     def __enter__(self) -> Self:
@@ -174,11 +183,9 @@ class PrivateServer:
         assert self.process is not None
         deadline = time.monotonic() + start_s_max
         while True:
-            # Asked with a socket of our own first: the driver forgets to close one that could not connect.
-            if listens(self.socket_path):
-                with contextlib.suppress(pymysql.Error):
-                    self.administrator().close()
-                    return
+            with contextlib.suppress(pymysql.Error, ConnectionRefusedError):
+                self.administrator().close()
+                return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 said = self.log_path.read_text(errors="replace")[-3000:]
                 self.stop()
