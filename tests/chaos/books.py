@@ -1,5 +1,6 @@
 """What the database showed while the run went on, sample after sample: nothing in it may ever go back. Pure."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -13,6 +14,7 @@ from mainspring_coordinator.engine.status import (
 )
 
 violations_max: Final = 1_000
+_unsure_ns: Final = 2_000_000_000
 S = TypeVar("S")
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,7 +78,7 @@ class Taken:
 
 
 class _Last(dict[K, V]):
-    """The rows as they were seen last; the newest sample can be taken back.
+    """The rows as they were seen last; what is new can be taken back.
 
     A server shows a commit a moment before it is on disk. One that is killed in that moment has shown what then never was, and
     told nobody that it was done: so what was seen right before the server went away does not count.
@@ -84,22 +86,21 @@ class _Last(dict[K, V]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._undo: list[tuple[K, V | None]] = []
+        self._undo: deque[tuple[int, K, V | None]] = deque()
 
-    def begin(self) -> None:
-        """A new sample comes: the one before it stands."""
-        self._undo.clear()
-
-    def put(self, key: K, value: V) -> V | None:
+    def put(self, at_ns: int, key: K, value: V) -> V | None:
         """Take a row; return what was there."""
+        while self._undo and self._undo[0][0] < at_ns - _unsure_ns:
+            self._undo.popleft()
         before = self.get(key)
-        self._undo.append((key, before))
-        self[key] = value
+        if before != value:
+            self._undo.append((at_ns, key, before))
+            self[key] = value
         return before
 
     def take_back(self) -> None:
-        """Forget the newest sample."""
-        for key, before in reversed(self._undo):
+        """Forget what is new."""
+        for _, key, before in reversed(self._undo):
             if before is None:
                 del self[key]
             else:
@@ -122,9 +123,8 @@ class ShardBook:
     def observe(self, at_ns: int, rows: Iterable[ShardSeen]) -> None:
         """Take a sample that was received at `at_ns`."""
         commits = False
-        self.last.begin()
         for row in rows:
-            before = self.last.put(row.shard, row)
+            before = self.last.put(at_ns, row.shard, row)
             if before is None:
                 continue
             self._compare(before, row)
@@ -163,19 +163,19 @@ class RowBook:
         self._assigned: _Last[tuple[int, int], tuple[str, int, int]] = _Last()
         self.violations: list[Violation] = []
 
-    def observe(self, workflows: Iterable[WorkflowSeen], nodes: Iterable[NodeSeen], epochs: Mapping[int, int]) -> None:
-        """Take a sample; `epochs` are of the shards, read after it."""
-        for last in (self._workflows, self._nodes, self._assigned):
-            last.begin()
+    def observe(
+        self, at_ns: int, workflows: Iterable[WorkflowSeen], nodes: Iterable[NodeSeen], epochs: Mapping[int, int]
+    ) -> None:
+        """Take a sample that was received at `at_ns`; `epochs` are of the shards, read after it."""
         for row in workflows:
-            before = self._workflows.put(row.workflow, row)
+            before = self._workflows.put(at_ns, row.workflow, row)
             if before is not None and before != row:
                 if row.version <= before.version:
                     self._violate("a version did not go forward", f"{before}, then {row}")
                 if row.status not in _workflows_after[before.status]:
                     self._violate("a workflow's state went back", f"{before}, then {row}")
         for node in nodes:
-            self._look(node, epochs)
+            self._look(at_ns, node, epochs)
 
     @property
     def workflows(self) -> int:
@@ -187,13 +187,13 @@ class RowBook:
         for last in (self._workflows, self._nodes, self._assigned):
             last.take_back()
 
-    def _look(self, row: NodeSeen, epochs: Mapping[int, int]) -> None:
+    def _look(self, at_ns: int, row: NodeSeen, epochs: Mapping[int, int]) -> None:
         key = (row.workflow, row.node, row.instance)
-        before = self._nodes.put(key, row)
+        before = self._nodes.put(at_ns, key, row)
         if row.assignment:
             if epoch_of(row.assignment) > epochs[row.shard]:
                 self._violate("an assignment of an epoch that nobody had", f"{row}; the shard's is {epochs[row.shard]}")
-            other = self._assigned.put((row.shard, row.assignment), key)
+            other = self._assigned.put(at_ns, (row.shard, row.assignment), key)
             if other not in (None, key):
                 self._violate("an assignment id was minted twice", f"{row}, and node {other}")
         if before is None or before == row:

@@ -123,6 +123,14 @@ class Cluster:
         self.schema = ""
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _start(self) -> None:
         self.effects.mkdir()
         self.calls.mkdir()
         await asyncio.to_thread(self.server.start)
@@ -136,7 +144,6 @@ class Cluster:
         self._attend(*self.cast.workers)
         for name in self.cast.workers:
             await self._heard(name, "attached")
-        return self
 
     def load(self) -> None:
         """Start the clients."""

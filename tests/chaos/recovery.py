@@ -1,6 +1,7 @@
 """How long the cluster took to recover from each fault. Pure."""
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +9,15 @@ from typing import Final
 
 from tests.chaos.books import ShardBook
 from tests.chaos.evidence import Inflicted, Key
-from tests.chaos.faults import Kind
+from tests.chaos.faults import Cast, Kind
 from tests.cluster.effects import Effect
 
 _killed: Final = (Kind.KILL_COORDINATOR,)
 _hung: Final = (Kind.HANG_COORDINATOR, Kind.CUT_FROM_DATABASE)
 _workers_gone: Final = (Kind.KILL_WORKER, Kind.HANG_WORKER, Kind.CUT_WORKER)
 _databases_gone: Final = (Kind.KILL_DATABASE, Kind.PAUSE_DATABASE)
-_innocent: Final = frozenset({Kind.KILL_CLIENT, Kind.CUT_CLIENT})
+_rest_ns: Final = 5_000_000_000
+"""For so long after its end a fault may still slow a recovery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Times:
 
 def percentile(values: Sequence[float], share: float) -> float:
     """Return a percentile of sorted values, by the nearest rank."""
-    return values[min(len(values) - 1, max(0, round(share * len(values) + 0.5) - 1))]
+    return values[max(0, math.ceil(share * len(values)) - 1)]
 
 
 class _Collected:
@@ -45,15 +47,19 @@ class _Collected:
         return {what: Times(sorted(found), sorted(self.alone[what])) for what, found in sorted(self.all.items())}
 
 
-def recoveries(faults: Sequence[Inflicted], shards: ShardBook, effects: Sequence[Effect]) -> dict[str, Times]:
+def recoveries(
+    faults: Sequence[Inflicted], cast: Cast, shards: ShardBook, effects: Sequence[Effect]
+) -> dict[str, Times]:
     """Return times by what they are of."""
     collected = _Collected()
-    for fault in faults:
+    # What is done to workers does not slow a takeover, and what is done to clients slows nothing.
+    core = [fault for fault in faults if fault.target in (*cast.coordinators, cast.database)]
+    for fault in core:
         if fault.kind in (*_killed, *_hung):
-            _takeover(fault, faults, shards, collected)
+            _takeover(fault, core, shards, collected)
         elif fault.kind in _databases_gone:
-            _outage(fault, faults, shards, collected)
-    _deaths_of_workers(faults, effects, collected)
+            _outage(fault, core, shards, collected)
+    _deaths_of_workers([fault for fault in faults if fault.target not in cast.clients], effects, collected)
     return collected.times()
 
 
@@ -109,11 +115,7 @@ def _deaths_of_workers(faults: Sequence[Inflicted], effects: Sequence[Effect], c
 
 
 def _alone(fault: Inflicted, faults: Sequence[Inflicted], until_ns: int) -> bool:
-    rest_ns = 5_000_000_000
     return not any(
-        other is not fault
-        and other.kind not in _innocent
-        and other.began_ns <= until_ns
-        and other.ended_ns + rest_ns >= fault.began_ns
+        other is not fault and other.began_ns <= until_ns and other.ended_ns + _rest_ns >= fault.began_ns
         for other in faults
     )

@@ -95,7 +95,7 @@ class Sampler:
             )
         ]
         self._look_at_shards(connection)
-        self.rows.observe(workflows, nodes, {row.shard: row.epoch for row in self.shards.last.values()})
+        self.rows.observe(now_ns(), workflows, nodes, {row.shard: row.epoch for row in self.shards.last.values()})
         self.offset_us = int(_read(connection, "SELECT UNIX_TIMESTAMP(NOW(6)) * 1000000")[0][0]) - now_ns() // 1_000
 
     def _connect(self) -> "Connection[Any]":

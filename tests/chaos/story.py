@@ -90,7 +90,7 @@ async def play(settings: Settings) -> Run:
         timings=timings,
         folder=settings.folder,
         evidence=evidence,
-        times=recoveries(evidence.faults, sampler.shards, evidence.effects),
+        times=recoveries(evidence.faults, cast, sampler.shards, evidence.effects),
         healed_s=healed_s,
         samples=sampler.samples,
         violations=[*stuck, *books, *judge(evidence), *complaints],

@@ -44,12 +44,16 @@ def test_takeovers_and_first_commits_are_kept_with_their_times() -> None:
 
 def test_what_was_shown_right_before_the_server_died_does_not_count() -> None:
     book = ShardBook()
-    book.observe(1, [shard])
-    book.observe(2, [replace(shard, batch_seq=11)])
+    second = 1_000_000_000
+    book.observe(0, [replace(shard, batch_seq=9)])
+    book.observe(1 * second, [shard])
+    book.observe(4 * second, [replace(shard, batch_seq=11)])
+    book.observe(5 * second, [replace(shard, batch_seq=12)])
     book.broke()
-    book.observe(3, [shard])
+    book.observe(6 * second, [shard])
     assert book.violations == []
-    book.observe(4, [replace(shard, batch_seq=9)])
+    book.broke()
+    book.observe(7 * second, [replace(shard, batch_seq=9)])
     assert [violation.law for violation in book.violations] == ["a batch number went back"]
 
 
@@ -65,15 +69,15 @@ def test_what_was_shown_right_before_the_server_died_does_not_count() -> None:
 )
 def test_a_workflow_goes_forward(then: dict[str, Any], law: str | None) -> None:
     book = RowBook()
-    book.observe([workflow], [], epochs)
-    book.observe([replace(workflow, **then)], [], epochs)
+    book.observe(1, [workflow], [], epochs)
+    book.observe(1, [replace(workflow, **then)], [], epochs)
     assert [violation.law for violation in book.violations] == ([law] if law else [])
 
 
 def test_a_workflow_that_has_ended_stays_so() -> None:
     book = RowBook()
-    book.observe([replace(workflow, status=WorkflowStatus.FAILED)], [], epochs)
-    book.observe([replace(workflow, version=4)], [], epochs)
+    book.observe(1, [replace(workflow, status=WorkflowStatus.FAILED)], [], epochs)
+    book.observe(1, [replace(workflow, version=4)], [], epochs)
     assert [violation.law for violation in book.violations] == ["a workflow's state went back"]
 
 
@@ -92,22 +96,22 @@ def test_a_workflow_that_has_ended_stays_so() -> None:
 )
 def test_a_node_goes_forward(then: dict[str, Any], law: str | None) -> None:
     book = RowBook()
-    book.observe([], [node], epochs)
-    book.observe([], [replace(node, **then)], epochs)
+    book.observe(1, [], [node], epochs)
+    book.observe(1, [], [replace(node, **then)], epochs)
     assert [violation.law for violation in book.violations] == ([law] if law else [])
 
 
 def test_a_node_that_has_ended_is_not_touched_again() -> None:
     book = RowBook()
     ended = replace(node, status=NodeStatus.SUCCEEDED)
-    book.observe([], [ended], epochs)
-    book.observe([], [replace(ended, assignment=5 << 32 | 2)], epochs)
+    book.observe(1, [], [ended], epochs)
+    book.observe(1, [], [replace(ended, assignment=5 << 32 | 2)], epochs)
     assert [violation.law for violation in book.violations] == ["a node that had ended was changed"]
 
 
 def test_an_id_that_is_minted_twice_is_seen_even_after_its_first_node_has_another() -> None:
     book = RowBook()
-    book.observe([], [node], epochs)
-    book.observe([], [replace(node, assignment=5 << 32 | 2)], epochs)
-    book.observe([], [replace(node, node=1)], epochs)
+    book.observe(1, [], [node], epochs)
+    book.observe(1, [], [replace(node, assignment=5 << 32 | 2)], epochs)
+    book.observe(1, [], [replace(node, node=1)], epochs)
     assert [violation.law for violation in book.violations] == ["an assignment id was minted twice"]
