@@ -143,6 +143,7 @@ doctored: dict[str, tuple[Callable[[], Evidence], str]] = {
         lambda: with_workflow(status=WorkflowStatus.RUNNING, output=None),
         "a workflow is unfinished",
     ),
+    "a node waits for ever": (lambda: with_node("l", status=NodeStatus.BACKOFF), "a node is unfinished"),
     "a node runs for ever": (lambda: with_node("l", status=NodeStatus.RUNNING), "a node is unfinished"),
     "a workflow fails that should not": (
         lambda: with_workflow(status=WorkflowStatus.FAILED, output=None),
