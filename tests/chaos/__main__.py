@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=5, help="seconds between faults, in the mean (5)")
     parser.add_argument("--rate", type=float, default=6, help="workflows a second (6)")
     parser.add_argument("--report", type=Path, help="a file for the report as JSON")
+    parser.add_argument("--keep", action="store_true", help="keep the logs and journals of a sound run, too")
     parser.add_argument("--loopback", action="store_true", help="no network namespaces, though there could be")
     options = parser.parse_args()
     if options.seconds <= 0 or options.every <= 0 or options.rate <= 0:
@@ -43,7 +44,8 @@ def main() -> int:
             f"the evidence is kept in {folder}; the same faults again: make chaos SECONDS={options.seconds:g} SEED={seed}"
         )
         return 1
-    shutil.rmtree(folder)
+    if not options.keep:
+        shutil.rmtree(folder)
     return 0
 
 

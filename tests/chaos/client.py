@@ -4,6 +4,7 @@ python -m tests.chaos.client      (its settings come from the environment; SIGTE
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -59,14 +60,12 @@ class Load:
         """Begin lives at the rate until told to end; then give those under way a moment."""
         lives: set[asyncio.Task[None]] = set()
         while not over.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._chance.expovariate(self._settings.rate)):
                     await over.wait()
-            except TimeoutError:
-                pass
-            lives = {life for life in lives if not life.done() or life.exception() is not None}
             for life in [life for life in lives if life.done()]:
-                life.result()
+                lives.remove(life)
+                life.result()  # raises what should not have been
             if len(lives) < _lives_max and not over.is_set():
                 lives.add(asyncio.create_task(self._live()))
         if lives:
@@ -79,7 +78,7 @@ class Load:
         self._count += 1
         name = f"{self._settings.name}-{self._count}"
         chance = random.Random(f"{self._settings.seed}/{self._count}")
-        ask = draw(chance, traces=True)
+        ask = draw(chance)
         for _ in range(5):
             if await self._submit("submit", ask, name) is not None:
                 break

@@ -113,23 +113,20 @@ def parents(kind: str) -> Mapping[str, Sequence[str]]:
     return {node: tuple(graph.ids[parent] for parent in graph.parents_of(graph.index[node])) for node in graph.ids}
 
 
-def draw(chance: random.Random, *, traces: bool) -> Ask:
-    """Return a workflow by chance; `traces`: it may be a large one."""
+def draw(chance: random.Random) -> Ask:
+    """Return a workflow by chance."""
     n = chance.randrange(1000)
     # Mostly short, so that much happens; now and then long enough to be running through a fault.
     seconds = round(chance.choice([0.0, 0.02, 0.1, 0.3]) if chance.random() < 0.9 else chance.uniform(1.0, 4.0), 3)
     kind = chance.choices(["chain", "diamond", "fan", "stumble", "fail", "trace"], [30, 30, 20, 10, 4, 1.5])[0]
     base: dict[str, Any] = {"n": n, "seconds": seconds}
-    if kind == "trace" and not traces:
-        kind = "chain"
     if kind == "trace":
         # A trace's nodes pass no values on; its output is that of the definition: how many nodes it has.
         kind = chance.choice(sorted(trace_paths()))
         return Ask(kind, {"n": n}, "SUCCEEDED", len(node_ids(kind)))
     if kind == "fan":
-        items: list[Json] = [chance.randrange(100) for _ in range(_fan_width)]
-        total = sum(int(str(item)) for item in items)
-        return Ask("fan", {"items": items, "seconds": seconds}, "SUCCEEDED", total + _fan_width + 1)
+        items = [chance.randrange(100) for _ in range(_fan_width)]
+        return Ask("fan", {"items": [*items], "seconds": seconds}, "SUCCEEDED", sum(items) + _fan_width + 1)
     if kind == "fail":
         return Ask("fail", {**base, "fails": -1}, "FAILED", 0)
     if kind == "stumble":

@@ -26,6 +26,8 @@ class Times:
 
     all: Sequence[float]
     alone: Sequence[float]
+    worst: str = ""
+    """The fault and what took longest."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -37,14 +39,19 @@ class _Collected:
     def __init__(self) -> None:
         self.all = defaultdict[str, list[float]](list)
         self.alone = defaultdict[str, list[float]](list)
+        self._worst = dict[str, tuple[float, str]]()
 
-    def add(self, what: str, seconds: float, *, alone: bool) -> None:
+    def add(self, what: str, seconds: float, whose: str, *, alone: bool) -> None:
         self.all[what].append(seconds)
+        self._worst[what] = max(self._worst.get(what, (0.0, "")), (seconds, whose))
         if alone:
             self.alone[what].append(seconds)
 
     def times(self) -> dict[str, Times]:
-        return {what: Times(sorted(found), sorted(self.alone[what])) for what, found in sorted(self.all.items())}
+        return {
+            what: Times(sorted(found), sorted(self.alone[what]), self._worst[what][1])
+            for what, found in sorted(self.all.items())
+        }
 
 
 def recoveries(
@@ -79,10 +86,10 @@ def _takeover(fault: Inflicted, faults: Sequence[Inflicted], shards: ShardBook, 
     of = "killed" if fault.kind in _killed else "hung or cut-off"
     end_ns = max(taken_ns.values())
     alone = _alone(fault, faults, end_ns)
-    collected.add(f"{of} coordinator: all its shards taken", (end_ns - fault.began_ns) / 1e9, alone=alone)
+    collected.add(f"{of} coordinator: all its shards taken", (end_ns - fault.began_ns) / 1e9, fault.name, alone=alone)
     if commits_ns:
         first_s = (min(commits_ns) - fault.began_ns) / 1e9
-        collected.add(f"{of} coordinator: first commit on its shards", first_s, alone=alone)
+        collected.add(f"{of} coordinator: first commit on its shards", first_s, fault.name, alone=alone)
 
 
 def _outage(fault: Inflicted, faults: Sequence[Inflicted], shards: ShardBook, collected: _Collected) -> None:
@@ -90,7 +97,7 @@ def _outage(fault: Inflicted, faults: Sequence[Inflicted], shards: ShardBook, co
     commit_ns = next((at_ns for at_ns in shards.commits_ns if at_ns > fault.ended_ns), None)
     if commit_ns is not None:
         alone = _alone(fault, faults, commit_ns)
-        collected.add("database back: first commit", (commit_ns - fault.ended_ns) / 1e9, alone=alone)
+        collected.add("database back: first commit", (commit_ns - fault.ended_ns) / 1e9, fault.name, alone=alone)
 
 
 def _deaths_of_workers(faults: Sequence[Inflicted], effects: Sequence[Effect], collected: _Collected) -> None:
@@ -111,7 +118,8 @@ def _deaths_of_workers(faults: Sequence[Inflicted], effects: Sequence[Effect], c
                 alone = _alone(fault, faults, again.at_ns)
                 of = "killed" if fault.kind == Kind.KILL_WORKER else "hung or cut-off"
                 seconds = (again.at_ns - fault.began_ns) / 1e9
-                collected.add(f"{of} worker: its nodes start elsewhere", seconds, alone=alone)
+                whose = f"{fault.name}, {'/'.join(map(str, first.key))}"
+                collected.add(f"{of} worker: its nodes start elsewhere", seconds, whose, alone=alone)
 
 
 def _alone(fault: Inflicted, faults: Sequence[Inflicted], until_ns: int) -> bool:

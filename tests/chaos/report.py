@@ -60,7 +60,8 @@ class Run:
             "timings_ms": self.timings,
             **self.counts(),
             "recovery_s": {
-                what: {"all": _figures(times.all), "alone": _figures(times.alone)} for what, times in self.times.items()
+                what: {"all": _figures(times.all), "alone": _figures(times.alone), "worst": times.worst}
+                for what, times in self.times.items()
             },
             "healed_s": self.healed_s,
             "samples": self.samples,

@@ -41,8 +41,8 @@ def test_a_takeover_lasts_until_the_last_shard_is_taken_and_the_first_one_commit
     others: list[Inflicted], alone: bool
 ) -> None:
     times = recoveries([fault(Kind.KILL_COORDINATOR, "c1", 10.0, 13.0), *others], everybody, taken_over, [])
-    assert times["killed coordinator: all its shards taken"] == Times([0.4], [0.4] if alone else [])
-    assert times["killed coordinator: first commit on its shards"] == Times([0.6], [0.6] if alone else [])
+    assert times["killed coordinator: all its shards taken"] == Times([0.4], [0.4] if alone else [], "f1")
+    assert times["killed coordinator: first commit on its shards"] == Times([0.6], [0.6] if alone else [], "f1")
 
 
 def test_a_coordinator_that_was_back_before_anybody_took_over_counts_for_nothing() -> None:
@@ -55,7 +55,7 @@ def test_a_lost_workers_node_is_timed_until_it_starts_elsewhere() -> None:
         for at_s, worker in ((9.0, "w1"), (10.6, "w2"))
     ]
     times = recoveries([fault(Kind.KILL_WORKER, "w1", 10.0, 13.0)], everybody, ShardBook(), starts)
-    assert times == {"killed worker: its nodes start elsewhere": Times([0.6], [0.6])}
+    assert times == {"killed worker: its nodes start elsewhere": Times([0.6], [0.6], "f1, f/n/-1")}
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100)])
