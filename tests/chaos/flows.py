@@ -18,8 +18,13 @@ _root: Final = Path(__file__).parents[2]
 _shipped: Final = _root / "examples/wfformat/traces/small.json"
 _found: Final = Path(os.environ.get("MAINSPRING_TRACES", _root.parent / "shared/data/wfinstances"))
 _trace_tasks_max: Final = 400
-_chain_length: Final = 6
+_chains: Final = {"chain": 6, "pulse": 24}
+"""How many nodes they have."""
+_pulse_s: Final = 0.4
+"""How long each node of a pulse takes: so that at any time most shards have work, and its going on tells that they are served."""
 _fan_width: Final = 8
+_shares: Final = {"chain": 30, "diamond": 30, "pulse": 14, "fan": 20, "stumble": 10, "fail": 4, "trace": 1.5}
+"""How often each kind comes, relative to the others."""
 _stumbles: Final = 2
 _soon: Final = Retry(max_attempts=5, initial_ms=100, max_interval_ms=1_000)
 _once: Final = Retry(max_attempts=1)
@@ -44,10 +49,10 @@ def _given(*after: NodeReference, **more: object) -> dict[str, object]:
     return {"values": [one["value"] for one in after], "after": [one["run"] for one in after], **more}
 
 
-def _chain() -> Workflow:
-    flow = Workflow("chain")
+def _chain(name: str, length: int) -> Workflow:
+    flow = Workflow(name)
     last = flow.node("n0", "add", input={"values": [flow.input["n"]], "seconds": flow.input["seconds"]}, retry=_soon)
-    for number in range(1, _chain_length):
+    for number in range(1, length):
         last = flow.node(f"n{number}", "add", input=_given(last, seconds=flow.input["seconds"]), retry=_soon)
     flow.output(last)
     return flow
@@ -96,7 +101,9 @@ def definition(kind: str) -> Definition:
     """Return the definition of a kind."""
     if kind in trace_paths():
         return _trace(trace_paths()[kind])
-    makers = {"chain": _chain, "diamond": _diamond, "fan": _fan, "stumble": _stumble, "fail": _stumble}
+    if kind in _chains:
+        return _chain(kind, _chains[kind]).definition()
+    makers = {"diamond": _diamond, "fan": _fan, "stumble": _stumble, "fail": _stumble}
     return makers[kind]().definition()
 
 
@@ -118,7 +125,7 @@ def draw(chance: random.Random) -> Ask:
     n = chance.randrange(1000)
     # Mostly short, so that much happens; now and then long enough to be running through a fault.
     seconds = round(chance.choice([0.0, 0.02, 0.1, 0.3]) if chance.random() < 0.9 else chance.uniform(1.0, 4.0), 3)
-    kind = chance.choices(["chain", "diamond", "fan", "stumble", "fail", "trace"], [30, 30, 20, 10, 4, 1.5])[0]
+    kind = chance.choices([*_shares], [*_shares.values()])[0]
     base: dict[str, Any] = {"n": n, "seconds": seconds}
     if kind == "trace":
         # A trace's nodes pass no values on; its output is that of the definition: how many nodes it has.
@@ -131,4 +138,6 @@ def draw(chance: random.Random) -> Ask:
         return Ask("fail", {**base, "fails": -1}, "FAILED", 0)
     if kind == "stumble":
         return Ask("stumble", {**base, "fails": chance.randint(1, _stumbles)}, "SUCCEEDED", n + 2)
-    return Ask(kind, base, "SUCCEEDED", n + _chain_length if kind == "chain" else 2 * n + 5)
+    if kind == "pulse":
+        return Ask("pulse", {"n": n, "seconds": _pulse_s}, "SUCCEEDED", n + _chains["pulse"])
+    return Ask(kind, base, "SUCCEEDED", n + _chains["chain"] if kind == "chain" else 2 * n + 5)

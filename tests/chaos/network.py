@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from tests.servers.process import free_port
+from tests.servers.ports import free_port
 
 _answer_s_max: Final = 20.0
 _root: Final = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ few = replace(everybody, coordinators=("c1", "c2"), workers=("w1", "w2"), client
 seed = 36
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)  # the bound for coming to rest is 90 s, and a loaded machine starts processes slowly
 def test_a_short_chaos_is_told_and_breaks_no_law(tmp_path: Path) -> None:
     run = asyncio.run(play(Settings(seed, 10, 2, 4, "mariadb", loopback=True, folder=tmp_path, cast=few)))

@@ -317,7 +317,7 @@ async def test_who_waits_for_a_shard_when_the_term_ends_gets_one_error_and_leave
         reported: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
 
-        async def never(row: Any, post: Any) -> int:
+        async def never(row: Any, post: Any, taken_in: Any) -> int:
             await asyncio.get_running_loop().create_future()
             raise AssertionError
 
