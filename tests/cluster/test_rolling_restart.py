@@ -4,6 +4,8 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from mainspring_client import Client, WorkflowStatus
 from tests.cluster.checks import all_ended, counted_once, started_once
 from tests.cluster.flows import chain, fan
@@ -58,6 +60,7 @@ class Caller:
         assert status is WorkflowStatus.SUCCEEDED
 
 
+@pytest.mark.long
 def test_a_rolling_restart_of_three_coordinators_fails_no_call_and_runs_no_node_twice(
     chosen_url: str, tmp_path: Path
 ) -> None:
