@@ -22,7 +22,7 @@ from mainspring_coordinator.engine.events import (
     ShardTaken,
 )
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.engine.rows import WorkflowInserted
+from mainspring_coordinator.engine.rows import GraceEnded, WorkflowInserted
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.shard_loader import collect_output
 from mainspring_coordinator.store.protocol import StoredNode
@@ -154,6 +154,26 @@ def test_workers_that_do_not_come_back_are_lost_after_the_grace_which_a_takeover
     cluster.rig.attach("w2")
     assert not of(cluster.rig.after(4.8), Assign)
     assert only(cluster.rig.after(0.3), Assign).node_id == "fetch"
+
+
+def test_the_grace_ends_when_all_are_back_so_that_the_next_owner_gives_a_whole_one() -> None:
+    cluster = Cluster(define(nodes))
+    cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    worker = next(iter(cluster.rig.workers.values()))
+    back, cluster.rig.workers = cluster.rig.workers, {}
+    cluster.take_over()
+    assert not rows_of(cluster.rig.effects, GraceEnded), "a worker that has work is waited for"
+    cluster.rig.attach(worker.name, incarnation=worker.incarnation, running=next(iter(back.values())).running)
+    assert len(rows_of(cluster.rig.effects, GraceEnded)) == 1
+    cluster.rig.attach("w2")
+    assert len(rows_of(cluster.rig.effects, GraceEnded)) == 1
+
+
+def test_the_grace_of_a_shard_on_which_nothing_runs_ends_at_once() -> None:
+    rig = Rig(own=False)
+    rig.step(ShardTaken(0, 1, rig.now_us + 9 * SECOND, frozenset(), "e" * 32))
+    assert [row.shard for row in rows_of(rig.step(ShardReady(0)), GraceEnded)] == [0]
 
 
 def test_a_result_from_before_a_takeover_counts_after_it() -> None:

@@ -5,6 +5,7 @@ import pytest
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
+    GraceEnded,
     IncarnationLost,
     MapExpanded,
     NodeChanged,
@@ -283,6 +284,20 @@ def test_a_grace_that_has_not_passed_is_kept_by_the_next_owner(store: Store) -> 
     assert second.grace_until_us == first.grace_until_us
     now_us = one.lock.poll().now_us
     assert now_us < first.grace_until_us <= now_us + 60_000_000
+
+
+def test_a_grace_that_was_ended_is_a_whole_one_for_the_next_owner(store: Store) -> None:
+    one = join(store, me, 0, 1)
+    first = one.lock.take(shard_row(one, 0), me, 1_000_000)
+    assert first is not None
+    one.journal.adopt(first)
+    one.epochs[0] = first.epoch
+    one.commit(GraceEnded(0), GraceEnded(0), GraceEnded(1))
+    assert [shard_row(one, shard).grace_until_us for shard in (0, 1)] == [0, 0]
+    one.commit(GraceEnded(0))
+    second = one.lock.take(shard_row(one, 0), rival, 60_000_000)
+    assert second is not None
+    assert second.grace_until_us > one.lock.poll().now_us + 30_000_000
 
 
 def test_a_grace_from_before_the_servers_clock_went_back_is_not_waited_for(store: Store) -> None:

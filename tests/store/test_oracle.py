@@ -17,6 +17,7 @@ from mainspring_coordinator.engine.rows import (
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
+    GraceEnded,
     IncarnationLost,
     MapExpanded,
     NodeAssigned,
@@ -155,6 +156,7 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         ProgressSaved(shard, name, node, instance, b"at %d" % attempt),
         IncarnationLost(shard, "", f"{run:030d}{node:02d}", "late", 4),
         DeathsRecorded(shard),
+        GraceEnded(shard),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
     return draw(st.sampled_from(others))
@@ -207,13 +209,14 @@ def _step(data: st.DataObject, run: int, version: Callable[[], int]) -> Callable
 
 
 def _submitted_once(rows: list[Row]) -> list[Row]:
-    """Leave out a second submit of an id: the engine answers it from memory. What follows a submit or an event stands after it."""
+    """Leave out a second submit of an id, which the engine answers from memory; what speaks of other rows stands after them."""
     found: dict[str, Row] = {}
     for each in rows:
         if isinstance(each, WorkflowInserted):
             found.setdefault(each.workflow_id, each)
-    rest = [each for each in rows if not isinstance(each, WorkflowInserted | FailoverMarked)]
-    return [*found.values(), *rest, *(each for each in rows if isinstance(each, FailoverMarked))]
+    later = FailoverMarked | ProgressSaved
+    rest = [each for each in rows if not isinstance(each, WorkflowInserted | later)]
+    return [*found.values(), *rest, *(each for each in rows if isinstance(each, later))]
 
 
 def _commit(member: Member, batch_id: bytes, rows: list[Row]) -> Any:

@@ -32,7 +32,7 @@ from mainspring_coordinator.engine.events import (
     WorkerDetached,
     WorkerDraining,
 )
-from mainspring_coordinator.engine.rows import IncarnationLost, ProgressSaved
+from mainspring_coordinator.engine.rows import GraceEnded, IncarnationLost, ProgressSaved
 from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
@@ -194,6 +194,18 @@ def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignme
         state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
 
 
+def end_grace(turn: Turn, shard: ShardState) -> None:
+    """End the grace as soon as nobody is waited for, so that the next owner gives workers a whole one and not what is left of it.
+
+    While somebody is, it stays: takeovers that follow each other must not renew it.
+    """
+    if not shard.ready or turn.state.shards.get(shard.shard) is not shard or shard.grace_until_us <= turn.now_us:
+        return
+    if all(assignment.session for assignment in shard.live.values()):
+        shard.grace_until_us = 0
+        turn.store(GraceEnded(shard.shard))
+
+
 def _lose(turn: Turn, shard: ShardState, incarnation: str, name: str) -> None:
     if incarnation not in shard.lost:
         shard.lost.add(incarnation)
@@ -277,6 +289,7 @@ def _reconcile_in_parts(
                 return
         turn.left -= 1
         turn.emit(Stop(worker.session, shard.shard, shard.epoch, "", number, CancelCause.SUPERSEDED))
+    end_grace(turn, shard)
 
 
 def result(turn: Turn, session: int, item: ResultItem) -> None:

@@ -210,6 +210,14 @@ class DeathsRecorded:
     workflow_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class GraceEnded:
+    """Every worker that had work of the shard when it was taken is there again, or is lost: nobody is waited for any more."""
+
+    shard: int
+    workflow_id: str = ""
+
+
 Row: TypeAlias = (
     PlanSaved
     | WorkflowInserted
@@ -224,4 +232,5 @@ Row: TypeAlias = (
     | FailoverAffected
     | FailoverMarked
     | DeathsRecorded
+    | GraceEnded
 )

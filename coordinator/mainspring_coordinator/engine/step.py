@@ -128,6 +128,7 @@ class Engine:
             shard = state.shards.get(shard_id)
             if shard is not None and shard.ready and shard_id not in state.occupied:
                 self._handle_deferred(turn, shard)
+                fleet.end_grace(turn, shard)
 
     def _handle(self, turn: Turn, event: Event) -> None:
         match event:

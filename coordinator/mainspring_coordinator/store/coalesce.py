@@ -19,6 +19,7 @@ from mainspring_coordinator.engine.rows import (
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
+    GraceEnded,
     IncarnationLost,
     MapExpanded,
     NodeAssigned,
@@ -171,6 +172,7 @@ marked_shape: Final = Shape(
     "failover_events", Mode.UPDATE_IF_THERE, ("event_id",), ("stage", "announced_at_us", "alerted_at_us")
 )
 deaths_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("deaths",))
+grace_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("grace_until_us",))
 
 _Key: TypeAlias = tuple[str, int, int]
 _Folded: TypeAlias = dict[str, Value]
@@ -244,7 +246,9 @@ class _Folding:
             affected_shape: {},
         }
     )
-    last: dict[Shape, dict[Values, Values]] = field(default_factory=lambda: {marked_shape: {}, deaths_shape: {}})
+    last: dict[Shape, dict[Values, Values]] = field(
+        default_factory=lambda: {marked_shape: {}, deaths_shape: {}, grace_shape: {}}
+    )
     """Of these the last row of a key counts."""
 
     @property
@@ -264,6 +268,7 @@ class _Folding:
             FailoverAffected: self._add_affected,
             FailoverMarked: self._add_marked,
             DeathsRecorded: self._add_deaths,
+            GraceEnded: self._add_grace,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -350,6 +355,9 @@ class _Folding:
 
     def _add_deaths(self, row: DeathsRecorded) -> None:
         self.last[deaths_shape][row.shard,] = (row.shard, "")
+
+    def _add_grace(self, row: GraceEnded) -> None:
+        self.last[grace_shape][row.shard,] = (row.shard, 0)
 
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""

@@ -12,6 +12,7 @@ from mainspring_coordinator.engine.rows import (
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
+    GraceEnded,
     IncarnationLost,
     MapExpanded,
     NodeAssigned,
@@ -58,6 +59,8 @@ def apply(tables: MemoryTables, row: Row) -> None:
             tables.attempts.setdefault(key, ended)
         case IncarnationLost():
             tables.lost.setdefault((row.shard, row.incarnation), row.worker)
+        case GraceEnded():
+            tables.shards[row.shard] = replace(tables.shards[row.shard], grace_until_us=0)
         case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():
             _apply_to_record(tables, row)
         case _:
