@@ -58,7 +58,8 @@ class FleetService(FleetServiceServicer):
         self._name = directory.name
         self.accepting = True
         """False: new streams are refused, because this process is about to stop or holds no term."""
-        self._sessions: set[Session] = set()
+        # In the order in which they came, so that they are told in one that a seed repeats.
+        self._sessions: dict[Session, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat_us = min(_beat_us_max, max(_beat_us_min, timings.heartbeat_ms * 1_000 // 4))
         self._beat_at_us = self._clock.now_us()
@@ -115,12 +116,12 @@ class FleetService(FleetServiceServicer):
                 ),
             )
         session = Session(self._surroundings, context)
-        self._sessions.add(session)
+        self._sessions[session] = None
         self._none_left.clear()
         try:
             await session.serve()
         finally:
-            self._sessions.discard(session)
+            self._sessions.pop(session, None)
             if not self._sessions:
                 self._none_left.set()
 

@@ -66,7 +66,7 @@ class Links:
         """See to it that every wanted address is being dialled."""
         if self._closing:
             return
-        for address in self._wanted():
+        for address in sorted(self._wanted()):
             keeper = self._keepers.get(address)
             if keeper is None or keeper.done():
                 task = asyncio.get_running_loop().create_task(self._keep(address), name=f"link to {address}")
