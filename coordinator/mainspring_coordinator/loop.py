@@ -86,7 +86,8 @@ class ControlLoop:
         self._scheduled = False
         self._alarm = Alarm(self._aio, self._schedule)
         self._refused_seen = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        # In the order in which they began, so that they end in one that a seed repeats.
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._flushing: list[asyncio.Future[None]] = []
         self._flushed: list[asyncio.Future[None]] = []
         self._proofs = Proofs()
@@ -478,12 +479,12 @@ class ControlLoop:
 
     def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
         task = self._aio.create_task(coroutine)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._task_done)
         return task
 
     def _task_done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             reason = str(error) if isinstance(error, MainspringError) else repr(error)
             _log.error("task_failed", error=reason, exc_info=error)
