@@ -118,6 +118,9 @@ class Coordinator(FleetServiceServicer):
         self.refusals: list[wire.Goodbye] = []
         """What the next Hellos are answered with."""
         self.answers = True
+        self.welcomes = asyncio.Event()
+        """Cleared: a Hello waits for its Welcome."""
+        self.welcomes.set()
         self.welcome: Mapping[str, Any] = {}
         self.attached: asyncio.Queue[Session] = asyncio.Queue()
         self.hellos: list[wire.Hello] = []
@@ -152,6 +155,7 @@ class Coordinator(FleetServiceServicer):
         if self.refusals:
             await context.write(wire.AttachResponse(seq=1, goodbye=self.refusals.pop(0)))
             return
+        await self.welcomes.wait()
         older = self._current.get(first.hello.incarnation)
         if older is not None and not older.ended.is_set():
             self.replaced += 1

@@ -34,6 +34,7 @@ _log: Final = structlog.get_logger(__name__)
 _noticeable_percent: Final = 5.0
 """A load that moved by less is told with the next heartbeat only."""
 _fatal: Final = frozenset({wire.GOODBYE_REASON_INCOMPATIBLE, wire.GOODBYE_REASON_WRONG_CLUSTER})
+_begins_anew: Final = wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker begins anew")
 
 
 class RefusedError(MainspringError):
@@ -180,7 +181,7 @@ class Worker:
         """This incarnation is lost to the cluster: its work was given to others. Become a new one."""
         self._execution.obey(self._machine.void_all())
         self.incarnation = self._surroundings.name_incarnation()
-        self._links.forget_all(wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker begins anew"))
+        self._links.forget_all(_begins_anew)
 
     # -- stream.Host -------------------------------------------------------------------------------------------------------
 
@@ -205,6 +206,10 @@ class Worker:
 
     def welcomed(self, stream: Stream, welcome: wire.Welcome) -> None:
         """A coordinator took us in."""
+        if stream.said != self.incarnation:
+            # We began anew while it was being opened: nobody may know us by an incarnation that is over beside one that knows the present.
+            stream.close(_begins_anew)
+            return
         if self._cut_off_timer is not None:
             self._cut_off_timer.cancel()
             self._cut_off_timer = None
