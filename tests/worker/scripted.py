@@ -17,6 +17,8 @@ from mainspring_worker.worker import Worker
 
 wait_s = 10.0
 epoch = 1
+_lost = wire.AttachResponse()
+"""Stands for a message that is lost on its way."""
 
 
 class Session:
@@ -32,6 +34,10 @@ class Session:
 
     def say(self, **fields: Any) -> None:
         self._outbox.put_nowait(wire.AttachResponse(**fields))
+
+    def skip(self) -> None:
+        """Lose a message: its number is taken, and it never comes."""
+        self._outbox.put_nowait(_lost)
 
     def drop(self) -> None:
         """End the stream without a word."""
@@ -101,6 +107,8 @@ class Session:
         seq = 0
         while (message := await self._outbox.get()) is not None:
             seq += 1
+            if message is _lost:
+                continue
             message.seq = seq
             await context.write(message)
             if message.HasField("goodbye"):

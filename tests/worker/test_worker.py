@@ -284,6 +284,20 @@ def test_a_lost_incarnation_stops_its_work_and_comes_back_as_a_new_one() -> None
     play(scene)
 
 
+def test_a_message_that_is_missing_ends_the_stream_and_the_next_one_states_what_is_there() -> None:
+    async def scene() -> None:
+        async with coordinators() as [coordinator], running([coordinator.address]):
+            first = await coordinator.session()
+            first.skip()
+            first.assign(1)
+            second = await coordinator.session()
+            assert second.hello.incarnation == first.hello.incarnation
+            await second.message(lambda m: m.inventory)
+            assert not second.results()
+
+    play(scene)
+
+
 def test_a_welcome_of_an_incarnation_that_is_over_is_not_taken() -> None:
     async def scene() -> None:
         async with coordinators(2) as [quick, slow]:

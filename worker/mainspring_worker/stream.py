@@ -135,8 +135,7 @@ class Stream:
         if not isinstance(first, wire.AttachResponse):
             self.failure = f"the stream ended before a welcome, with {(await call.code()).name}"
             return
-        self._take(first)
-        if self.goodbye is not None or not first.HasField("welcome"):
+        if not self._take(first) or self.goodbye is not None or not first.HasField("welcome"):
             self.failure = "" if self.goodbye is not None else "its first message was no welcome"
             call.cancel()
             return
@@ -169,8 +168,7 @@ class Stream:
             message = await call.read()
             if not isinstance(message, wire.AttachResponse):
                 return
-            self._take(message)
-            if self.goodbye is not None:
+            if not self._take(message) or self.goodbye is not None:
                 return
             self._host.received(self, message)
 
@@ -202,8 +200,12 @@ class Stream:
                 # More may have become due while this one was on its way, or have been left out because it was full.
                 self._wake.set()
 
-    def _take(self, message: wire.AttachResponse) -> None:
+    def _take(self, message: wire.AttachResponse) -> bool:
+        """Take note of a message; False if one before it is missing, which only a new stream, with new inventories, can mend."""
         self._heard_at = self._loop.time()
+        if message.seq != self.last_seq_seen + 1:
+            _log.warning("message_missing", address=self.address, seq=message.seq, before=self.last_seq_seen)
+            return False
         self.last_seq_seen = message.seq
         if message.heartbeat.ping:
             # Answered at once, by a heartbeat without a ping: the coordinator measures the round trip by it.
@@ -212,6 +214,7 @@ class Stream:
             self.wake()
         if message.HasField("goodbye"):
             self.goodbye = message.goodbye
+        return True
 
     def _no_welcome(self) -> None:
         self.failure = f"no welcome within {hello_wait_ms_max / 1_000:g} s"
