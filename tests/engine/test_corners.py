@@ -153,6 +153,22 @@ def test_calls_and_inventories_that_wait_for_a_recovery_outlive_its_second_begin
     assert only(rig.step(ShardLost(0)), Answer).code is AnswerCode.NOT_OWNER
 
 
+def test_a_submit_in_the_batch_that_holds_the_end_finds_what_has_ended() -> None:
+    rig = Rig()
+    plan = define([{"id": "a", "executor": "work"}])
+    cut = rig.engine.cut
+    rig.engine.cut = list  # type: ignore[method-assign,assignment]  # one batch goes on
+    rig.submit(plan)
+    rig.cancel()
+    stored = len(rig.rows)
+    again = rig.submit(plan)
+    assert (again.code, again.status, again.created) == (AnswerCode.OK, WorkflowStatus.CANCELLED, False)
+    assert rig.submit(plan, value="another").code is AnswerCode.ALREADY_EXISTS
+    assert len(rig.rows) == stored
+    cut()
+    assert rig.submit(plan).created, "what the database has by now, it finds by itself"
+
+
 def test_no_version_is_told_that_no_row_holds() -> None:
     rig = Rig()
     worker = rig.attach(slots=1)

@@ -67,6 +67,8 @@ def lost(turn: Turn, shard_id: int) -> None:
         worker.reconciled.discard(shard_id)
     for key in [key for key in state.changed if key[0] == shard_id]:
         del state.changed[key]
+    for key in [key for key in state.ended if key[0] == shard_id]:
+        del state.ended[key]
     state.ready.drop_held_back(shard_id)
     state.occupy(shard_id)
     turn.begin(_forget_in_parts(turn, shard))

@@ -215,6 +215,10 @@ class State:
     cached_bytes: int = 0
     changed: dict[WorkflowKey, WorkflowState] = field(default_factory=dict[WorkflowKey, WorkflowState])
     """Workflows touched since the last cut."""
+    ended: dict[WorkflowKey, tuple[bytes, WorkflowStatus]] = field(
+        default_factory=dict[WorkflowKey, tuple[bytes, WorkflowStatus]]
+    )
+    """Workflows that ended since the last cut, with digest and status: until their end is stored, only we know that they were there."""
     cuts: int = 0
     refused_results: int = 0
     """How many late results were refused."""

@@ -93,6 +93,7 @@ class Engine:
         for workflow in self.state.changed.values():
             workflow.touched = []
         self.state.changed.clear()
+        self.state.ended.clear()
         self.state.cuts += 1
         return changes
 

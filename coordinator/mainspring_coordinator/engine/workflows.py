@@ -31,6 +31,13 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
         code = AnswerCode.OK if known.digest == event.digest else AnswerCode.ALREADY_EXISTS
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, known.status, digest=event.digest))
         return
+    ended = turn.state.ended.get((shard.shard, event.workflow_id))
+    if ended is not None:
+        # Inserted anew in the batch that holds its end, it would be found in the database, and its end be left out with the rest.
+        digest, status = ended
+        code = AnswerCode.OK if digest == event.digest else AnswerCode.ALREADY_EXISTS
+        turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, status, digest=event.digest))
+        return
     if len(shard.workflows) >= limits.open_workflows_a_shard_max:
         message = f"shard {shard.shard} has {limits.open_workflows_a_shard_max} open workflows; submit again when some have ended"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
@@ -102,6 +109,7 @@ def _begin_roots(turn: Turn, workflow: WorkflowState) -> Act:
 
 def existed(turn: Turn, shard: ShardState, event: SubmitExisted | WorkflowEvicted) -> None:
     """A workflow leaves memory: the database had it already, or refused its rows."""
+    turn.state.ended.pop((shard.shard, event.workflow_id), None)
     workflow = shard.workflows.get(event.workflow_id)
     if workflow is not None:
         # Nothing of a tentative workflow was ever sent; of an evicted one, its workers state what they have.
@@ -320,6 +328,7 @@ def _end(turn: Turn, workflow: WorkflowState, status: WorkflowStatus, output: by
             workflow.strategy,
         )
     )
+    turn.state.ended[workflow.key] = (workflow.digest, status)
     forget(turn, workflow)
 
 
