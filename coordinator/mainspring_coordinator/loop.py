@@ -430,16 +430,17 @@ class ControlLoop:
         # Those of a shard that was lost in the same write are not among the rows any more.
         inserted = [row for row in batch.rows if isinstance(row, WorkflowInserted) and row.workflow_id in existing]
         found = {row.workflow_id: existing[row.workflow_id] for row in inserted}
+        for row in inserted:
+            if self._holdings.epochs.get(row.shard) == batch.fenced.get(row.shard):
+                one = found[row.workflow_id]
+                self._step(SubmitExisted(row.shard, row.workflow_id, one.digest, one.status))
+        # Only now: a slot that the first of them gave back may have been given to the next one, which is to go as well.
         error = UnavailableError("the workflow's id was being looked up; try again")
         for gathered in (batch, self._gathering):
             # Each answer stays in the batch that it came with, whose proof is not older than its call.
             answers, others = answered(gathered.drop_workflows(set(found)), found)
             gathered.outward += answers
             self._delivery.refuse(others, error)
-        for row in inserted:
-            if self._holdings.epochs.get(row.shard) == batch.fenced.get(row.shard):
-                one = found[row.workflow_id]
-                self._step(SubmitExisted(row.shard, row.workflow_id, one.digest, one.status))
 
     def _evict(self, batch: Gathered, workflow_id: str, reason: str) -> None:
         """The database refused a workflow's rows: its event fails, and the workflow is loaded anew."""

@@ -56,6 +56,27 @@ async def test_what_comes_during_a_commit_shares_the_next_one() -> None:
 
 
 @story
+async def test_a_slot_that_a_submit_of_an_ended_workflow_held_for_a_moment_is_not_given_to_another_such_one() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach(slots=1)
+        names = [rig.name(0, number) for number in range(2)]
+        for number, name in enumerate(names, 1):
+            await rig.submit(one, name)
+            assigned = await outbox.wait_for(Assign, number)
+            rig.loop.post(Results(session, [done(assigned[-1])]))
+            await outbox.wait_for(Ack, number)
+        again = [rig.submit(one, name) for name in names]
+        assert not any([(await caller).created for caller in again])
+        await rig.loop.prove(0)
+        for name in names:
+            stored = rig.store.reader().node(name, 0, -1)
+            assert stored is not None
+            assert stored.status is NodeStatus.SUCCEEDED
+        assert len(outbox.of(Assign)) == 2
+
+
+@story
 async def test_a_database_that_was_away_gets_the_same_batch_again() -> None:
     async with a_loop() as rig:
         await rig.take(0)
