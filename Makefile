@@ -16,7 +16,7 @@ DB ?= mariadb
 EVERY ?= 5
 REPORT ?=
 
-.PHONY: help env demo test test-mysql chaos lint types imports protos verify wheel check bench clean
+.PHONY: help env demo test test-mysql chaos simulate lint types imports protos verify wheel check bench clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ chaos: env  ## Break a cluster of real processes at random under load, and check
 	@.ci/mariadb
 	@.ci/network
 	@$(PY) -m tests.chaos --seconds $(SECONDS) --db $(DB) --every $(EVERY) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
+
+simulate: env  ## Run many simulated clusters (SEED=n RUNS=n EVENTS=n JOBS=n; ARGS=--story tells each event of one)
+	@$(PY) -m tests.simulation --runs $(or $(RUNS),100) --events $(or $(EVENTS),2000) --jobs $(JOBS) \
+	    $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: env  ## Check the style of Python, of the shell scripts' syntax and of the protos
 	@$(PY) -m ruff check

@@ -1,0 +1,214 @@
+"""A coordinator process: the real election, loop and fleet, put together as `app.Coordinator` does."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from mainspring.settings import CoordinatorSettings
+from mainspring.v1 import worker_pb2
+from mainspring_coordinator.election import Election, Vitals
+from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_coordinator.engine.effects import Effect, Ended
+from mainspring_coordinator.epoch import View
+from mainspring_coordinator.fleet import FleetService
+from mainspring_coordinator.loop import ControlLoop
+from mainspring_coordinator.session import FleetTimings
+from mainspring_coordinator.shard_loader import ShardLoader
+from mainspring_coordinator.store.protocol import Journal, ShardRow
+from mainspring_coordinator.writer import Written
+from tests.simulation.database import Server, SimStore
+from tests.simulation.derived import check_engine
+from tests.simulation.process import Process
+from tests.simulation.wire import Context, Wires
+
+
+class Coordinator:
+    """One start of one coordinator."""
+
+    def __init__(
+        self, process: Process, server: Server, wires: Wires, settings: CoordinatorSettings, config: EngineConfig
+    ) -> None:
+        self.process = process
+        self.name = process.name
+        self.store = SimStore(server, process, settings.lock_query_timeout_ms * 1_000)
+        self.stopped = False
+        self._world = process.world
+        self._witness = server.witness
+        self._wires = wires
+        self._settings = settings
+        self._config = config
+        self._known: Sequence[tuple[str, str, str]] = ()
+        self._incarnation = ""
+        self._checks = 0
+        self._draining = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.election: Election
+        self.loop: ControlLoop
+        self.fleet: FleetService
+        process.run_soon(lambda: self._spawn(self._start()))
+
+    async def _start(self) -> None:
+        settings, process = self._settings, self.process
+        self.election = Election(
+            self.store,
+            settings,
+            self,
+            self._vitals,
+            self,
+            grpc_address=self.name,
+            http_address=self.name,
+            clock=process,
+            threads=process,
+            chance=self._world.chance,
+            name_term=self._name_term,
+        )
+        self.loop = ControlLoop(
+            self._config,
+            settings.shards,
+            ShardLoader(self.store.reader(), None),  # type: ignore[arg-type]  # the process runs what executors would
+            now_us=self.election.now_us,
+            fresh=self.election.fresh,
+            new_batch_id=self._new_batch_id,
+            observer=self,
+            give_up=self.election.give_up,
+            clock=process,
+            threads=process,
+        )
+        let_out = self.loop._delivery.let_out
+        self.loop._delivery.let_out = partial(self._let_out, let_out)  # type: ignore[method-assign]  # the one door
+        timings = FleetTimings(
+            settings.heartbeat_interval_ms, settings.failure_detection_timeout_ms, settings.stream_grace_ms
+        )
+        self.fleet = FleetService(self.loop, self.election, "mainspring", timings, version="0", clock=process)
+        self.fleet.accepting = False
+        cluster = await self.election.start()
+        self.loop.shards_total = cluster.shards_total
+        self.fleet.start()
+        self.fleet.accepting = True
+        self._wires.listeners[self.name] = (process, self._take_call)
+
+    async def stop(self) -> None:
+        """Leave in order, as `app.Coordinator.stop` does."""
+        self._draining = True
+        self.election.withdraw()
+        await self.loop.release_shards(list(self.loop.serving))
+        await self.fleet.close()
+        await self.election.stop()
+        self.loop.end_term("the coordinator stops")
+        self.stopped = True
+
+    @property
+    def started(self) -> bool:
+        """Whether its first term has begun."""
+        return self._wires.listeners.get(self.name, (None,))[0] is self.process
+
+    def _name_term(self) -> str:
+        self._incarnation = f"{self._world.chance.getrandbits(128):032x}"
+        return self._incarnation
+
+    def _new_batch_id(self) -> bytes:
+        return self._world.chance.randbytes(16)
+
+    def _let_out(self, let_out: Callable[[Sequence[Effect]], None], effects: Sequence[Effect]) -> None:
+        self._witness.let_out(self.name, self.election.incarnation, effects)
+        self._checks += 1
+        if self._checks % 4 == 0:
+            for law, what in check_engine(self.loop._engine):
+                self._witness.breaks(law, f"{self.name}: {what}")
+        let_out(effects)
+
+    # -- calls -------------------------------------------------------------------------------------------------------------
+
+    def _take_call(self, context: Context) -> None:
+        task = self._spawn(self._serve(context))
+        context.connection.server.on_end = lambda: self._aborted(task)
+
+    async def _serve(self, context: Context) -> None:
+        try:
+            await self.fleet.Attach(None, context)  # type: ignore[arg-type]  # it reads and writes by the context alone
+            context.finish()
+        except grpc.aio.AbortError:
+            pass
+        except asyncio.CancelledError:
+            context.finish(grpc.StatusCode.CANCELLED)
+
+    def _aborted(self, task: "asyncio.Task[Any]") -> None:
+        # gRPC cancels the handler of a call that is over; whether its reader sees the end before is a race.
+        if self._world.chance.random() < 0.5:
+            task.cancel()
+
+    # -- election.Listener -------------------------------------------------------------------------------------------------
+
+    def on_term(self, incarnation: str, journal: Journal) -> None:
+        """See `Listener`."""
+        self._world.tell(self.name, f"term {incarnation[:6]} begins")
+        self.loop.begin_term(journal)
+        self.fleet.accepting = True
+
+    def on_taken(self, row: ShardRow) -> None:
+        """See `Listener`."""
+        self.loop.take_shard(row)
+
+    def on_release_wanted(self, shards: Sequence[int]) -> None:
+        """See `Listener`."""
+        self._spawn(self.loop.release_shards(shards))
+
+    def on_peers(self, view: View) -> None:
+        """See `Listener`."""
+        self.loop.epochs_seen({shard: row.epoch for shard, row in view.shards.items()})
+        live = self.election.coordinators()
+        if live != self._known:
+            self._known = live
+            self.fleet.coordinators_changed()
+
+    def on_term_lost(self, reason: str) -> None:
+        """See `Listener`."""
+        self._world.tell(self.name, f"term is lost: {reason}")
+        self.loop.end_term(reason)
+        if not self._draining:
+            self.fleet.accepting = False
+            self._spawn(self.fleet.dismiss(worker_pb2.GOODBYE_REASON_STEPPING_DOWN, "term lost"))
+
+    def on_tick(self) -> None:
+        """See `Listener`."""
+        if hasattr(self, "loop"):
+            self.loop.tick()
+
+    def _vitals(self) -> Vitals:
+        return Vitals(self.loop.oldest_batch_us(), len(self.fleet.book), self.loop.owned())
+
+    # -- what it measures --------------------------------------------------------------------------------------------------
+
+    def shard_taken(self, seconds: float) -> None:
+        """See `Measures`."""
+
+    def loop_lag(self, seconds: float) -> None:
+        """See `Measures`."""
+
+    def clock_jumped(self, seconds: float) -> None:
+        """See `Measures`."""
+
+    def committed(self, written: Written) -> None:
+        """See `Observer`."""
+
+    def ended(self, effect: Ended) -> None:
+        """See `Observer`."""
+
+    def refused(self, count: int) -> None:
+        """See `Observer`."""
+        self._world.tell(self.name, f"refused {count} results")
+
+    def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
+        task = self.process.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.process.over:
+            self.process.faults.append(f"{self.name}: {error!r}")

@@ -1,0 +1,59 @@
+"""An engine's state against what it is derived from: occupancy, indices, and that everything waits for something that will come."""
+
+from collections.abc import Iterator
+
+from mainspring_coordinator.engine.state import State, WorkflowState
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.step import Engine
+
+_N = NodeStatus
+
+
+def check_engine(engine: Engine) -> Iterator[tuple[int, str]]:
+    """Yield (law, what is wrong)."""
+    state = engine.state
+    live = {(a.shard, a.id): a for shard in state.shards.values() for a in shard.live.values()}
+    held = {key: a for h in state.held.values() for key, a in h.assignments.items()}
+    flows = [flow for shard in state.shards.values() for flow in shard.workflows.values()]
+    if not live == held == {(a.shard, a.id): a for flow in flows for a in flow.live.values()}:
+        yield 6, "the indices of live assignments differ"
+    places = {(a.workflow_id, a.node, a.instance) for a in live.values()}
+    if len(places) != len(live):
+        yield 4, "a node has two live assignments"
+    for worker in state.workers.values():
+        if (worker.session in state.roomy) != (state.room(worker) > 0):
+            yield 6, f"worker {worker.name} has room {state.room(worker)}, and is noted otherwise"
+    if state.cached_bytes != sum(flow.output_bytes for flow in flows):
+        yield 6, "the payloads in memory are counted wrongly"
+    for shard in state.shards.values():
+        # In the midst of a long act of several steps some of it waits for the next of these.
+        if shard.ready and not engine.busy:
+            for flow in shard.workflows.values():
+                if not goes_on(state, flow):
+                    yield 5, f"nothing brings {flow.id} ({flow.status.name}) forward: {list(flow.statuses)}"
+
+
+def goes_on(state: State, flow: WorkflowState) -> bool:
+    """Tell whether every part of a workflow that has begun waits for something that will come."""
+    if flow.status is not WorkflowStatus.RUNNING:
+        return bool(flow.live)
+    waiting = state.ready.items_of(flow.key) + flow.parked
+    live = {(a.node, a.instance) for a in flow.live.values()}
+    return all(_waits(flow, node, waiting, live) for node in range(len(flow.statuses))) and (
+        not flow.parked or bool(flow.loading)
+    )
+
+
+def _waits(flow: WorkflowState, node: int, waiting: list[tuple[int, int]], live: set[tuple[int, int]]) -> bool:
+    status, expanded = flow.statuses[node], flow.maps.get(node)
+    if status == _N.WAITING:
+        return bool(flow.remaining[node]) or (node, -1) in waiting
+    if status == _N.RUNNING and expanded is not None:
+        backing_off = any(at == node for at, _ in flow.retry_at_us)
+        offered = any(at == node and instance != -1 for at, instance in waiting)
+        return bool(expanded.live or expanded.collecting or offered or backing_off)
+    if status == _N.READY:
+        return (node, -1) in waiting
+    if status == _N.BACKOFF:
+        return (node, -1) in flow.retry_at_us
+    return status != _N.RUNNING or (node, -1) in live

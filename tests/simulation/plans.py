@@ -1,0 +1,45 @@
+"""The graphs that clients submit; what their nodes do stands in the workflow's input: `ms`, `fails`, `wide`."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mainspring.definition import definition_from_json
+from mainspring_coordinator.engine.plan import Plan, compile_plan
+
+_retry: Final = {"max_attempts": 3, "initial": "100ms", "max_interval": "500ms"}
+
+
+def _node(name: str, depends_on: Sequence[str] = (), **rest: Any) -> dict[str, Any]:
+    given = {"ms": "${input.ms}", "fails": "${input.fails}", "wide": "${input.wide}"}
+    given |= {f"of_{parent}": f"${{{parent}}}" for parent in depends_on}
+    return {"id": name, "executor": "work", "depends_on": list(depends_on), "input": given, "retry": _retry} | rest
+
+
+def _plan(name: str, nodes: Sequence[dict[str, Any]], **rest: Any) -> Plan:
+    return compile_plan(definition_from_json({"name": name, "nodes": list(nodes), **rest}))
+
+
+_each: Final = {
+    "map": {"over": "${fetch.items}", "max_parallel": 3},
+    "input": {"ms": "${input.ms}", "fails": "${input.fails}", "item": "${item}"},
+}
+
+plans: Final = (
+    _plan("single", [_node("only")]),
+    _plan("chain", [_node("a"), _node("b", ["a"]), _node("c", ["b"]), _node("d", ["c"]), _node("e", ["d"])]),
+    _plan("diamond", [_node("top"), _node("left", ["top"]), _node("right", ["top"]), _node("end", ["left", "right"])]),
+    _plan("fan", [_node("fetch"), _node("each", ["fetch"], **_each), _node("sum", ["each"])]),
+    _plan(
+        "wide",
+        [_node("fetch"), *(_node(f"n{i}", ["fetch"]) for i in range(5)), _node("sum", [f"n{i}" for i in range(5)])],
+    ),
+    _plan(
+        "hasty",
+        [
+            _node("first", timeouts={"start_to_close": "300ms"}),
+            _node("maybe", ["first"], allow_failure=True, retry={"max_attempts": 2, "initial": "50ms"}),
+            _node("last", ["maybe"], timeouts={"schedule_to_start": "20s"}),
+        ],
+        timeout="30s",
+    ),
+)

@@ -1,0 +1,326 @@
+"""Holds a run to the laws of DESIGN: what is committed, and in what order after what; what leaves a coordinator, and when.
+
+It keeps its own account of the database, row by row as it is committed, and compares with nothing that the project itself believes.
+A law that is broken is noted, with its number, and ends the run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mainspring.ids import epoch_of
+from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Changed, Disposition, Effect, Ended
+from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.rows import (
+    IncarnationLost,
+    MapExpanded,
+    NodeAssigned,
+    NodeChanged,
+    WorkflowInserted,
+    WorkflowUpdated,
+)
+from mainspring_coordinator.engine.status import (
+    NodeStatus,
+    WorkflowStatus,
+    node_terminal,
+    node_transitions,
+    workflow_terminal,
+    workflow_transitions,
+)
+from mainspring_coordinator.store.protocol import Batch, Committed, ShardRow
+from tests.simulation.world import World
+
+_N = NodeStatus
+_results = frozenset({_N.SUCCEEDED, _N.FAILED, _N.BACKOFF})
+_reachable = {
+    status: after | (node_transitions[_N.READY] if _N.READY in after else frozenset())
+    for status, after in node_transitions.items()
+}
+"""READY is not always stored: a node may have passed through it between two rows."""
+
+Place = tuple[str, int, int]
+
+
+@dataclass(slots=True)
+class Node:
+    """A node as its rows have it."""
+
+    status: NodeStatus = NodeStatus.WAITING
+    attempt: int = 0
+    assignment: int = 0
+    incarnation: str = ""
+
+
+@dataclass(slots=True)
+class Flow:
+    """A workflow as its rows have it."""
+
+    shard: int
+    digest: bytes
+    status: WorkflowStatus = WorkflowStatus.RUNNING
+    version: int = 1
+    output: bytes | None = None
+
+
+class Witness:
+    """Of one run."""
+
+    def __init__(self, world: World, lease_us: int) -> None:
+        self._world = world
+        self._lease_us = lease_us
+        self.broken: list[str] = []
+        self.flows: dict[str, Flow] = {}
+        self.nodes: dict[Place, Node] = {}
+        self.plans: dict[str, Plan] = {}
+        """By workflow, what its clients submit."""
+        self.acknowledged: set[str] = set()
+        self.takeovers = 0
+        """Shards that changed hands without having been given up."""
+        self.handovers = 0
+        self._minted: dict[tuple[int, int], Place] = {}
+        self._closed: set[tuple[int, int]] = set()
+        self._refused: set[tuple[int, int]] = set()
+        self._lost: dict[tuple[int, str], int] = {}
+        """By (shard, incarnation of a worker): the epoch whose owner declared it lost."""
+        self._epochs: dict[int, int] = {}
+        self._renewed_us: dict[str, int] = {}
+        self._stated: dict[tuple[object, int], int] = {}
+        """By (process of a worker, shard): the highest epoch that it has stated."""
+        self._runs: list[tuple[int, int]] = []
+        """By number: the (shard, id) that code was started for."""
+
+    def breaks(self, law: int, what: str) -> None:
+        """Note that a law is broken."""
+        self._world.tell("LAW", f"{law} is broken: {what}")
+        self.broken.append(f"law {law}: {what}")
+
+    def hold(self, true: object, law: int, what: str) -> None:
+        """Note that a law is broken unless this is true."""
+        if not true:
+            self.breaks(law, what)
+
+    # -- ownership ---------------------------------------------------------------------------------------------------------
+
+    def took(self, before: ShardRow, after: ShardRow) -> None:
+        """A shard got another owner."""
+        self.hold(after.epoch > self._epochs.get(after.shard, 0), 3, f"the epoch of shard {after.shard} does not rise")
+        self._epochs[after.shard] = after.epoch
+        self.takeovers += before.holder is not None
+        self.handovers += before.holder is None and before.epoch > 0
+
+    def renewed(self, incarnation: str, sent_us: int) -> None:
+        """A lease was renewed, and its holder knows."""
+        self._renewed_us[incarnation] = sent_us
+
+    # -- commits -----------------------------------------------------------------------------------------------------------
+
+    def committed(self, incarnation: str, batch: Batch, committed: Committed, before: Mapping[int, ShardRow]) -> None:
+        """A batch was committed by an incarnation, over fence rows that were so before it."""
+        for shard, epoch in batch.epochs.items():
+            fence = before[shard]
+            if fence.epoch != epoch or fence.holder != incarnation or self._epochs[shard] != epoch:
+                self.breaks(3, f"a commit under epoch {epoch} of shard {shard}, which is at {fence.epoch}")
+        ended = {name for name in {row.workflow_id for row in batch.rows} if self._has_ended(name)}
+        for row in batch.rows:
+            if row.workflow_id in committed.existing:
+                continue
+            self.hold(row.shard in batch.epochs, 3, f"a row of shard {row.shard} that nothing fences")
+            match row:
+                case WorkflowInserted():
+                    self._inserted(row)
+                case WorkflowUpdated():
+                    self._updated(row)
+                case NodeAssigned():
+                    self._assigned(row, batch.epochs[row.shard])
+                case NodeChanged():
+                    self._changed(row)
+                case MapExpanded():
+                    self.nodes[row.workflow_id, row.node, -1] = Node(_N.RUNNING)
+                case IncarnationLost():
+                    self._lost[row.shard, row.incarnation] = batch.epochs[row.shard]
+                case _:
+                    continue
+            self.hold(row.workflow_id not in ended, 4, f"{row.workflow_id} had ended, and changes")
+
+    def _has_ended(self, name: str) -> bool:
+        flow = self.flows.get(name)
+        return flow is not None and flow.status in workflow_terminal
+
+    def _inserted(self, row: WorkflowInserted) -> None:
+        self.hold(row.workflow_id not in self.flows, 1, f"{row.workflow_id} is inserted twice")
+        self.flows[row.workflow_id] = Flow(row.shard, row.digest)
+
+    def _updated(self, row: WorkflowUpdated) -> None:
+        flow = self.flows[row.workflow_id]
+        allowed = row.status in workflow_transitions[flow.status] or (
+            # One that ends in the batch in which it began to: one row says both.
+            row.status in workflow_terminal and flow.status is WorkflowStatus.RUNNING
+        )
+        self.hold(allowed, 4, f"{row.workflow_id} goes from {flow.status.name} to {row.status.name}")
+        self.hold(row.version >= flow.version, 4, f"{row.workflow_id} goes back to version {row.version}")
+        flow.status, flow.version, flow.output = row.status, row.version, row.output
+
+    def _assigned(self, row: NodeAssigned, epoch: int) -> None:
+        place = (row.workflow_id, row.node, row.instance)
+        key = (row.shard, row.assignment)
+        node = self.nodes.setdefault(place, Node())
+        flow = self.flows[row.workflow_id]
+        self.hold(epoch_of(row.assignment) == epoch, 4, f"assignment {key} is minted by epoch {epoch}")
+        self.hold(key not in self._minted, 4, f"assignment {key} is minted twice")
+        self.hold(flow.status is WorkflowStatus.RUNNING, 1, f"{place} is assigned, though it is {flow.status.name}")
+        self.hold(_N.RUNNING in _reachable[node.status], 4, f"{place} is assigned, though it is {node.status.name}")
+        lost = self._lost.get((row.shard, row.incarnation))
+        self.hold(lost != epoch, 10, f"{place} is assigned to an incarnation that its owner declared lost")
+        self._parents_ended(row.workflow_id, row.node, "is assigned")
+        self._minted[key] = place
+        node.status, node.attempt, node.assignment = _N.RUNNING, row.attempt, row.assignment
+        node.incarnation = row.incarnation
+        self._seen(flow, row.version)
+
+    def _changed(self, row: NodeChanged) -> None:
+        place = (row.workflow_id, row.node, row.instance)
+        node = self.nodes.setdefault(place, Node())
+        flow = self.flows[row.workflow_id]
+        what = f"{place} goes from {node.status.name} to {row.status.name}"
+        self.hold(row.status in _reachable[node.status], 4, what)
+        self._seen(flow, row.version)
+        ran = node.status in (_N.RUNNING, _N.CANCELLING) and node.assignment
+        node.status = row.status
+        if not ran or row.status is _N.CANCELLING:
+            return
+        key = (flow.shard, node.assignment)
+        self.hold(key not in self._closed, 4, f"the end of {key} counts twice")
+        self._closed.add(key)
+        if row.status is _N.SUCCEEDED and row.output is not None:
+            run = self._runs[orjson.loads(row.output)["run"]]
+            self.hold(run == key, 4, f"{place} gets a result of {run}, though {key} is current")
+            self.hold(run not in self._refused, 4, f"the result of {run} was refused, and is recorded")
+
+    def _seen(self, flow: Flow, version: int) -> None:
+        self.hold(version >= flow.version, 4, f"version {version} comes after {flow.version}")
+        flow.version = max(flow.version, version)
+
+    def _parents_ended(self, name: str, node: int, act: str) -> None:
+        plan = self.plans[name]
+        for parent in plan.graph.parents_of(node):
+            row = self.nodes.get((name, parent, -1))
+            over = row is not None and row.status in (_N.SUCCEEDED, _N.FAILED)
+            self.hold(over, 4, f"node {node} of {name} {act} before node {parent} has ended")
+
+    # -- what leaves a coordinator -----------------------------------------------------------------------------------------
+
+    def let_out(self, who: str, incarnation: str, effects: Sequence[Effect]) -> None:
+        """A coordinator lets effects out now."""
+        if effects:
+            age_us = self._world.now_us - self._renewed_us.get(incarnation, 0)
+            # Its clock may be slow by a hundredth.
+            self.hold(age_us <= self._lease_us * 1.02, 3, f"{who} speaks {age_us} us after its lease was renewed")
+        for effect in effects:
+            match effect:
+                case Assign():
+                    key = (effect.shard, effect.assignment)
+                    self.hold(key in self._minted, 2, f"assignment {key} leaves before it is committed")
+                case Ack():
+                    self._acked(effect)
+                case Ended():
+                    flow = self.flows.get(effect.workflow_id)
+                    ended = flow is not None and flow.status is effect.status
+                    self.hold(ended, 2, f"the end of {effect.workflow_id} is told before it is committed")
+                case Changed():
+                    flow = self.flows.get(effect.workflow_id)
+                    there = flow is not None and flow.version >= effect.version
+                    self.hold(there, 2, f"version {effect.version} of {effect.workflow_id} is told before its commit")
+                case _:
+                    pass
+
+    def _acked(self, ack: Ack) -> None:
+        key = (ack.shard, ack.assignment)
+        if ack.disposition is Disposition.RECORDED:
+            self.hold(key in self._closed, 1, f"the result of {key} is acknowledged before it is committed")
+        elif ack.disposition is Disposition.STALE:
+            self._refused.add(key)
+            place = self._minted.get(key)
+            node = self.nodes[place] if place is not None else None
+            current = node is not None and node.assignment == ack.assignment and node.status is _N.RUNNING
+            self.hold(not current, 4, f"the result of {key} is refused, though it is current")
+
+    # -- what clients learn ------------------------------------------------------------------------------------------------
+
+    def submitted(self, name: str, digest: bytes, answer: Answer) -> None:
+        """A submit was answered."""
+        flow = self.flows.get(name)
+        if answer.code is AnswerCode.OK:
+            self.hold(flow is not None and flow.digest == digest, 1, f"{name} is acknowledged before it is committed")
+            self.acknowledged.add(name)
+        elif answer.code is AnswerCode.ALREADY_EXISTS:
+            self.hold(flow is not None and flow.digest != digest, 2, f"{name} is refused as another one's, and is not")
+
+    def cancelled(self, name: str, open_before: bool, answer: Answer) -> None:
+        """A cancel was answered; `open_before`: the workflow was open when it was asked for."""
+        flow = self.flows.get(name)
+        if answer.code is AnswerCode.OK:
+            stops = flow is not None and flow.status is not WorkflowStatus.RUNNING
+            self.hold(stops, 1, f"the cancel of {name} is acknowledged before it is committed")
+        elif answer.code is AnswerCode.NOT_FOUND:
+            missing = not open_before or self._has_ended(name)
+            self.hold(missing, 2, f"a cancel finds no {name}, which is open")
+
+    def version_of(self, name: str) -> int:
+        """Return the version of an open workflow, 0 if it is not open."""
+        flow = self.flows.get(name)
+        return flow.version if flow is not None and flow.status not in workflow_terminal else 0
+
+    def read(self, name: str, version_before: int, answer: Answer) -> None:
+        """A read was answered; `version_before` was committed when it was asked for."""
+        if answer.code is AnswerCode.OK and answer.view is not None:
+            flow, version = self.flows.get(name), answer.view.version
+            self.hold(flow is not None and version <= flow.version, 2, f"a read sees {name} before its commit")
+            self.hold(version >= version_before, 2, f"a read sees {name} at {version}, which was at {version_before}")
+        elif answer.code is AnswerCode.NOT_FOUND:
+            missing = not version_before or self._has_ended(name)
+            self.hold(missing, 2, f"a read finds no {name}, which is open")
+
+    # -- what workers do ---------------------------------------------------------------------------------------------------
+
+    def stated(self, worker: object, shard: int, epoch: int) -> None:
+        """A worker states what it has of a shard, under an epoch."""
+        self._stated[worker, shard] = max(epoch, self._stated.get((worker, shard), 0))
+
+    def sent(self, keys: Sequence[tuple[int, int]]) -> None:
+        """A coordinator's stream sends assignments."""
+        for key in keys:
+            self.hold(key in self._minted, 2, f"assignment {key} is sent before it is committed")
+
+    def started(self, worker: object, shard: int, assignment: int, epoch: int, running: int, slots: int) -> int:
+        """A worker starts the code of an assignment that was sent under an epoch; returns the number of this run."""
+        stated = self._stated.get((worker, shard), 0)
+        self.hold(epoch >= stated, 11, f"({shard}, {assignment}) of epoch {epoch} is started after {stated} was stated")
+        place = self._minted.get((shard, assignment))
+        self.hold(place is not None, 2, f"({shard}, {assignment}) is started, though it was never committed")
+        self.hold(running <= slots, 6, f"{running} attempts run on {slots} slots")
+        if place is not None:
+            self._parents_ended(place[0], place[1], "starts")
+        self._runs.append((shard, assignment))
+        return len(self._runs) - 1
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    def unfinished(self) -> list[str]:
+        """Return the workflows that have not ended."""
+        return [name for name, flow in self.flows.items() if flow.status not in workflow_terminal]
+
+    def agrees_with(self, workflows: Mapping[str, Any], nodes: Mapping[Place, Any]) -> None:
+        """Hold the database against the account, at the end."""
+        for name in self.acknowledged:
+            self.hold(name in workflows, 1, f"{name} was acknowledged, and is not there")
+        for name, flow in self.flows.items():
+            stored = workflows.get(name)
+            same = stored is not None and stored.status is flow.status
+            self.hold(same, 1, f"{name} is not in the database as it was committed")
+        for place, node in self.nodes.items():
+            stored = nodes.get(place)
+            self.hold(stored is None or stored.status is node.status, 1, f"{place} is not as it was committed")
+            over = node.status in node_terminal or self.flows[place[0]].status in workflow_terminal
+            self.hold(over, 5, f"{place} is left {node.status.name}")
