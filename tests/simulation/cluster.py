@@ -57,7 +57,7 @@ class Cluster:
     def _sent(self, process: Process, message: wire.AttachRequest | wire.AttachResponse) -> None:
         if isinstance(message, wire.AttachRequest):
             for item in message.inventory:
-                self.witness.stated(process, item.shard, item.epoch)
+                self.witness.stated(process, item.shard, item.epoch, item.running)
         else:
             self.witness.sent([(item.shard, item.id) for item in message.assignments])
             if message.credit_seq:

@@ -4,7 +4,7 @@ It keeps its own account of the database, row by row as it is committed, and com
 A law that is broken is noted, with its number, and ends the run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,8 @@ class Witness:
         self._renewed_us: dict[str, int] = {}
         self._stated: dict[tuple[object, int], int] = {}
         """By (process of a worker, shard): the highest epoch that it has stated."""
+        self._running: set[tuple[object, int, int]] = set()
+        """(Process of a worker, shard, id) that it has stated to run."""
         self._runs: list[tuple[int, int]] = []
         """By number: the (shard, id) that code was started for."""
 
@@ -284,8 +286,9 @@ class Witness:
 
     # -- what workers do ---------------------------------------------------------------------------------------------------
 
-    def stated(self, worker: object, shard: int, epoch: int) -> None:
-        """A worker states what it has of a shard, under an epoch."""
+    def stated(self, worker: object, shard: int, epoch: int, running: Iterable[int]) -> None:
+        """A worker states what it has of a shard, under an epoch; what it says to run counts as started."""
+        self._running.update((worker, shard, number) for number in running)
         self._stated[worker, shard] = max(epoch, self._stated.get((worker, shard), 0))
 
     def sent(self, keys: Sequence[tuple[int, int]]) -> None:
@@ -296,7 +299,8 @@ class Witness:
     def started(self, worker: object, shard: int, assignment: int, epoch: int, running: int, slots: int) -> int:
         """A worker starts the code of an assignment that was sent under an epoch; returns the number of this run."""
         stated = self._stated.get((worker, shard), 0)
-        self.hold(epoch >= stated, 11, f"({shard}, {assignment}) of epoch {epoch} is started after {stated} was stated")
+        promised = epoch < stated and (worker, shard, assignment) not in self._running
+        self.hold(not promised, 11, f"({shard}, {assignment}) of epoch {epoch} is started after {stated} was stated")
         place = self._minted.get((shard, assignment))
         self.hold(place is not None, 2, f"({shard}, {assignment}) is started, though it was never committed")
         self.hold(running <= slots, 6, f"{running} attempts run on {slots} slots")
