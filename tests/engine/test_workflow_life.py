@@ -13,6 +13,7 @@ from mainspring_coordinator.engine.rows import (
     NodeAssigned,
     NodeChanged,
     PlanSaved,
+    ProgressSaved,
     WorkflowInserted,
     WorkflowUpdated,
 )
@@ -257,6 +258,11 @@ def test_progress_is_kept_for_the_next_attempt() -> None:
     assign = rig.running()[0][1]
     assert assign.progress is None
     rig.step(ProgressReported(worker.session, 0, assign.assignment, b'{"at":3}'))
+    view = rig.read().view
+    assert view is not None
+    assert [row.version for row in rows_of(rig.effects, ProgressSaved)] == [view.version], (
+        "a successor knows the rows alone"
+    )
     rig.fail("a")
     assert only(rig.after(5), Assign).progress == b'{"at":3}'
 

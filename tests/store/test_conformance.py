@@ -52,7 +52,7 @@ def test_a_workflow_is_read_back_as_it_was_written(store: Store) -> None:
 def test_a_node_keeps_its_latest_attempt_only(store: Store) -> None:
     member = join(store, me, 0)
     member.commit(workflow("w"), assigned("w", 0))
-    member.commit(ProgressSaved(0, "w", 0, -1, b'{"done": 3}'))
+    member.commit(ProgressSaved(0, "w", 0, -1, 3, b'{"done": 3}'))
     failure = b'{"type": "E"}'
     member.commit(
         NodeChanged(0, "w", 0, -1, 3, NodeStatus.BACKOFF, 1, None, failure, 20, 9, 25, 0),
@@ -366,9 +366,18 @@ def test_an_attempt_that_is_stored_twice_stays_as_it_was(store: Store) -> None:
     assert store.reader().attempts("w", 1) == []
 
 
+def test_progress_raises_the_version_that_is_stored(store: Store) -> None:
+    member = join(store, me, 0)
+    member.commit(workflow("w"), assigned("w", 0))
+    member.commit(ProgressSaved(0, "w", 0, -1, 9, b"1"))
+    stored = store.reader().workflow("w")
+    assert stored is not None
+    assert stored.version == 9
+
+
 def test_progress_of_a_node_without_a_row_makes_none(store: Store) -> None:
     member = join(store, me, 0)
-    member.commit(ProgressSaved(0, "w", 0, -1, b"{}"))
+    member.commit(ProgressSaved(0, "w", 0, -1, 2, b"{}"))
     assert store.reader().nodes_of(["w"]) == []
 
 

@@ -153,7 +153,7 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         PlanSaved(shard, name, plan_hash(run, node), b"definition" * attempt),
         MapExpanded(shard, name, node, version(), attempt, 9),
         AttemptEnded(shard, name, node, instance, attempt, "one", 1, 2, 3, b"{}"),
-        ProgressSaved(shard, name, node, instance, b"at %d" % attempt),
+        ProgressSaved(shard, name, node, instance, version(), b"at %d" % attempt),
         IncarnationLost(shard, "", f"{run:030d}{node:02d}", "late", 4),
         DeathsRecorded(shard),
         GraceEnded(shard),

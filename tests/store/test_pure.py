@@ -57,9 +57,9 @@ def test_a_change_after_an_assignment_keeps_what_it_does_not_say() -> None:
 
 
 def test_progress_joins_the_row_that_is_written_anyway() -> None:
-    (alone,) = coalesce([ProgressSaved(0, "w", 0, -1, b"1")])
+    (alone,) = coalesce([ProgressSaved(0, "w", 0, -1, 1, b"1")])
     assert alone.shape == progress_shape
-    (joined,) = coalesce([ProgressSaved(0, "w", 0, -1, b"1"), MapExpanded(0, "w", 0, 2, 3, 4)])
+    (joined,) = coalesce([ProgressSaved(0, "w", 0, -1, 1, b"1"), MapExpanded(0, "w", 0, 2, 3, 4)])
     values = dict(zip((*joined.shape.keys, *joined.shape.columns), joined.rows[0], strict=True))
     assert (values["progress"], values["width"]) == (b"1", 3)
 

@@ -353,8 +353,9 @@ def progress(turn: Turn, shard: ShardState, event: ProgressReported) -> None:
     if workflow.status is not WorkflowStatus.RUNNING:
         return
     workflow.progress[assignment.node, assignment.instance] = event.details
-    turn.state.touch(workflow, assignment.node, assignment.instance)
-    turn.store(ProgressSaved(shard.shard, workflow.id, assignment.node, assignment.instance, event.details))
+    node, instance = assignment.node, assignment.instance
+    version = turn.state.touch(workflow, node, instance)
+    turn.store(ProgressSaved(shard.shard, workflow.id, node, instance, version, event.details))
 
 
 def credit(turn: Turn, event: CreditSet) -> None:

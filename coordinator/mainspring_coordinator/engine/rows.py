@@ -134,6 +134,7 @@ class ProgressSaved:
     workflow_id: str
     node: int
     instance: int
+    version: int
     progress: bytes
 
 

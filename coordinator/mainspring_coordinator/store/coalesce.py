@@ -139,7 +139,7 @@ inserted_shape: Final = Shape("workflows", Mode.INSERT, ("workflow_id",), _inser
 updated_shape: Final = Shape("workflows", Mode.UPDATE, ("workflow_id",), _updated_columns)
 assigned_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _assigned_columns, _assigned_resets)
 changed_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _changed_columns)
-progress_shape: Final = Shape("nodes", Mode.UPDATE_IF_THERE, _node_keys, ("progress",))
+progress_shape: Final = Shape("nodes", Mode.UPDATE_IF_THERE, _node_keys, ("progress", "version"))
 attempt_shape: Final = Shape(
     "attempts",
     Mode.INSERT_ONCE,
@@ -289,7 +289,7 @@ class _Folding:
         self._merge((row.workflow_id, row.node, -1), values)
 
     def _add_progress(self, row: ProgressSaved) -> None:
-        self._merge((row.workflow_id, row.node, row.instance), {"progress": row.progress})
+        self._merge((row.workflow_id, row.node, row.instance), {"progress": row.progress, "version": row.version})
 
     def _merge(self, key: _Key, values: _Folded) -> None:
         before = self.nodes.get(key)
@@ -391,7 +391,7 @@ class _Folding:
                 assert isinstance(row, dict)
                 shape = (
                     progress_shape
-                    if row.keys() == {"progress"}
+                    if row.keys() == {"progress", "version"}
                     else Shape("nodes", Mode.UPSERT, _node_keys, tuple(sorted(row)))
                 )
                 folded.setdefault(shape, []).append((*key, *(row[column] for column in shape.columns)))

@@ -87,7 +87,7 @@ def _apply_to_node(tables: MemoryTables, row: NodeAssigned | NodeChanged | MapEx
     match row:
         case ProgressSaved():
             if key in tables.nodes:
-                tables.nodes[key] = replace(tables.nodes[key], progress=row.progress)
+                tables.nodes[key] = replace(tables.nodes[key], progress=row.progress, version=row.version)
             return
         case MapExpanded():
             before = tables.nodes.get(key) or _new_node(key)
