@@ -171,7 +171,7 @@ class CoordinatorSettings(_Instance):
     )
     redis_url: str | None = declare(
         "REDIS_URL",
-        "the cache of results",
+        "the cache of results; taken, and without effect in this version",
         None,
         allowed="`redis://host:6379`, `rediss://…`, `unix://…`",
         shown="none",
@@ -195,7 +195,7 @@ class CoordinatorSettings(_Instance):
     )
     assignment_strategy: Strategy = declare(
         "ASSIGNMENT_STRATEGY",
-        "how a worker is chosen, for workflows and nodes that name no strategy",
+        "how a worker is chosen; in this version `load-balanced`, `round-robin` and `capability`",
         "load-balanced",
         allowed="`load-balanced`, `round-robin`, `capability`, `locality`, `affinity`, `dynamic`",
     )
@@ -255,7 +255,11 @@ class CoordinatorSettings(_Instance):
         "FAILOVER_WEBHOOK_SECRET", "signs these POSTs", None, allowed="any text", shown="none", secret=True
     )
     retention_days: int = declare(
-        "RETENTION_DAYS", "days that ended workflows are kept; 0: for ever", 0, low=0, high=36_500
+        "RETENTION_DAYS",
+        "days that ended workflows are kept; 0: for ever; taken, and without effect in this version",
+        0,
+        low=0,
+        high=36_500,
     )
     cluster_name: str = declare(
         "CLUSTER_NAME",

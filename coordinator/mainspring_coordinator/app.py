@@ -69,6 +69,12 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
     )
 
 
+def without_effect(settings: CoordinatorSettings) -> Sequence[str]:
+    """Return the settings that are set and that only a later version will obey."""
+    later = {"REDIS_URL": settings.redis_url, "RETENTION_DAYS": settings.retention_days}
+    return [name for name, value in later.items() if value]
+
+
 class Coordinator:
     """Implements `election.Listener` and `probes.Probed`."""
 
@@ -78,6 +84,7 @@ class Coordinator:
         gc.freeze()  # what is imported stays
         gc.set_threshold(*_collect_after)
         self._settings = settings
+        self._engine_config = engine_config(settings)
         self._store = open_store(
             settings.database_url,
             lock_timeout_ms=settings.lock_timeout_ms,
@@ -121,6 +128,10 @@ class Coordinator:
     async def start(self) -> None:
         """Begin; return when the first term has begun and calls are served. Raises as `Election.start`."""
         settings = self._settings
+        for name in without_effect(settings):
+            _log.warning(
+                "setting_without_effect", setting=name, action="this version takes it and does nothing with it"
+            )
         await self._probes.start()
         self._election = Election(
             self._store,
@@ -133,7 +144,7 @@ class Coordinator:
         )
         loader = ShardLoader(self._store.reader(), self._threads)
         self._loop = ControlLoop(
-            engine_config(settings),
+            self._engine_config,
             settings.shards,
             loader,
             now_us=self._election.now_us,

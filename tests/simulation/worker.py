@@ -50,6 +50,7 @@ class SimWorker:
             dial=lambda address, _keepalive: self._wires.dial(self.process, address),  # type: ignore[arg-type,return-value]
             usage=Idle(),
             chance=chance,
+            elapsed_s=self.process.time,
             name_incarnation=lambda: f"{chance.getrandbits(128):032x}",
         )
         self.worker = Worker(self.config, self._executors(), surroundings=surroundings)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Never
 
@@ -30,7 +31,7 @@ class Bench:
         executors = {function.__name__: describe(function, function.__name__) for function in functions}
         executors |= {name: registry[name] for name in processes}
         self.pool = ProcessPool([crashing_tasks.__name__], 2)
-        self.runner = Runner(executors, slots, self._ended, self.pool)
+        self.runner = Runner(executors, slots, self._ended, self.pool, time.perf_counter)
         self.ends: list[tuple[int, Ended]] = []
         self.reports: list[bytes] = []
         self._changed = asyncio.Event()

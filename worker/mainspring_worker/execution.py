@@ -34,8 +34,9 @@ class Execution:
         *,
         on_ended: EndedListener,
         changed: Callable[[], None],
+        elapsed_s: Callable[[], float],
     ) -> None:
-        """`changed` is called when an attempt has ended and the machine knows it."""
+        """`changed` is called when an attempt has ended and the machine knows it; `elapsed_s` measures how long code runs."""
         self.orders: dict[Key, Order] = {}
         """What runs."""
         self._executors = executors
@@ -45,7 +46,7 @@ class Execution:
         self._changed = changed
         modules = config.modules or modules_of_processes(executors.values())
         processes = ProcessPool(modules, config.processes or config.slots)
-        self._runner = Runner(executors, config.slots, self._attempt_ended, processes)
+        self._runner = Runner(executors, config.slots, self._attempt_ended, processes, elapsed_s)
 
     def obey(self, instructions: Iterable[Instruction]) -> None:
         """Start and stop what the machine says."""

@@ -55,18 +55,21 @@ class Runner:
         slots: int,
         ended: Callable[[Order, Ended, int], None],
         processes: ProcessPool,
+        elapsed_s: Callable[[], float],
     ) -> None:
+        """`elapsed_s` is a clock that measures how long code runs, to the microsecond; the event loop's own moves by milliseconds."""
         self._executors = executors
         self._ended = ended
         self._threads = ThreadPool(slots)
         self._processes = processes
+        self._elapsed_s = elapsed_s
         self._running: dict[Key, _Running] = {}
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
     def start(self, order: Order) -> None:
         """Begin an attempt."""
-        running = _Running(order, self._loop.time())
+        running = _Running(order, self._elapsed_s())
         self._running[order.key] = running
         if order.start_to_close_ms:
             running.deadline = self._loop.call_later(order.start_to_close_ms / 1_000, self._out_of_time, running)
@@ -141,7 +144,7 @@ class Runner:
         if running.timed_out and not ended.output:
             message = f"it ran longer than {order.start_to_close_ms} ms"
             ended = Ended(failure=Failure(start_to_close_timeout, message))
-        self._ended(order, ended, int((self._loop.time() - running.started) * 1e6))
+        self._ended(order, ended, max(1, round((self._elapsed_s() - running.started) * 1e6)))
 
 
 async def _await(found: Executor, order: Order) -> Ended:

@@ -4,6 +4,7 @@ A process has the real ones; the simulation of the tests hands in others, so tha
 """
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -40,5 +41,7 @@ class Surroundings:
     usage: Measured = field(default_factory=Usage)
     chance: random.Random = field(default_factory=random.Random)
     """Spreads reconnects; guards nothing."""
+    elapsed_s: Callable[[], float] = time.perf_counter
+    """Measures how long code runs."""
     name_incarnation: Callable[[], str] = new_incarnation
     """Makes the id of one start."""

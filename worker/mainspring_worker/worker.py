@@ -78,7 +78,13 @@ class Worker:
         self._machine = Machine(config.slots)
         self._progress = ProgressBook(self._wake_every_stream)
         self._execution = Execution(
-            config, self._executors, self._machine, self._progress, on_ended=on_ended, changed=self._attempts_changed
+            config,
+            self._executors,
+            self._machine,
+            self._progress,
+            on_ended=on_ended,
+            changed=self._attempts_changed,
+            elapsed_s=self._surroundings.elapsed_s,
         )
         timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
         self._links = Links(self, config.addresses, timings, self._surroundings)
