@@ -11,12 +11,15 @@ from mainspring import limits
 from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
 from mainspring_coordinator.engine.events import Inventory, ResultItem, Results
-from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.engine.rows import WorkflowUpdated
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.store.memory import MemoryJournal
 from mainspring_coordinator.store.protocol import Batch, Committed
 from tests.engine.rig import define
 from tests.loop.rig import a_loop, story, unavailable
 
 one = define([{"id": "a", "executor": "work"}])
+timed = define([{"id": "a", "executor": "work"}], timeout="5s")
 
 
 @story
@@ -331,3 +334,50 @@ async def test_who_waits_for_a_shard_when_the_term_ends_gets_one_error_and_leave
         del asking  # its traceback holds on to what nobody awaited
         gc.collect()
         assert reported == []
+
+
+@story
+async def test_a_deadline_that_is_due_when_its_shard_is_taken_again_changes_nothing_of_what_another_stored() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        name = rig.name(0)
+        assert (await rig.submit(timed, name)).created
+        row = rig.move(0, "other")
+        other = MemoryJournal(rig.store, "other")
+        other.adopt(row)
+        ended = WorkflowUpdated(0, name, 9, WorkflowStatus.SUCCEEDED, output=b"1", ended_at_us=rig.now + 1)
+        other.commit(Batch(b"o" * 16, {0: row.epoch}, [ended]))
+        rig.now += 6_000_000
+        rig.loop.take_shard(rig.move(0, "me"))
+        await rig.loop.prove(0)
+        assert not rig.given_up
+        assert rig.store.tables.workflows[name].status is WorkflowStatus.SUCCEEDED
+
+
+@story
+async def test_a_deadline_that_is_due_when_its_shard_is_lost_does_not_end_the_term() -> None:
+    async with a_loop() as rig:
+        await rig.take(0, 1)
+        assert (await rig.submit(timed, rig.name(0))).created
+        rig.move(0, "rival")
+        rig.now += 6_000_000
+        rig.loop.epochs_seen({0: 2, 1: 1})
+        await rig.loop.prove(1)
+        assert not rig.given_up
+
+
+@story
+async def test_a_deadline_that_is_due_when_a_commit_is_fenced_does_not_end_the_term() -> None:
+    async with a_loop() as rig:
+        await rig.take(0, 1)
+        assert (await rig.submit(timed, rig.name(0))).created
+        rig.gate.shut()
+        submitted = rig.submit(one, rig.name(0, 1))
+        await rig.gate.reached()
+        rig.move(0, "rival")
+        rig.now += 6_000_000
+        rig.gate.open()
+        with pytest.raises(NotOwnerError):
+            await submitted
+        await rig.loop.prove(1)
+        assert not rig.given_up

@@ -210,6 +210,8 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
     attempts, index = (workflow.attempts, node) if instance < 0 else (workflow.maps[node].attempts, instance)
     # Offered again, it is still the same attempt; only after a failure it is the next one.
     attempt = attempts[index] if redeliveries is not None else attempts[index] + 1
+    if workflow.start_by_us:
+        workflow.start_by_us.pop((node, instance), None)
     attempts[index] = attempt
     assignment = Assignment(
         shard.shard,

@@ -199,8 +199,10 @@ def end_grace(turn: Turn, shard: ShardState) -> None:
 
     While somebody is, it stays: takeovers that follow each other must not renew it.
     """
-    if not shard.ready or turn.state.shards.get(shard.shard) is not shard or shard.grace_until_us <= turn.now_us:
+    if turn.state.shards.get(shard.shard) is not shard or shard.grace_until_us <= turn.now_us:
         return
+    if not shard.ready or shard.reloading:
+        return  # somebody may have work in what is still to come
     if all(assignment.session for assignment in shard.live.values()):
         shard.grace_until_us = 0
         turn.store(GraceEnded(shard.shard))

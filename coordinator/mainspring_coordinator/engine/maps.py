@@ -35,6 +35,9 @@ def _expand_in_parts(turn: Turn, workflow: WorkflowState, node: int) -> Act:
             turn = yield
             if not _goes_on(turn, workflow):
                 return
+            if lacking(workflow, workflow.plan.over_refs[node]):
+                expand(turn, workflow, node)  # they have left memory meanwhile
+                return
         width, elements = elements_of(workflow, node)
         if width > limits.map_width_max:
             message = (

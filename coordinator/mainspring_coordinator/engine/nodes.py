@@ -33,8 +33,9 @@ def await_start(turn: Turn, workflow: WorkflowState, node: int, instance: int) -
     limit_ms = workflow.plan.nodes[node].schedule_to_start_ms
     if limit_ms:
         attempts = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
+        due_us = workflow.start_by_us[node, instance] = turn.now_us + limit_ms * 1_000
         turn.state.timers.set(
-            turn.now_us + limit_ms * 1_000,
+            due_us,
             TimerKind.SCHEDULE_TO_START,
             shard=workflow.shard,
             workflow_id=workflow.id,
@@ -226,6 +227,8 @@ def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
 def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
     """A READY node was not assigned in time."""
     node, instance = timer.node, timer.instance
+    if workflow.start_by_us.get((node, instance)) != timer.due_us:
+        return  # that of an earlier wait of the same attempt
     expanded = workflow.maps.get(node)
     if expanded is None:
         overdue = (

@@ -248,6 +248,8 @@ def _resume(turn: Turn, workflow: WorkflowState) -> Part:
         attempt = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
         nodes.set_retry(turn, workflow, node, instance, attempt, retry_at_us)
     turn = yield from _count_ended(turn, workflow)
+    # What is freed from here on is made ready by whatever frees it.
+    free = [not left for left in workflow.remaining]
     for node, status in enumerate(bytes(workflow.statuses)):
         if turn.left <= 0:
             turn = yield
@@ -257,7 +259,7 @@ def _resume(turn: Turn, workflow: WorkflowState) -> Part:
         if status == NodeStatus.RUNNING and node in workflow.maps:
             turn = yield from _resume_map(turn, workflow, node)
         else:
-            _resume_node(turn, workflow, node, NodeStatus(status))
+            _resume_node(turn, workflow, node, NodeStatus(status), free=free[node])
     if turn.state.knows(workflow):
         workflows.finish_if_done(turn, workflow)
     return turn
@@ -281,8 +283,8 @@ def _count_ended(turn: Turn, workflow: WorkflowState) -> Part:
     return turn
 
 
-def _resume_node(turn: Turn, workflow: WorkflowState, node: int, status: NodeStatus) -> None:
-    if status is NodeStatus.WAITING and not workflow.remaining[node]:
+def _resume_node(turn: Turn, workflow: WorkflowState, node: int, status: NodeStatus, *, free: bool) -> None:
+    if status is NodeStatus.WAITING and free:
         nodes.make_ready(turn, workflow, node)
     elif status is NodeStatus.READY:
         nodes.await_start(turn, workflow, node, -1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from mainspring import limits
 from mainspring_coordinator.engine.backlog import Backlog
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.events import Event
+from mainspring_coordinator.engine.events import Event, SubmitExisted, WorkflowEvicted
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKey
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -106,6 +106,8 @@ class WorkflowState:
     progress: dict[tuple[int, int], bytes] = field(default_factory=dict[tuple[int, int], bytes])
     redeliveries: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     retry_at_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    start_by_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    """By READY (node, instance) with such a deadline: when it must have been assigned. An attempt may wait more than once."""
     loading: set[int] = field(default_factory=set[int])
     """Nodes whose outputs have been asked for."""
     parked: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
@@ -313,6 +315,11 @@ class State:
         """Tell whether an assignment is still live, and not another one of its name."""
         shard = self.shards.get(assignment.shard)
         return shard is not None and shard.live.get(assignment.id) is assignment
+
+    def is_reloading(self, event: SubmitExisted | WorkflowEvicted) -> bool:
+        """Tell whether the workflow of an event is being loaded anew."""
+        shard = self.shards.get(event.shard)
+        return shard is not None and event.workflow_id in shard.reloading
 
     def knows(self, workflow: WorkflowState) -> bool:
         """Tell whether a workflow is still in memory, and not another one of its id."""

@@ -56,7 +56,9 @@ class Engine:
     def step(self, event: Event, now_us: int) -> list[Effect]:
         """Take an event in, return what is to be done. `now_us` is database time."""
         turn = Turn(self.state, now_us, left=self.state.config.step_nodes, acts=self._acts)
-        self._fire_due(turn)
+        if not isinstance(event, ShardLost | ShardTaken):
+            # Of a shard that is lost nothing may happen any more: its rows would have no epoch, or that of a later ownership.
+            self._fire_due(turn)
         self._handle(turn, event)
         nodes.settle(turn)
         if self._acts:
@@ -148,7 +150,10 @@ class Engine:
                 self._of_shard(turn, event)
             case _:
                 state = turn.state
-                if event.shard in state.occupied or event.shard in state.arriving:
+                if isinstance(event, SubmitExisted | WorkflowEvicted) and not state.is_reloading(event):
+                    # It must leave before anything more of it is stored, whatever else of its shard is being built.
+                    self._arrive(turn, event)
+                elif event.shard in state.occupied or event.shard in state.arriving:
                     state.arriving.setdefault(event.shard, deque()).append(event)
                 else:
                     self._arrive(turn, event)
