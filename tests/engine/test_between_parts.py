@@ -16,7 +16,7 @@ from tests.engine.test_parts import go_on, new_rig, width
 
 def wide(last: dict[str, Any], **thirtieth: Any) -> Plan:
     """Return a node that frees many, the thirtieth of which is a map, on which alone the last node depends."""
-    many = [{"id": f"n{at}", "executor": "work", "depends_on": ["first"]} for at in range(width)]
+    many: list[dict[str, Any]] = [{"id": f"n{at}", "executor": "work", "depends_on": ["first"]} for at in range(width)]
     many[30] |= {"map": {"over": "${input}"}, **thirtieth}
     return define(
         [{"id": "first", "executor": "first"}, *many, {"id": "last", "executor": "work", "depends_on": ["n30"], **last}]
