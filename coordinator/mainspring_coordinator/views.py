@@ -159,10 +159,12 @@ def node_message(sight: Sight, node: int, instance: int, row: StoredNode | None)
         message.attempt = row.attempt
         message.worker = row.worker
         message.started_at_us = row.started_at_us
-        message.run_us = row.run_us
         message.width = row.width
-        if row.failure is not None:
-            message.failure.CopyFrom(to_failure(failure_from_json(row.failure)))
+        # A row that was read after the view may be ahead of it: the end of an attempt that is shown as running comes with that version.
+        if view is None or row.version <= view.version or status in node_terminal:
+            message.run_us = row.run_us
+            if row.failure is not None:
+                message.failure.CopyFrom(to_failure(failure_from_json(row.failure)))
         if status in node_terminal:
             message.ended_at_us = row.ended_at_us
     expanded = view.maps.get(node) if view is not None and instance < 0 else None

@@ -53,6 +53,20 @@ async def test_a_running_workflow_is_read_from_memory_with_its_counts() -> None:
 
 
 @story
+async def test_a_row_that_is_ahead_of_what_is_shown_tells_nothing_of_an_end_that_is_not() -> None:
+    async with Host() as host:
+        failure = failure_to_json(Failure("E", "broken"))
+        host.run("wf-1", plan_of(A), version=2, statuses=bytes([NodeStatus.RUNNING]))
+        host.add_row("wf-1", 0, -1, NodeStatus.BACKOFF, failure=failure, run_us=9, version=3)
+        (node,) = (await host.workflows.ListNodes(client_pb2.ListNodesRequest(workflow_id="wf-1"))).nodes
+        assert node.status == workflow_pb2.NODE_STATUS_RUNNING
+        assert (node.run_us, node.HasField("failure")) == (0, False)
+        host.run("wf-1", plan_of(A), version=3, statuses=bytes([NodeStatus.BACKOFF]))
+        (node,) = (await host.workflows.ListNodes(client_pb2.ListNodesRequest(workflow_id="wf-1"))).nodes
+        assert (node.run_us, node.failure.message) == (9, "broken")
+
+
+@story
 async def test_an_ended_workflow_is_read_from_the_database_and_counts_what_was_skipped() -> None:
     async with Host() as host:
         failure = failure_to_json(Failure("E", "broken", node_id="a"))
