@@ -144,8 +144,8 @@ def attempt_message(stored: StoredAttempt) -> client_pb2.Attempt:
     )
 
 
-def node_message(sight: Sight, node: int, instance: int, row: StoredNode | None) -> client_pb2.Node:
-    """Return a node or an instance."""
+def node_message(reader: Reader, sight: Sight, node: int, instance: int, row: StoredNode | None) -> client_pb2.Node:
+    """Return a node or an instance. Runs in a thread of the reads."""
     view, definition = sight.view, sight.plan.nodes[node]
     status = sight.node_status(node, instance, row)
     message = client_pb2.Node(
@@ -171,8 +171,9 @@ def node_message(sight: Sight, node: int, instance: int, row: StoredNode | None)
     if expanded is not None:
         message.width = expanded.width
         message.instances_ended = expanded.ended
-    elif row is not None and status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED) and instance < 0:
-        message.instances_ended = row.width
+    elif row is not None and row.width and status in node_terminal:
+        whole = status is NodeStatus.SUCCEEDED
+        message.instances_ended = row.width if whole else reader.instances_ended(row.workflow_id, node)
     if view is not None and status not in node_terminal:
         active = view.active.get((node, instance))
         if active is not None:
@@ -217,7 +218,7 @@ def node_page(
         for key in known if rows_tell_all else _keys(known, after[0] + 1, len(sight.plan.nodes) if at_end else 0):
             row = known.get(key)
             if not wanted or sight.node_status(*key, row) in wanted:
-                found.append(node_message(sight, *key, row))
+                found.append(node_message(reader, sight, *key, row))
                 size += found[-1].ByteSize()
                 if len(found) == limit or size >= message_split_bytes:
                     return found, key

@@ -240,7 +240,7 @@ def _read_changed(reader: Reader, sight: Sight, keys: Sequence[tuple[int, int]])
             # One look brings the neighbours too, which in a wide `map` have mostly changed as well.
             for row in reader.node_page(sight.stored.workflow_id, (node, instance - 1), 50 if len(keys) > 1 else 1):
                 rows[row.node, row.instance] = row
-    return [views.node_message(sight, *key, rows.get(key)) for key in keys]
+    return [views.node_message(reader, sight, *key, rows.get(key)) for key in keys]
 
 
 def _read_node(reader: Reader, sight: Sight, node: int, instance: int) -> client_pb2.GetNodeResponse:
@@ -253,7 +253,7 @@ def _read_node(reader: Reader, sight: Sight, node: int, instance: int) -> client
             "-1 names the node itself"
         )
     response = client_pb2.GetNodeResponse(
-        node=views.node_message(sight, node, instance, row),
+        node=views.node_message(reader, sight, node, instance, row),
         attempts=[views.attempt_message(attempt) for attempt in reader.attempts(workflow_id, node, instance)],
     )
     if row is None:

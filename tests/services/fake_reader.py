@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject
+from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
@@ -76,6 +76,11 @@ class FakeReader:
         rows = sorted(self.node_rows.get(workflow_id, {}).items())
         found = [row for key, row in rows if key > after and (not statuses or row.status in statuses)]
         return [replace(row, output=None) for row in found[:limit]]
+
+    def instances_ended(self, workflow_id: str, node: int) -> int:
+        self._read("instances_ended")
+        rows = self.node_rows.get(workflow_id, {}).values()
+        return sum(row.node == node and row.instance >= 0 and row.status in node_terminal for row in rows)
 
     def node(self, workflow_id: str, node: int, instance: int) -> StoredNode | None:
         self._read("node")

@@ -170,6 +170,20 @@ async def test_nodes_are_listed_in_order_with_begun_instances_behind_their_node(
 
 
 @story
+async def test_a_map_that_was_stopped_tells_how_many_of_its_instances_had_ended() -> None:
+    async with Host() as host:
+        host.store("wf-1", plan_of(A, EACH), WorkflowStatus.FAILED)
+        host.add_row("wf-1", 0, -1, NodeStatus.SUCCEEDED)
+        host.add_row("wf-1", 1, -1, NodeStatus.CANCELLED, attempt=0, width=4)
+        for instance, status in enumerate((NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.BACKOFF)):
+            host.add_row("wf-1", 1, instance, status)
+        page = await host.workflows.ListNodes(client_pb2.ListNodesRequest(workflow_id="wf-1"))
+        assert [node.instances_ended for node in page.nodes] == [0, 2, 0, 0, 0]
+        got = await host.workflows.GetNode(client_pb2.GetNodeRequest(workflow_id="wf-1", node_id="each", instance=-1))
+        assert (got.node.instances_ended, got.node.width) == (2, 4)
+
+
+@story
 async def test_nodes_are_filtered_by_state_wherever_it_is_known() -> None:
     async with Host() as host:
         host.store("wf-1", plan_of(A, B), WorkflowStatus.CANCELLED)

@@ -180,6 +180,17 @@ def test_node_pages_follow_node_and_instance(store: Store) -> None:
     assert [(row.node, row.instance, row.output) for row in only] == [(0, 1, None)]
 
 
+def test_the_ended_instances_of_a_map_are_counted_without_the_node_itself(store: Store) -> None:
+    member = join(store, me, 0)
+    member.commit(
+        workflow("w"), *(assigned("w", node, instance=instance) for node in (0, 1) for instance in (-1, 0, 1, 2))
+    )
+    member.commit(succeeded("w", 0, instance=-1), succeeded("w", 0, instance=1), succeeded("w", 0, instance=2))
+    reader = store.reader()
+    assert [reader.instances_ended("w", node) for node in (0, 1, 2)] == [2, 0, 0]
+    assert reader.instances_ended("nobody", 0) == 0
+
+
 def test_a_large_definition_comes_back_whole_and_only_to_its_shard(store: Store) -> None:
     member = join(store, me, 0)
     definition = bytes(range(256)) * (5 * MIB // 256) + b"end"

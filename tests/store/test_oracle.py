@@ -248,6 +248,7 @@ def _dump(store: Store, run: int) -> Any:
         "outputs": [reader.outputs(name, [0, 1, 2]) for name in ids],
         "single": [reader.node(name, 0, 0) for name in ids],
         "pages": [reader.node_page(name, (0, 0), 4, [NodeStatus.RUNNING, NodeStatus.FAILED]) for name in ids],
+        "ended": [reader.instances_ended(name, node) for name in ids for node in range(3)],
         "attempts": [reader.attempts(name) for name in ids],
         "open": [reader.open_workflows(shard, prefix, 2) for shard in range(shards_total)],
         "list": reader.list_workflows(WorkflowFilter(id_prefix=prefix), None, 3),

@@ -7,7 +7,7 @@ from threading import RLock
 import orjson
 
 from mainspring_coordinator.engine.rows import FailoverAffected, FailoverMarked, FailoverRecorded
-from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, workflow_terminal
+from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
@@ -111,6 +111,13 @@ class MemoryReader:
             and (not statuses or row.status in statuses)
         ]
         return found[:limit]
+
+    def instances_ended(self, workflow_id: str, node: int) -> int:
+        """See `Reader`."""
+        return sum(
+            row.workflow_id == workflow_id and row.node == node and row.instance >= 0 and row.status in node_terminal
+            for row in self._nodes()
+        )
 
     def node(self, workflow_id: str, node: int, instance: int) -> StoredNode | None:
         """See `Reader`."""

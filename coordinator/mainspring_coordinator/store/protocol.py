@@ -257,6 +257,10 @@ class Reader(Protocol):
         """Return node rows beyond (node, instance) `after`, in that order, without output."""
         ...
 
+    def instances_ended(self, workflow_id: str, node: int) -> int:
+        """Count the instances of a `map` node that have ended."""
+        ...
+
     def node(self, workflow_id: str, node: int, instance: int) -> StoredNode | None:
         """Return one node row with output and progress."""
         ...

@@ -7,7 +7,14 @@ import orjson
 from sqlalchemy import Engine, Executable, and_, case, func, null, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
-from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
+from mainspring_coordinator.engine.status import (
+    FailoverKind,
+    FailoverStage,
+    NodeStatus,
+    Subject,
+    WorkflowStatus,
+    node_terminal,
+)
 from mainspring_coordinator.store import tables
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import (
@@ -191,6 +198,12 @@ class SqlReader:
         if statuses:
             query = query.where(_n.status.in_([int(status) for status in statuses]))
         return [_stored_node(row) for row in self._rows(query)]
+
+    def instances_ended(self, workflow_id: str, node: int) -> int:
+        """See `Reader`."""
+        ended = _n.status.in_(sorted(int(status) for status in node_terminal))
+        query = select(func.count()).where(_n.workflow_id == workflow_id, _n.node == node, _n.instance >= 0, ended)
+        return int(self._rows(query)[0][0])
 
     def node(self, workflow_id: str, node: int, instance: int) -> StoredNode | None:
         """See `Reader`."""
