@@ -22,6 +22,7 @@
 Any other exception is a bug. Every message names the thing and the next step.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,11 +93,13 @@ class Failure:
 class WorkflowFailedError(MainspringError):
     """The workflow ended as FAILED."""
 
-    def __init__(self, workflow_id: str, failure: Failure) -> None:
+    def __init__(self, workflow_id: str, failure: Failure, instance: int = -1) -> None:
+        """`instance`: of the `map` node that caused it, where that is known."""
         self.workflow_id = workflow_id
         self.failure = failure
-        where = f" at node {failure.node_id!r}" if failure.node_id else ""
-        node = f" {failure.node_id}" if failure.node_id else ""
+        label = failure.node_id if instance < 0 else f"{failure.node_id}[{instance}]"
+        where = f" at node {label!r}" if label else ""
+        node = f" {shlex.quote(label)}" if label else ""
         super().__init__(
             f"workflow {workflow_id!r} failed{where}: {failure.type}: {failure.message}\n"
             f"look closer with: mainspring get {workflow_id}{node}"

@@ -108,6 +108,30 @@ def test_a_failed_submit_and_watch_ends_with_the_node_its_error_and_the_command_
     ]
 
 
+def test_a_failure_of_a_map_leads_to_the_instance_that_failed(served: Served) -> None:
+    other = workflow_pb2.Failure(type="KeyError", message="another")
+    failed = [
+        node("before", NODE_FAILED, instance=0, failure=FAILURE),
+        node("fetch", NODE_FAILED, instance=0, failure=other),
+        node("fetch", NODE_FAILED, instance=7, failure=FAILURE),
+    ]
+    page = client_pb2.ListNodesResponse(nodes=failed)
+    with served(GetResult=[result(FAILED, failure=FAILURE)], ListNodes=[page]) as (scripted, address):
+        got = run("result", "w", "--address", address)
+    assert got.exit_code == 1
+    assert got.stderr.splitlines() == [
+        "error: workflow 'w' failed at node 'fetch[7]': ValueError: no such year",
+        "look closer with: mainspring get w 'fetch[7]'",
+    ]
+    assert list(scripted.requests["ListNodes"][0].statuses) == [NODE_FAILED]
+
+
+def test_a_failure_is_told_even_if_the_cluster_tells_no_more_of_it(served: Served) -> None:
+    got = asked(served, "result", "w", GetResult=[result(FAILED, failure=FAILURE)], ListNodes=[NotFoundError("gone")])
+    assert got.exit_code == 1
+    assert "failed at node 'fetch': ValueError" in got.stderr
+
+
 def test_watch_for_a_program_prints_a_document_a_line_and_the_result_last(served: Served) -> None:
     stream = [seen(1, node(), snapshot=True), seen(2, status=CANCELLED)]
     got = asked(served, "watch", "w", "--json", Watch=[stream], GetResult=[result(CANCELLED)])
@@ -162,7 +186,8 @@ def test_get_shows_each_node_with_attempt_worker_time_error_and_reason(served: S
     assert got.exit_code == 0
 
 
-def test_get_of_a_node_shows_input_output_stack_progress_and_attempts(served: Served) -> None:
+@pytest.mark.parametrize("named", [["fetch", "--instance", "3"], ["fetch[3]"]])
+def test_get_of_a_node_shows_input_output_stack_progress_and_attempts(served: Served, named: list[str]) -> None:
     detail = client_pb2.GetNodeResponse(
         node=node("fetch", NODE_FAILED, instance=3, attempt=2, failure=FAILURE),
         input=workflow_pb2.Payload(data=b'{"year":2024}'),
@@ -170,10 +195,27 @@ def test_get_of_a_node_shows_input_output_stack_progress_and_attempts(served: Se
         attempts=[client_pb2.Attempt(attempt=1, worker="worker-9", started_at_us=1, ended_at_us=2, failure=FAILURE)],
     )
     with served(GetNode=[detail]) as (scripted, address):
-        got = run("get", "w", "fetch", "--instance", "3", "--address", address)
+        got = run("get", "w", *named, "--address", address)
     for part in ("fetch[3]", '"year": 2024', '"halfway"', 'File "tasks.py", line 3', "worker-9"):
         assert part in got.stdout
-    assert scripted.requests["GetNode"][0].instance == 3
+    assert (scripted.requests["GetNode"][0].node_id, scripted.requests["GetNode"][0].instance) == ("fetch", 3)
+
+
+def test_get_of_a_map_lists_its_first_failed_instances_and_says_how_to_look_at_one(served: Served) -> None:
+    detail = client_pb2.GetNodeResponse(
+        node=node("fetch", workflow_pb2.NODE_STATUS_CANCELLED, attempt=0, width=30, instances_ended=12)
+    )
+    failed = [node("fetch", NODE_FAILED, instance=number, failure=FAILURE) for number in range(1, 13)]
+    script = {"GetNode": [detail], "ListNodes": [client_pb2.ListNodesResponse(nodes=failed)]}
+    got = asked(served, "get", "w", "fetch", **script)
+    lines = [" ".join(line.split()) for line in got.stdout.splitlines()]
+    assert "instances 12 of 30 ended" in lines
+    assert "fetch[1] 1 worker-1 1970-01-01 00:00:01 1.0 s ValueError: no such year" in lines
+    assert len([line for line in lines if "ValueError" in line]) == 10
+    assert got.stderr.splitlines() == [
+        "look at one with: mainspring get w 'fetch[1]'",
+        "these are the first 10; see all with: mainspring get w --state FAILED --all",
+    ]
 
 
 def test_get_for_a_program_holds_the_workflow_and_all_nodes(served: Served) -> None:
@@ -300,6 +342,7 @@ def test_a_cluster_that_is_not_there_is_exit_code_4_and_says_what_to_do() -> Non
         (["submit", "nothing.yaml"], "nothing.yaml: No such file or directory"),
         (["submit", "workflow.txt"], "a definition's file ends in .yaml, .yml or .json"),
         (["submit", "workflow.yaml", "--input", "{x}"], "--input: not JSON"),
+        (["get", "w", "fetch[3]", "--instance", "4"], "fetch[3]: names instance 3, --instance 4"),
         (["submit", "workflow.yaml", "--id", "a b"], "workflow_id 'a b' is no id"),
         (["list", "--address", "a/b"], "'a/b' is not an address"),
         (["list", "--limit", "0"], "--limit"),

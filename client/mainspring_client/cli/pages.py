@@ -1,8 +1,15 @@
 """What `get` shows: a workflow, the row of a node, a node with all that is known of it."""
 
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
 from mainspring_client.cli.output import Output, first_line, json_text, moment, since, span
 from mainspring_client.cli.progress import duration, trouble
 from mainspring_client.nouns import NodeDetail, NodeInfo, NodeStatus, WorkflowInfo
+
+failed_shown_max: Final = 10
+"""Failed instances of a `map` node."""
 
 
 def show_workflow(out: Output, workflow: WorkflowInfo) -> None:
@@ -32,8 +39,8 @@ def node_row(node: NodeInfo) -> list[str]:
     return [node.label, node.status, attempt, node.worker, moment(node.started_at_us), duration(node), trouble(node)]
 
 
-def show_node(out: Output, workflow_id: str, detail: NodeDetail) -> None:
-    """Print all that is known of one node."""
+def show_node(out: Output, workflow_id: str, detail: NodeDetail, failed: Sequence[NodeInfo] = ()) -> None:
+    """Print all that is known of one node; of a `map` node, the first of its `failed` instances too."""
     node = detail.node
     failure = node.failure
     out.fields(
@@ -71,3 +78,19 @@ def show_node(out: Output, workflow_id: str, detail: NodeDetail) -> None:
             for one in detail.attempts
         ]
         out.table(["attempt", "worker", "started", "time", "error"], rows)
+    if failed:
+        _show_failed(out, workflow_id, failed)
+
+
+def _show_failed(out: Output, workflow_id: str, failed: Sequence[NodeInfo]) -> None:
+    out.line("")
+    rows = [
+        [one.label, str(one.attempt or ""), one.worker, moment(one.started_at_us), duration(one), trouble(one)]
+        for one in failed[:failed_shown_max]
+    ]
+    out.table(["failed", "attempts", "worker", "started", "time", "error"], rows)
+    out.hint(f"look at one with: mainspring get {workflow_id} {shlex.quote(failed[0].label)}")
+    if len(failed) > failed_shown_max:
+        out.hint(
+            f"these are the first {failed_shown_max}; see all with: mainspring get {workflow_id} --state FAILED --all"
+        )

@@ -1,8 +1,9 @@
 """Files and arguments that a command reads."""
 
+import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 
@@ -10,6 +11,9 @@ from mainspring.definition import parse_definition
 from mainspring.errors import BadRequestError
 from mainspring.limits import definition_bytes_max
 from mainspring.workflow import Definition, Json
+
+_instance_label: Final = re.compile(r"(.+)\[(\d{1,9})\]", re.ASCII)
+"""The ids of nodes hold no brackets."""
 
 
 def read_definition(file: Path) -> Definition:
@@ -27,6 +31,20 @@ def read_json(text: str, option: str) -> Json:
         raise BadRequestError(
             f"{option}: not JSON: {error}; quote it for the shell, or name a file with @", field=option
         ) from error
+
+
+def read_node(text: str, instance: int) -> tuple[str, int]:
+    """Split "node[7]", as commands print an instance of a `map` node, into the node's id and the instance's index.
+
+    `instance` is what an option says, -1 for nothing.
+    """
+    written = _instance_label.fullmatch(text)
+    if written is None:
+        return text, instance
+    node_id, index = written[1], int(written[2])
+    if instance not in (-1, index):
+        raise BadRequestError(f"{text}: names instance {index}, --instance {instance}; leave one out", field="NODE")
+    return node_id, index
 
 
 def _format_of(file: Path) -> Literal["json", "yaml"]:

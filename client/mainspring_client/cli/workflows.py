@@ -15,10 +15,11 @@ from mainspring_client.cli.app import (
     exit_unavailable,
     session_of,
 )
+from mainspring_client.cli.failed import error_of, failed_instances
 from mainspring_client.cli.output import first_line, json_text, moment, since
-from mainspring_client.cli.pages import node_row, show_node, show_workflow
+from mainspring_client.cli.pages import failed_shown_max, node_row, show_node, show_workflow
 from mainspring_client.cli.progress import showing
-from mainspring_client.cli.reading import read_definition, read_json
+from mainspring_client.cli.reading import read_definition, read_json, read_node
 from mainspring_client.client import Client
 from mainspring_client.nouns import (
     NodeInfo,
@@ -85,7 +86,7 @@ def watch(
 @app.command(
     epilog=examples(
         "mainspring get cleanup-2024",
-        "mainspring get cleanup-2024 delete --instance 7",
+        "mainspring get cleanup-2024 'delete[7]'",
         "mainspring get cleanup-2024 --state FAILED",
     )
 )
@@ -93,7 +94,8 @@ def get(
     ctx: typer.Context,
     workflow_id: WorkflowArgument,
     node_id: Annotated[
-        str | None, typer.Argument(metavar="[NODE]", help="One node: its input, output, stack, attempts.")
+        str | None,
+        typer.Argument(metavar="[NODE]", help="One node, or NODE[INDEX] of a map: input, output, stack, attempts."),
     ] = None,
     instance: Annotated[
         int, typer.Option("--instance", min=-1, help="One instance of a map node.", show_default=False)
@@ -111,11 +113,8 @@ def get(
     """
     session = session_of(ctx, address, as_json=as_json)
     if node_id is not None:
-        detail = ask(session, lambda client: client.node(workflow_id, node_id, instance))
-        if session.out.as_json:
-            session.out.document(detail)
-        else:
-            show_node(session.out, workflow_id, detail)
+        node, index = read_node(node_id, instance)
+        ask(session, lambda client: _get_node(session, client, workflow_id, node, index))
         return
     limit = None if every or as_json or session.out.as_json else _nodes_shown_max
 
@@ -181,14 +180,18 @@ def result(
 ) -> None:
     """Wait for a workflow's end and print its output as JSON."""
     session = session_of(ctx, address, as_json=as_json)
-    found = ask(session, lambda client: client.wait(workflow_id, timeout) if wait else client.peek(workflow_id))
-    if session.out.as_json:
-        session.out.document(found)
-    if not found.status.terminal:
-        if not session.out.as_json:
-            session.out.line(f"{workflow_id} is {found.status}")
-        raise typer.Exit(exit_unavailable)
-    _end(session, found, say=not session.out.as_json)
+
+    async def work(client: Client) -> None:
+        found = await (client.wait(workflow_id, timeout) if wait else client.peek(workflow_id))
+        if session.out.as_json:
+            session.out.document(found)
+        if not found.status.terminal:
+            if not session.out.as_json:
+                session.out.line(f"{workflow_id} is {found.status}")
+            raise typer.Exit(exit_unavailable)
+        await _end(session, client, found)
+
+    ask(session, work)
 
 
 @app.command(
@@ -268,14 +271,24 @@ async def _follow(session: Session, client: Client, workflow_id: str) -> None:
     found = await client.wait(workflow_id)
     if session.out.as_json:
         session.out.record(found)
-    _end(session, found, say=not session.out.as_json)
+    await _end(session, client, found)
 
 
-def _end(session: Session, found: Result, *, say: bool) -> None:
-    """Print the output, or raise what tells why there is none."""
-    error = found.error()
-    if error is None:
-        if say:
-            session.out.line(json_text(found.output))
+async def _end(session: Session, client: Client, found: Result) -> None:
+    """Print the output for a person, or raise what tells why there is none."""
+    error = await error_of(client, found)
+    if error is not None:
+        raise error
+    if not session.out.as_json:
+        session.out.line(json_text(found.output))
+
+
+async def _get_node(session: Session, client: Client, workflow_id: str, node_id: str, instance: int) -> None:
+    detail = await client.node(workflow_id, node_id, instance)
+    if session.out.as_json:
+        session.out.document(detail)
         return
-    raise error
+    failed: list[NodeInfo] = []
+    if detail.node.width:
+        failed = await failed_instances(client, workflow_id, node_id, failed_shown_max + 1)
+    show_node(session.out, workflow_id, detail, failed)
