@@ -387,6 +387,8 @@ def test_init_writes_a_project_whose_workflow_is_valid_and_refuses_a_folder_in_u
     got = run("init", "project")
     assert got.exit_code == 0
     assert "mainspring dev --import tasks" in got.stdout
+    assert "submit workflow.yaml --watch" in got.stdout
+    assert "pip install pytest" in got.stdout
     assert run("validate", "project/workflow.yaml").exit_code == 0
     again = run("init", "project")
     assert again.exit_code == 2

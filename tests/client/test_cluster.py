@@ -66,13 +66,16 @@ def test_a_new_project_runs_on_dev_and_what_it_did_is_there_after_a_restart(tmp_
         )
         assert good.returncode == 0, good.stderr
         assert good.stdout.endswith('"Hallo, you!\\nHello, you!\\nHola, you!\\nBonjour, you!"\n')
+        as_told = run("submit", "workflow.yaml", "--id", "early", "--watch", address=address, directory=project)
+        assert as_told.stdout.endswith('Bonjour, world!"\n'), as_told.stderr
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
     with started(project) as process:
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["grpc"]
-        assert run("list", address=address, directory=project).stdout.splitlines()[1].split()[:3] == [
+        listed = run("list", "--prefix", "good", address=address, directory=project)
+        assert listed.stdout.splitlines()[1].split()[:3] == [
             "good",
             "greetings",
             "SUCCEEDED",

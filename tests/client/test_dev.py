@@ -232,6 +232,20 @@ def test_dev_without_modules_tells_how_to_start_a_worker_and_shows_logs_when_ask
     assert "coordinator | not json" in said
 
 
+@pytest.mark.parametrize(("has_workflow", "file"), [(True, "workflow.yaml"), (False, "FILE")])
+def test_dev_names_the_workflow_to_submit_only_if_it_is_there(parts: Path, has_workflow: bool, file: str) -> None:
+    if has_workflow:
+        (parts / "workflow.yaml").write_text("")
+    with dev(parts, "--import", "tasks") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        while "Ctrl-C" not in lines[-1]:
+            lines.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert f"  mainspring --address 127.0.0.1:7 submit {file} --watch\n" in lines
+
+
 def test_dev_reports_a_part_that_dies_and_stops_the_others(parts: Path) -> None:
     with dev(parts, "--import", "tasks", "--json") as process:
         assert process.stdout is not None

@@ -18,6 +18,7 @@ from mainspring.errors import SettingsError
 from mainspring.limits import dev_workers_max
 from mainspring_client.child import Child
 from mainspring_client.cli.app import JsonOption, Session, app, examples, exit_interrupted, exit_unavailable, session_of
+from mainspring_client.cli.template import project_workflow
 from mainspring_client.dev import DevCluster
 
 _needs: Final = {
@@ -162,9 +163,8 @@ def _greet(session: Session, cluster: DevCluster) -> None:
         ]
     )
     if count:
-        out.line(
-            f"\nin another terminal:\n  mainspring{address} submit workflow.yaml --watch\n  mainspring{address} list"
-        )
+        file = project_workflow if Path(project_workflow).is_file() else "FILE"
+        out.line(f"\nin another terminal:\n  mainspring{address} submit {file} --watch\n  mainspring{address} list")
     else:
         out.line(f"\nstart a worker in another terminal:\n  mainspring{address} worker --import tasks")
     out.line("\nCtrl-C stops it; what was submitted stays in the data folder.")

@@ -64,5 +64,6 @@ def init(
     session.out.line(f"{directory}: wrote {', '.join(files)}")
     session.out.line(
         f"\nrun it:\n  cd {directory}\n  mainspring dev --import tasks\nand in another terminal:\n"
-        '  mainspring submit workflow.yaml --input \'{"name": "world"}\' --watch\ntest it:\n  python -m pytest'
+        "  mainspring submit workflow.yaml --watch\n"
+        "test it (it needs pytest: pip install pytest):\n  python -m pytest"
     )

@@ -3,21 +3,21 @@
 from typing import Final
 
 _workflow: Final = """\
-# Greets in several languages at once, then joins the greetings.
+# Greets in several languages at once, then joins the greetings. Greet someone else with: --input '{"name": "Ada"}'
 # Every field is described in docs/definition.md; check this file with: mainspring validate workflow.yaml
 name: greetings
 nodes:
   - id: languages
     executor: choose_languages
     input:
-      name: "${input.name}"
+      name: "${input.name || 'world'}"
   - id: greet
     executor: greet
     map:
       over: "${languages}"
       max_parallel: 4
     input:
-      name: "${input.name}"
+      name: "${input.name || 'world'}"
       language: "${item}"
     retry:
       max_attempts: 3
@@ -41,8 +41,6 @@ GREETINGS = {"de": "Hallo", "en": "Hello", "es": "Hola", "fr": "Bonjour"}
 @executor
 def choose_languages(value):
     """Return the languages to greet in; the workflow runs `greet` once for each of them."""
-    if not value["name"]:
-        raise ValueError("give a name, for example: --input '{\\"name\\": \\"world\\"}'")
     return sorted(GREETINGS)
 
 
@@ -81,5 +79,7 @@ def test_the_workflow_is_valid():
     build_graph(definition)
     assert {node.executor for node in definition.nodes} == {"choose_languages", "greet", "join"}
 '''
-files: Final = {"workflow.yaml": _workflow, "tasks.py": _tasks, "test_workflow.py": _test}
+project_workflow: Final = "workflow.yaml"
+"""The file of a project's workflow."""
+files: Final = {project_workflow: _workflow, "tasks.py": _tasks, "test_workflow.py": _test}
 """What a new project consists of."""
