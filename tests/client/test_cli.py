@@ -470,6 +470,12 @@ def test_a_stranger_at_the_address_is_unavailable_or_unknown(served: Served) -> 
     assert "check that a coordinator of this version is there" in got.stderr
 
 
+def test_a_watch_that_saw_nothing_says_nothing_of_what_goes_on(served: Served) -> None:
+    got = asked(served, "watch", "nobody", Watch=[NotFoundError("there is no workflow 'nobody'")])
+    assert got.exit_code == 3
+    assert got.stderr == "error: there is no workflow 'nobody'\n"
+
+
 def test_an_interrupted_watch_says_that_the_workflow_goes_on(served: Served) -> None:
     async def never(_: object) -> None:
         await asyncio.Event().wait()

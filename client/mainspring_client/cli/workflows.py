@@ -67,7 +67,7 @@ def submit(
         else:
             session.out.line(f"{handle.workflow_id} {'started' if handle.created else 'was there already'}")
         if watch_:
-            await _follow(session, client, handle.workflow_id)
+            await _follow(session, client, handle.workflow_id, submitted=True)
         else:
             session.out.hint(f"follow it with: mainspring watch {handle.workflow_id}")
 
@@ -258,15 +258,16 @@ def cancel(
         session.out.line(f"{workflow_id} is {status}")
 
 
-async def _follow(session: Session, client: Client, workflow_id: str) -> None:
-    over = False
+async def _follow(session: Session, client: Client, workflow_id: str, *, submitted: bool = False) -> None:
+    goes_on = submitted
     try:
         async with showing(session.out) as show:
             async for update in client.watch(workflow_id):
+                goes_on = True
                 show.heard(update)
-        over = True
+        goes_on = False
     finally:
-        if not over:
+        if goes_on:
             session.out.hint(f"what you no longer see goes on; follow it with: mainspring watch {workflow_id}")
     found = await client.wait(workflow_id)
     if session.out.as_json:
