@@ -65,7 +65,7 @@ class WorkflowInfo:
     failure: Failure | None
     """Why it failed."""
     nodes_total: int
-    """How many nodes the definition has."""
+    """How many nodes the definition has; 0 in a list, which does not know it."""
     node_counts: Mapping[NodeStatus, int]
     """How many nodes and instances stand in each state; empty in a list."""
     shard: int

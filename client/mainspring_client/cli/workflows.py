@@ -1,5 +1,6 @@
 """The commands about workflows: submit, get, history, result, list, watch, cancel."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -32,6 +33,7 @@ from mainspring_client.nouns import (
 
 WorkflowArgument = Annotated[str, typer.Argument(metavar="WF", help="The workflow's id.")]
 _nodes_shown_max: Final = 200
+_unknown_in_lists: Final = ("nodes_total", "node_counts")
 
 
 @app.command(
@@ -223,7 +225,7 @@ def list_(
 
     found = ask(session, work)
     if session.out.as_json:
-        session.out.document(found)
+        session.out.document([_listed(one) for one in found])
         return
     rows = [
         [
@@ -239,6 +241,11 @@ def list_(
     session.out.table(["workflow", "name", "state", "submitted", "time", "error"], rows)
     if not found:
         session.out.hint("no workflow matches; submit one with: mainspring submit FILE")
+
+
+def _listed(workflow: WorkflowInfo) -> dict[str, object]:
+    """Return a workflow as a list's document, without what only a look at the one workflow knows."""
+    return {name: value for name, value in asdict(workflow).items() if name not in _unknown_in_lists}
 
 
 @app.command(epilog=examples("mainspring cancel cleanup-2024 --reason 'wrong year'"))

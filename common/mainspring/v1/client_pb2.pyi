@@ -407,7 +407,7 @@ class Workflow(_message.Message):
     ended_at_us: _builtins.int
     """When it ended, 0 before."""
     nodes_total: _builtins.int
-    """How many nodes the definition has."""
+    """How many nodes the definition has; 0 in the answer to List, which does not know it."""
     shard: _builtins.int
     """The shard that it belongs to."""
     definition_hash: _builtins.str
@@ -422,7 +422,7 @@ class Workflow(_message.Message):
 
     @_builtins.property
     def node_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCount]:
-        """How many nodes and instances stand in each state."""
+        """How many nodes and instances stand in each state; empty in the answer to List."""
 
     def __init__(
         self,
