@@ -52,9 +52,11 @@ class Problem:
 class DefinitionError(MainspringError):
     """A definition cannot run; every problem found is in `problems`."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
+        """`source`: the file of the definition, to be named with each problem."""
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        named = f"{source}: " if source else ""
+        super().__init__("\n".join(f"{named}{problem}" for problem in self.problems))
 
 
 class BadRequestError(MainspringError):

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
-from mainspring.errors import AlreadyExistsError, BusyError, MainspringError, NotFoundError
+from mainspring.errors import AlreadyExistsError, BusyError, DefinitionError, MainspringError, NotFoundError, Problem
 from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring_client.cli.program import app
 from tests.client.answers import CANCELLED, FAILED, RUNNING, SUCCEEDED, node, result, seen, submitted, workflow
@@ -63,6 +63,17 @@ def test_submit_sends_the_file_and_its_input_and_says_what_to_type_next(served: 
     (request,) = scripted.requests["Submit"]
     assert json.loads(request.definition.data)["nodes"][0]["executor"] == "noop"
     assert json.loads(request.input.data) == {"year": 2024}
+
+
+def test_submit_names_the_file_with_each_problem_whoever_finds_it(served: Served, tmp_path: Path) -> None:
+    file = file_of(tmp_path, "name: one\nnodes:\n  - {id: a}\n")
+    got = run("submit", file)
+    assert got.exit_code == 2
+    assert got.stderr.startswith(f"error: {file}: node 'a'")
+    found = DefinitionError([Problem("TOO_WIDE", "too wide", "a"), Problem("CYCLE", "in a ring", "b")])
+    got = asked(served, "submit", file_of(tmp_path), Submit=[found])
+    assert got.exit_code == 2
+    assert got.stderr.splitlines() == [f"error: {file}: node 'a': too wide", f"{file}: node 'b': in a ring"]
 
 
 def test_submit_for_a_program_prints_one_document(served: Served, tmp_path: Path) -> None:
@@ -216,6 +227,22 @@ def test_get_of_a_map_lists_its_first_failed_instances_and_says_how_to_look_at_o
         "look at one with: mainspring get w 'fetch[1]'",
         "these are the first 10; see all with: mainspring get w --state FAILED --all",
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (2, "2: 2 succeeded"),
+        (3, "2 and 1 instance of maps: 3 succeeded"),
+        (6, "2 and 4 instances of maps: 6 succeeded"),
+    ],
+)
+def test_get_counts_the_instances_of_maps_apart_from_the_nodes(served: Served, count: int, told: str) -> None:
+    whole = workflow()
+    whole.node_counts[0].CopyFrom(client_pb2.NodeCount(status=NODE_SUCCEEDED, count=count))
+    nodes = client_pb2.ListNodesResponse(nodes=[])
+    got = asked(served, "get", "w", Get=[client_pb2.GetResponse(workflow=whole)], ListNodes=[nodes])
+    assert f"nodes      {told}\n" in got.stdout
 
 
 def test_get_for_a_program_holds_the_workflow_and_all_nodes(served: Served) -> None:

@@ -16,6 +16,10 @@ def show_workflow(out: Output, workflow: WorkflowInfo) -> None:
     """Print what is known of a workflow as a whole."""
     failure = workflow.failure
     counts = ", ".join(f"{count:,} {status.lower()}" for status, count in workflow.node_counts.items() if count)
+    instances = sum(workflow.node_counts.values()) - workflow.nodes_total
+    nodes = f"{workflow.nodes_total:,}"
+    if instances > 0:
+        nodes += f" and {instances:,} instance{'' if instances == 1 else 's'} of maps"
     out.fields(
         [
             ("workflow", workflow.workflow_id),
@@ -24,7 +28,7 @@ def show_workflow(out: Output, workflow: WorkflowInfo) -> None:
             ("submitted", moment(workflow.submitted_at_us)),
             ("ended", moment(workflow.ended_at_us)),
             ("time", since(workflow.submitted_at_us, workflow.ended_at_us)),
-            ("nodes", f"{workflow.nodes_total:,} ({counts})" if counts else f"{workflow.nodes_total:,}"),
+            ("nodes", f"{nodes}: {counts}" if counts else nodes),
             ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
             ("at node", failure.node_id if failure is not None else ""),
             ("cancelled for", workflow.cancel_reason),

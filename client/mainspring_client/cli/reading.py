@@ -2,13 +2,15 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 import orjson
 
 from mainspring.definition import parse_definition
-from mainspring.errors import BadRequestError
+from mainspring.errors import BadRequestError, DefinitionError
 from mainspring.limits import definition_bytes_max
 from mainspring.workflow import Definition, Json
 
@@ -20,6 +22,15 @@ def read_definition(file: Path) -> Definition:
     """Read a definition by the suffix of its file; standard input ("-") is YAML, of which JSON is a part."""
     known = _format_of(file)
     return parse_definition(_read(file), format=known)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name the file with each problem of its definition, whoever finds it."""
+    try:
+        yield
+    except DefinitionError as error:
+        raise DefinitionError(error.problems, str(file)) from error
 
 
 def read_json(text: str, option: str) -> Json:

@@ -20,7 +20,7 @@ from mainspring_client.cli.failed import error_of, failed_instances
 from mainspring_client.cli.output import first_line, json_text, moment, since
 from mainspring_client.cli.pages import failed_shown_max, node_row, show_node, show_workflow
 from mainspring_client.cli.progress import showing
-from mainspring_client.cli.reading import read_definition, read_json, read_node
+from mainspring_client.cli.reading import naming, read_definition, read_json, read_node
 from mainspring_client.client import Client
 from mainspring_client.nouns import (
     NodeInfo,
@@ -58,11 +58,13 @@ def submit(
 ) -> None:
     """Start a workflow."""
     session = session_of(ctx, address, as_json=as_json)
-    definition = read_definition(file)
+    with naming(file):
+        definition = read_definition(file)
     value = read_json(input_, "--input")
 
     async def work(client: Client) -> None:
-        handle = await client.submit(definition, value, workflow_id=workflow_id)
+        with naming(file):
+            handle = await client.submit(definition, value, workflow_id=workflow_id)
         said = {"workflow_id": handle.workflow_id, "created": handle.created}
         if session.out.as_json:
             (session.out.record if watch_ else session.out.document)(said)
