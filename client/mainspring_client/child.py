@@ -75,6 +75,17 @@ class Child:
         assert self._exit is not None, "not started"
         return self._exit
 
+    @property
+    def fate(self) -> str:
+        """How it ended: its name with "ended with exit code 2" or "was killed by SIGKILL"."""
+        code = self.exited.result()
+        if code >= 0:
+            return f"{self.name} ended with exit code {code}"
+        try:
+            return f"{self.name} was killed by {signal.Signals(-code).name}"
+        except ValueError:  # a real-time signal has no name
+            return f"{self.name} was killed by signal {-code}"
+
     async def heard(self, event: str, within_s: float) -> Mapping[str, Any]:
         """Wait until it says that it is `event`; `UnavailableError` with its last lines when it ends or stays silent."""
         said = self._events.setdefault(event, asyncio.get_running_loop().create_future())
@@ -83,7 +94,7 @@ class Child:
         if said.done():
             return said.result()
         if self.exited.done():
-            raise self.failure(f"{self.name} ended with exit code {self.exited.result()} before it was {event}")
+            raise self.failure(f"{self.fate} before it was {event}")
         raise self.failure(f"{self.name} was not {event} within {within_s:g} s")
 
     def failure(self, what: str) -> UnavailableError:

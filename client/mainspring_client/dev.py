@@ -14,12 +14,20 @@ import os
 import shutil
 import socket
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 from mainspring.errors import BadRequestError, SettingsError, UnavailableError
-from mainspring.limits import dev_ready_poll_ms, dev_start_ms_max, dev_stop_ms_max, dev_workers_max
+from mainspring.limits import (
+    dev_ready_poll_ms,
+    dev_restarts_max,
+    dev_restarts_window_ms,
+    dev_start_ms_max,
+    dev_stop_ms_max,
+    dev_workers_max,
+)
 from mainspring_client.child import Child
 
 host: Final = "127.0.0.1"
@@ -144,14 +152,35 @@ class DevCluster:
         name = f"worker-{len(self.workers) + 1}"
         worker = Child(name, self._data / f"{name}.log", self._echo)
         self.workers.append(worker)
-        arguments = ["-m", "mainspring_worker", "--address", self.address, "--name", name]
+        await self._start_worker(worker)
+        await worker.heard("attached", dev_start_ms_max / 1000)
+        return worker
+
+    async def start_again(self, dead: Child) -> Child:
+        """Start a process that `ended` has returned once more, in its place: same name, ports and log; do not wait until it serves.
+
+        Nothing is started again by itself: what a test's cluster loses stays lost, until the test says otherwise.
+        """
+        child = Child(dead.name, dead.log_path, self._echo)
+        if dead is self.coordinator:
+            self.coordinator = child
+            await self._start_coordinator(_port_of(self.address), _port_of(self.http_address))
+        else:
+            self.workers[self.workers.index(dead)] = child
+            await self._start_worker(child)
+        return child
+
+    async def _start_worker(self, worker: Child) -> None:
+        arguments = ["-m", "mainspring_worker", "--address", self.address, "--name", worker.name]
         for module in self._imports:
             arguments += ["--import", module]
         if self._slots is not None:
             arguments += ["--slots", str(self._slots)]
-        await worker.start(arguments, self._settings(name, HTTP_PORT="0"), self._directory)
-        await worker.heard("attached", dev_start_ms_max / 1000)
-        return worker
+        await worker.start(arguments, self._settings(worker.name, HTTP_PORT="0"), self._directory)
+
+    async def _start_coordinator(self, grpc_port: int, http_port: int) -> None:
+        settings = self._settings("coordinator", GRPC_PORT=str(grpc_port), HTTP_PORT=str(http_port))
+        await self.coordinator.start(["-c", _upgrade_and_run], settings, self._directory)
 
     async def ended(self) -> Child:
         """Wait until a process ends that was not asked to; return it."""
@@ -163,8 +192,7 @@ class DevCluster:
         require_free(self._grpc_port, "GRPC_PORT")
         require_free(self._http_port, "HTTP_PORT")
         self._data.mkdir(parents=True, exist_ok=True)
-        settings = self._settings("coordinator", GRPC_PORT=str(self._grpc_port), HTTP_PORT=str(self._http_port))
-        await self.coordinator.start(["-c", _upgrade_and_run], settings, self._directory)
+        await self._start_coordinator(self._grpc_port, self._http_port)
         said = await self.coordinator.heard("listening", dev_start_ms_max / 1000)
         self.address, self.http_address = said["grpc"], said["http"]
         await self._ready()
@@ -184,6 +212,25 @@ class DevCluster:
         inherited = {key: value for key, value in os.environ.items() if key not in _own_settings}
         own = {"DATABASE_URL": self._database_url, "ENGINE_INSTANCE_ID": name}
         return inherited | own | more | self._environment
+
+
+class Restarts:
+    """How often each part was started again lately: one that dies at every start must not do so for ever."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, deque[float]] = {}
+
+    def allow(self, name: str, now_s: float) -> bool:
+        """Tell whether the part may be started again, and count it if so."""
+        at = self._at.setdefault(name, deque(maxlen=dev_restarts_max))
+        if len(at) == dev_restarts_max and now_s - at[0] < dev_restarts_window_ms / 1000:
+            return False
+        at.append(now_s)
+        return True
+
+
+def _port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def is_ready(address: str) -> bool:

@@ -101,6 +101,8 @@ dev_stop_ms_max: Final = 35_000  # above drain_ms_default
 dev_ready_poll_ms: Final = 50
 dev_workers_max: Final = 64
 dev_tail_lines_max: Final = 20
+dev_restarts_max: Final = 5  # of one part within dev_restarts_window_ms
+dev_restarts_window_ms: Final = 60_000
 
 # Workers
 slots_max: Final = 10_000

@@ -90,6 +90,30 @@ def test_a_new_project_runs_on_dev_and_what_it_did_is_there_after_a_restart(tmp_
         process.communicate(timeout=60)
 
 
+def test_dev_goes_on_after_a_kill_of_its_worker_and_of_its_coordinator(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    (tmp_path / "workflow.yaml").write_text("name: one\nnodes:\n  - {id: a, executor: echo, input: '${input}'}\n")
+    command = [*COMMAND, "dev", "--import", "tasks", "--workers", "1", "--free-ports", "--verbose"]
+    with Program(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().split()[1]
+        coordinator, worker = map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        for victim, pid, serves in (("worker-1", worker, "attached"), ("coordinator", coordinator, "listening")):
+            os.kill(pid, signal.SIGKILL)
+            log = tmp_path / ".mainspring" / f"{victim}.log"
+            told = f"{victim} was killed by SIGKILL; started again, its log is {log}\n"
+            assert told in iter(process.stderr.readline, "")
+            assert any(f'{{"event":"{serves}"' in line for line in iter(process.stderr.readline, ""))
+            done = run(
+                *("submit", "workflow.yaml", "--input", '"bread"', "--watch"), address=address, directory=tmp_path
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
 def test_a_failure_is_shown_with_the_command_to_look_closer_and_that_command_shows_the_stack(tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text(TASKS)
     (tmp_path / "workflow.yaml").write_text("name: one\nnodes:\n  - {id: a, executor: fail, input: '${input}'}\n")

@@ -18,8 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mainspring.errors import BadRequestError, SettingsError, UnavailableError
+from mainspring.limits import dev_restarts_max
 from mainspring_client.cli.program import app
-from mainspring_client.dev import DevCluster, require_free
+from mainspring_client.dev import DevCluster, Restarts, require_free
 from tests.client.program import Program
 
 COORDINATOR = """
@@ -246,16 +247,56 @@ def test_dev_names_the_workflow_to_submit_only_if_it_is_there(parts: Path, has_w
     assert f"  mainspring --address 127.0.0.1:7 submit {file} --watch\n" in lines
 
 
-def test_dev_reports_a_part_that_dies_and_stops_the_others(parts: Path) -> None:
+def test_dev_starts_a_part_again_that_dies_until_it_dies_too_often(parts: Path) -> None:
     with dev(parts, "--import", "tasks", "--json") as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["event"] == "ready"
+        last = children_of(process.pid)[-1]
+        for _ in range(dev_restarts_max):
+            others = set(children_of(process.pid)) - {last}
+            os.kill(last, signal.SIGKILL)
+            told = json.loads(process.stdout.readline())
+            assert (told["event"], told["name"], told["exit_code"]) == ("restarted", "worker-2", -9)
+            (last,) = set(children_of(process.pid)) - others
         children = children_of(process.pid)
-        os.kill(children[-1], signal.SIGKILL)
+        os.kill(last, signal.SIGKILL)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 4
-    assert "ended with exit code -9" in json.loads(said)["error"]["message"]
+    assert json.loads(said)["error"]["message"].startswith(
+        "worker-2 was killed by SIGKILL, after 5 restarts within 60 s; its log is "
+    )
     assert not any(map(alive, children))
+
+
+def test_restarts_are_counted_for_each_part_within_a_window() -> None:
+    restarts = Restarts()
+    assert [restarts.allow("worker-1", second) for second in (0, 1, 2, 3, 4, 5)] == [True] * 5 + [False]
+    assert restarts.allow("worker-2", 5)
+    assert not restarts.allow("worker-1", 59.9)
+    assert [restarts.allow("worker-1", second) for second in (60, 60.5, 61)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "fate"),
+    [("worker-1", "worker-1 was killed by SIGKILL"), ("coordinator", "coordinator was killed by SIGKILL")],
+)
+def test_a_part_is_started_again_in_its_place_when_that_is_wanted(parts: Path, name: str, fate: str) -> None:
+    async def play() -> None:
+        async with DevCluster(imports=["tasks"], workers=1, directory=parts) as cluster:
+            (victim,) = [child for child in (cluster.coordinator, *cluster.workers) if child.name == name]
+            os.kill(victim.pid, signal.SIGKILL)
+            assert await cluster.ended() is victim
+            assert victim.fate == fate
+            again = await cluster.start_again(victim)
+            assert again in (cluster.coordinator, *cluster.workers)
+            assert len(cluster.workers) == 1
+            if name == "coordinator":
+                assert (await again.heard("listening", 60))["http"] == cluster.http_address
+            else:
+                await again.heard("attached", 60)
+        assert not alive(again.pid)
+
+    asyncio.run(play())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")

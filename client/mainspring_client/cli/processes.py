@@ -9,17 +9,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from mainspring.dial import default_grpc_port, default_http_port
 from mainspring.errors import SettingsError
-from mainspring.limits import dev_workers_max
+from mainspring.limits import dev_restarts_max, dev_restarts_window_ms, dev_workers_max
 from mainspring_client.child import Child
 from mainspring_client.cli.app import JsonOption, Session, app, examples, exit_interrupted, exit_unavailable, session_of
 from mainspring_client.cli.template import project_workflow
-from mainspring_client.dev import DevCluster
+from mainspring_client.dev import DevCluster, Restarts
 
 _needs: Final = {
     "coordinator": ("mainspring_coordinator", "alembic", "psutil", "pymysql", "sqlalchemy", "starlette", "uvicorn"),
@@ -62,7 +62,7 @@ def dev(
 ) -> None:
     """Run a cluster on this machine until Ctrl-C.
 
-    It is a coordinator on SQLite and a few workers, each a process of its own.
+    It is a coordinator on SQLite and a few workers, each a process of its own; one that dies is started again.
     """
     session = session_of(ctx, as_json=as_json)
     _require("coordinator")
@@ -101,7 +101,7 @@ def db(ctx: typer.Context) -> None:
 
 
 async def _run(session: Session, cluster: DevCluster) -> int:
-    """Keep a cluster until a signal or the end of one of its processes; return the exit code."""
+    """Keep a cluster until a signal, or until one of its processes dies again and again; return the exit code."""
     asked: asyncio.Event = asyncio.Event()
     signals = 0
 
@@ -126,17 +126,43 @@ async def _run(session: Session, cluster: DevCluster) -> int:
             return exit_interrupted
         await starting
         _greet(session, cluster)
-        ended = asyncio.ensure_future(cluster.ended())
-        await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if not asked.is_set():
-            child: Child = ended.result()
-            session.out.error(child.failure(f"{child.name} ended with exit code {child.exited.result()}"))
-            return exit_unavailable
-        ended.cancel()
-        return 0
+        return await _keep(session, cluster, waiting)
     finally:
         waiting.cancel()
         await cluster.stop()
+
+
+async def _keep(session: Session, cluster: DevCluster, asked: asyncio.Future[Any]) -> int:
+    """Start again whatever dies, until it was asked to stop, or a part dies too often; return the exit code."""
+    restarts = Restarts()
+    loop = asyncio.get_running_loop()
+    while True:
+        ended = asyncio.ensure_future(cluster.ended())
+        await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            ended.cancel()
+            return 0
+        child = ended.result()
+        if not restarts.allow(child.name, loop.time()):
+            limit = f"{dev_restarts_max} restarts within {dev_restarts_window_ms // 1000} s"
+            session.out.error(child.failure(f"{child.fate}, after {limit}"))
+            return exit_unavailable
+        await cluster.start_again(child)
+        _tell_restart(session, child)
+
+
+def _tell_restart(session: Session, dead: Child) -> None:
+    if session.out.as_json:
+        session.out.record(
+            {
+                "event": "restarted",
+                "name": dead.name,
+                "exit_code": dead.exited.result(),
+                "log": str(dead.log_path),
+            }
+        )
+        return
+    session.out.hint(f"{dead.fate}; started again, its log is {dead.log_path}")
 
 
 def _greet(session: Session, cluster: DevCluster) -> None:
