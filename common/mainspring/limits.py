@@ -110,7 +110,9 @@ executors_a_worker_max: Final = 1_000
 workers_max: Final = 10_000
 unacknowledged_bytes_max: Final = 64 * MIB
 reconnect_delay_ms_max: Final = 3_000
-unreachable_warning_interval_ms: Final = 30_000  # between warnings of one address at which no coordinator answers
+unreachable_warning_interval_ms: Final = (
+    30_000  # between warnings of one address: no coordinator answers, or it refuses us
+)
 stop_wait_ms_max: Final = 1_000  # how long an ending worker waits for coroutines that it has cancelled
 remembered_cancels_max: Final = 10_000
 credit_interval_ms: Final = 50  # between looks at idle credit, so that it moves within 100 ms

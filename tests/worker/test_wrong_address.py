@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
+from mainspring.v1 import worker_pb2 as wire
 from mainspring_worker import links
 from tests.servers.ports import free_port
 from tests.worker.scripted import Coordinator, coordinators, running, until, wait_s
@@ -87,6 +88,24 @@ def test_the_warning_comes_once_in_a_while_not_at_each_try(monkeypatch: pytest.M
                     await until(lambda: len(about(logs, address)) >= 2)
 
     asyncio.run(scene())
+
+
+def test_a_refusal_is_told_once_in_a_while_and_another_one_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = wire.Goodbye(reason=wire.GOODBYE_REASON_NAME_TAKEN, message="the name is taken")
+    stepping_down = wire.Goodbye(reason=wire.GOODBYE_REASON_STEPPING_DOWN, message="not me")
+
+    async def refused(refusals: Sequence[wire.Goodbye]) -> list[str]:
+        async with coordinators() as [coordinator]:
+            coordinator.refusals = list(refusals)
+            with capture_logs() as logs:
+                async with running([coordinator.address]):
+                    await coordinator.session()
+            assert len(coordinator.hellos) == len(refusals) + 1
+            return [line["message"] for line in logs if line["event"] == "goodbye"]
+
+    assert asyncio.run(refused([taken] * 3 + [stepping_down])) == ["the name is taken", "not me"]
+    monkeypatch.setattr(links, "unreachable_warning_interval_ms", 0)
+    assert asyncio.run(refused([taken] * 3)) == ["the name is taken"] * 3
 
 
 def test_an_address_that_the_cluster_names_wrongly_is_its_coordinators_setting() -> None:

@@ -116,7 +116,8 @@ class Links:
     async def _keep(self, address: str) -> None:
         failures = 0
         loop = asyncio.get_running_loop()
-        warn_from = loop.time()
+        warn_from = tell_from = loop.time()
+        told: int | None = None
         while not self._closing and address in self._wanted():
             self._last_session += 1
             timings = self._timings
@@ -138,6 +139,10 @@ class Links:
                 warn_from = loop.time() + unreachable_warning_interval_ms / 1_000
                 self._warn(address, stream.failure)
             if stream.goodbye is not None:
+                # What ends an attached stream is news each time; a refusal is repeated at each try.
+                if stream.incarnation or stream.goodbye.reason != told or loop.time() >= tell_from:
+                    told, tell_from = stream.goodbye.reason, loop.time() + unreachable_warning_interval_ms / 1_000
+                    self._tell(address, stream.goodbye)
                 self._owner.heard_goodbye(stream, stream.goodbye)
             # Only one that lasted shows that its coordinator is well; one that drops us at once must not be stormed.
             failures = 0 if stream.lasted_s * 1_000 > reconnect_delay_ms_max else failures + 1
@@ -155,6 +160,10 @@ class Links:
         else:
             next_step = "the cluster names it: open the network to it, or set its coordinator's ADVERTISE_HOST to a host in reach"
         _log.warning("coordinator_unreachable", address=address, problem=problem, next_step=next_step)
+
+    def _tell(self, address: str, goodbye: wire.Goodbye) -> None:
+        reason = wire.GoodbyeReason.Name(goodbye.reason) if goodbye.reason in wire.GoodbyeReason.values() else "unknown"
+        _log.warning("goodbye", address=address, reason=reason, message=goodbye.message)
 
     def _leave(self, stream: Stream) -> None:
         if self.attached.pop(stream.session, None) is not None:

@@ -174,8 +174,6 @@ class Worker:
 
     def heard_goodbye(self, stream: Stream, goodbye: wire.Goodbye) -> None:
         """Do what a Goodbye asks for."""
-        reason = wire.GoodbyeReason.Name(goodbye.reason) if goodbye.reason in wire.GoodbyeReason.values() else "unknown"
-        _log.warning("goodbye", address=stream.address, reason=reason, message=goodbye.message)
         # Later on, whoever refuses us for good is not one of ours: another process by now at an address that we knew, or one that
         # has still to be upgraded. Those that took us in go on with us.
         if goodbye.reason in _fatal and not self._taken_in and not self._stopped.done():
