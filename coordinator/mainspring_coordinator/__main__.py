@@ -11,6 +11,7 @@ import structlog
 import uvloop
 
 from mainspring.errors import MainspringError, SettingsError, StoreUnavailableError
+from mainspring.interrupts import interrupted, let_interrupts_in
 from mainspring.logs import configure_logs
 from mainspring.settings import CoordinatorSettings
 
@@ -50,9 +51,10 @@ async def serve(settings: CoordinatorSettings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; return the exit status: 0, 2 for bad settings or a wrong schema, 4 for a database out of reach."""
+    """Run; return the exit status: 0, 2 for bad settings or a wrong schema, 4 for a database out of reach, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        let_interrupts_in()
         if not {"-h", "--help"}.isdisjoint(words):
             sys.stdout.write(usage())
             return 0
@@ -71,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, MainspringError) as error:
         sys.stderr.write(f"mainspring: {error}\n")
         return _bad_usage
+    except KeyboardInterrupt:
+        return interrupted()
     return 0
 
 

@@ -56,6 +56,9 @@ play = os.environ.get("PLAY")
 if play == "crash":
     print("ModuleNotFoundError: No module named 'tasks'", file=sys.stderr)
     sys.exit(2)
+if play == "mask":
+    print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    sys.exit()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 print(json.dumps({"event": "attached"}), flush=True)
 while True:
@@ -329,6 +332,36 @@ def test_a_part_is_run_with_its_own_arguments(parts: Path, arguments: list[str],
     done = subprocess.run(command, cwd=parts, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.splitlines()[0] == got
     assert done.returncode == 2
+
+
+def test_a_part_is_started_with_interrupts_held_back_until_it_can_answer_them(parts: Path) -> None:
+    command = [sys.executable, "-m", "mainspring_client", "worker"]
+    environment = os.environ | {"PLAY": "mask"}
+    done = subprocess.run(command, cwd=parts, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "SIGINT" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["mainspring_coordinator"], ["mainspring_worker", "--import", "tasks"]])
+def test_an_interrupt_during_the_imports_of_a_part_is_one_line_and_130(words: list[str], tmp_path: Path) -> None:
+    launcher = (
+        "import os, signal, sys; from mainspring.interrupts import hold_interrupts; hold_interrupts(); "
+        "os.kill(os.getpid(), signal.SIGINT); os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", launcher, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "mainspring: interrupted\n")
+    assert list(tmp_path.iterdir()) == [], "it did nothing"
+
+
+def test_an_interrupt_while_a_worker_imports_its_modules_is_one_line_and_130(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text("import threading\nprint('imports', flush=True)\nthreading.Event().wait()\n")
+    command = [sys.executable, "-m", "mainspring_client", "worker", "--import", "tasks"]
+    with Program(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "imports\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "mainspring: interrupted\n")
 
 
 def test_db_is_the_coordinators_business(parts: Path) -> None:

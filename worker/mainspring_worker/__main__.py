@@ -14,6 +14,7 @@ import structlog
 import uvloop
 
 from mainspring.errors import MainspringError, SettingsError
+from mainspring.interrupts import interrupted, let_interrupts_in
 from mainspring.limits import labels_max, name_bytes_max
 from mainspring.logs import configure_logs
 from mainspring.settings import WorkerSettings
@@ -122,9 +123,10 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; return the exit status: 0, or 2 for what the worker cannot start with and when the cluster refuses it."""
-    given = _parser().parse_args(arguments)
+    """Run; return the exit status: 0, 2 for what it cannot start with and when the cluster refuses it, 130 when interrupted."""
     try:
+        let_interrupts_in()
+        given = _parser().parse_args(arguments)
         settings = WorkerSettings.load(
             {
                 "MAX_CONCURRENT_NODES": given.slots,
@@ -163,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MainspringError as error:
         sys.stderr.write(f"mainspring: {error}\n")
         return _unusable
+    except KeyboardInterrupt:
+        return interrupted()
     return 0
 
 

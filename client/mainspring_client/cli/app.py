@@ -18,6 +18,7 @@ from mainspring.errors import (
     WorkflowCancelledError,
     WorkflowFailedError,
 )
+from mainspring.interrupts import exit_interrupted
 from mainspring_client.cli.output import Output
 from mainspring_client.client import Client
 
@@ -28,7 +29,6 @@ exit_bad_input: Final = 2
 exit_not_found: Final = 3
 exit_unavailable: Final = 4
 exit_broken: Final = 5
-exit_interrupted: Final = 130
 
 _first_contact_s: Final = 3.0
 _exit_codes: Final[tuple[tuple[tuple[type[MainspringError], ...], int], ...]] = (

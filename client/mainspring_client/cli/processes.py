@@ -15,9 +15,10 @@ import typer
 
 from mainspring.dial import default_grpc_port, default_http_port
 from mainspring.errors import SettingsError
+from mainspring.interrupts import exit_interrupted, hold_interrupts
 from mainspring.limits import dev_restarts_max, dev_restarts_window_ms, dev_workers_max
 from mainspring_client.child import Child
-from mainspring_client.cli.app import JsonOption, Session, app, examples, exit_interrupted, exit_unavailable, session_of
+from mainspring_client.cli.app import JsonOption, Session, app, examples, exit_unavailable, session_of
 from mainspring_client.cli.template import project_workflow
 from mainspring_client.dev import DevCluster, Restarts
 
@@ -208,4 +209,5 @@ def _become(session: Session, part: str, arguments: list[str]) -> NoReturn:
     _require(part)
     if session.address is not None:
         os.environ["MAINSPRING_ADDRESS"] = session.address
+    hold_interrupts()
     os.execv(sys.executable, [sys.executable, "-m", f"mainspring_{part}", *arguments])  # noqa: S606  (our own part, no shell)
