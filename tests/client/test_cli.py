@@ -9,23 +9,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from typer.testing import CliRunner, Result
 
 from mainspring.errors import AlreadyExistsError, BusyError, DefinitionError, MainspringError, NotFoundError, Problem
 from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
-from mainspring_client.cli.program import app
 from tests.client.answers import CANCELLED, FAILED, RUNNING, SUCCEEDED, node, result, seen, submitted, workflow
+from tests.client.commands import FAILURE, asked, run
 from tests.client.conftest import Served
 from tests.client.program import Program
 
-FAILURE = workflow_pb2.Failure(
-    type="ValueError", message="no such year", node_id="fetch", stack='File "tasks.py", line 3'
-)
-GET = client_pb2.GetResponse(workflow=workflow())
 NODE_FAILED = workflow_pb2.NODE_STATUS_FAILED
 NODE_SUCCEEDED = workflow_pb2.NODE_STATUS_SUCCEEDED
 
@@ -35,15 +29,6 @@ def _same_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("MAINSPRING_ADDRESS", raising=False)
     monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: str, text: str | None = None) -> Result:
-    return CliRunner().invoke(app, list(arguments), input=text)
-
-
-def asked(served: Served, *arguments: str, **script: Any) -> Result:
-    with served(**script) as (_, address):
-        return run("--address", address, *arguments)
 
 
 def file_of(tmp_path: Path, text: str = "name: one\nnodes:\n  - {id: a, executor: noop}\n") -> str:
@@ -168,88 +153,6 @@ def test_a_large_graph_in_a_pipe_gets_counts_and_failures_only(served: Served) -
 
 
 # Reading
-
-
-def test_get_shows_each_node_with_attempt_worker_time_error_and_reason(served: Served) -> None:
-    nodes = [
-        node("fetch", NODE_SUCCEEDED),
-        node(
-            "delete",
-            workflow_pb2.NODE_STATUS_BACKOFF,
-            attempt=2,
-            failure=workflow_pb2.Failure(type="IOError", message="503\nmore"),
-        ),
-        node(
-            "mail",
-            workflow_pb2.NODE_STATUS_READY,
-            attempt=0,
-            worker="",
-            started_at_us=0,
-            waiting_reason="no worker runs executor X",
-        ),
-    ]
-    got = asked(served, "get", "w", Get=[GET], ListNodes=[client_pb2.ListNodesResponse(nodes=nodes)])
-    lines = [" ".join(line.split()) for line in got.stdout.splitlines()]
-    assert "fetch SUCCEEDED 1 worker-1 1970-01-01 00:00:01 1.0 s" in lines
-    assert "delete BACKOFF 2 worker-1 1970-01-01 00:00:01 IOError: 503" in lines
-    assert "mail READY no worker runs executor X" in lines
-    assert "strategy load-balanced" in lines
-    assert got.exit_code == 0
-
-
-@pytest.mark.parametrize("named", [["fetch", "--instance", "3"], ["fetch[3]"]])
-def test_get_of_a_node_shows_input_output_stack_progress_and_attempts(served: Served, named: list[str]) -> None:
-    detail = client_pb2.GetNodeResponse(
-        node=node("fetch", NODE_FAILED, instance=3, attempt=2, failure=FAILURE),
-        input=workflow_pb2.Payload(data=b'{"year":2024}'),
-        progress=workflow_pb2.Payload(data=b'"halfway"'),
-        attempts=[client_pb2.Attempt(attempt=1, worker="worker-9", started_at_us=1, ended_at_us=2, failure=FAILURE)],
-    )
-    with served(GetNode=[detail]) as (scripted, address):
-        got = run("get", "w", *named, "--address", address)
-    for part in ("fetch[3]", '"year": 2024', '"halfway"', 'File "tasks.py", line 3', "worker-9"):
-        assert part in got.stdout
-    assert (scripted.requests["GetNode"][0].node_id, scripted.requests["GetNode"][0].instance) == ("fetch", 3)
-
-
-def test_get_of_a_map_lists_its_first_failed_instances_and_says_how_to_look_at_one(served: Served) -> None:
-    detail = client_pb2.GetNodeResponse(
-        node=node("fetch", workflow_pb2.NODE_STATUS_CANCELLED, attempt=0, width=30, instances_ended=12)
-    )
-    failed = [node("fetch", NODE_FAILED, instance=number, failure=FAILURE) for number in range(1, 13)]
-    script = {"GetNode": [detail], "ListNodes": [client_pb2.ListNodesResponse(nodes=failed)]}
-    got = asked(served, "get", "w", "fetch", **script)
-    lines = [" ".join(line.split()) for line in got.stdout.splitlines()]
-    assert "instances 12 of 30 ended" in lines
-    assert "fetch[1] 1 worker-1 1970-01-01 00:00:01 1.0 s ValueError: no such year" in lines
-    assert len([line for line in lines if "ValueError" in line]) == 10
-    assert got.stderr.splitlines() == [
-        "look at one with: mainspring get w 'fetch[1]'",
-        "these are the first 10; see all with: mainspring get w --state FAILED --all",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("count", "told"),
-    [
-        (2, "2: 2 succeeded"),
-        (3, "2 and 1 instance of maps: 3 succeeded"),
-        (6, "2 and 4 instances of maps: 6 succeeded"),
-    ],
-)
-def test_get_counts_the_instances_of_maps_apart_from_the_nodes(served: Served, count: int, told: str) -> None:
-    whole = workflow()
-    whole.node_counts[0].CopyFrom(client_pb2.NodeCount(status=NODE_SUCCEEDED, count=count))
-    nodes = client_pb2.ListNodesResponse(nodes=[])
-    got = asked(served, "get", "w", Get=[client_pb2.GetResponse(workflow=whole)], ListNodes=[nodes])
-    assert f"nodes      {told}\n" in got.stdout
-
-
-def test_get_for_a_program_holds_the_workflow_and_all_nodes(served: Served) -> None:
-    got = asked(served, "get", "w", "--json", Get=[GET], ListNodes=[client_pb2.ListNodesResponse(nodes=[node()])])
-    document = json.loads(got.stdout)
-    assert document["workflow"]["node_counts"] == {"RUNNING": 2}
-    assert document["nodes"][0]["status"] == "RUNNING"
 
 
 def test_history_is_a_line_an_event(served: Served) -> None:

@@ -2,7 +2,7 @@
 
 app        the program: options for all commands, errors to exit codes
 output     what goes to the terminal, to a pipe, or to a program (`--json`)
-workflows  submit, get, history, result, list, watch, cancel; pages and progress are what they show
+workflows  submit, get, history, result, list, watch, cancel; pages and progress are what they show, failed finds the instance at fault
 cluster    workers, coordinators, shards
 processes  dev, coordinator, worker, db
 project    init, validate
