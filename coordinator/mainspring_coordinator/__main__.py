@@ -55,14 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         let_interrupts_in()
-        if not {"-h", "--help"}.isdisjoint(words):
-            sys.stdout.write(usage())
-            return 0
+        asks_help = not {"-h", "--help"}.isdisjoint(words)
         if words[:1] == ["db"]:
             # Loaded here, because a coordinator needs neither Alembic nor the doctor.
             from mainspring_coordinator import database  # noqa: PLC0415
 
-            return database.main(words[1:])
+            if not asks_help:
+                return database.main(words[1:])
+            sys.stdout.write(database.usage())
+            return 0
+        if asks_help:
+            sys.stdout.write(usage())
+            return 0
         settings = CoordinatorSettings.load(words)
         configure_logs(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -82,7 +86,7 @@ def usage() -> str:
     """Return the help text: every setting as a flag, with its default."""
     lines = [
         "Usage: mainspring coordinator [--SETTING VALUE ...]",
-        "       mainspring db upgrade | check [--json] [--database-url URL]",
+        "       mainspring db --help",
         "",
         "Every setting is a flag, an environment variable and a key of the file named by --config (docs/settings.md):",
         "",

@@ -21,6 +21,7 @@ from mainspring.errors import BadRequestError, SettingsError, UnavailableError
 from mainspring.limits import dev_restarts_max
 from mainspring_client.cli.program import app
 from mainspring_client.dev import DevCluster, Restarts, require_free
+from mainspring_coordinator.__main__ import main as run_coordinator
 from tests.client.program import Program
 
 COORDINATOR = """
@@ -368,6 +369,27 @@ def test_db_is_the_coordinators_business(parts: Path) -> None:
     command = [sys.executable, "-m", "mainspring_client", "db", "upgrade"]
     environment = os.environ | {"UPGRADE_EXIT": "7"}
     assert subprocess.run(command, cwd=parts, env=environment, timeout=60, check=False).returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [([], 2), (["--json"], 2), (["--help"], 0), (["upgrade", "--help"], 0), (["check", "-h"], 0)]
+)
+def test_db_has_a_help_of_its_own_that_names_its_acts(
+    words: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_coordinator(["db", *words]) == code
+    said = capsys.readouterr()
+    shown, empty = (said.out, said.err) if code == 0 else (said.err, said.out)
+    assert shown.startswith("Usage: mainspring db upgrade [--json] [--database-url URL]\n")
+    for word in ("  upgrade  ", "  check  ", "DATABASE_URL", "Example: mainspring db upgrade"):
+        assert word in shown
+    assert "--heartbeat-interval" not in shown
+    assert empty == ""
+
+
+def test_an_act_that_db_has_not_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_coordinator(["db", "upgarde"]) == 2
+    assert capsys.readouterr().err == "mainspring: db upgarde: there is no such act; there are upgrade and check\n"
 
 
 @pytest.mark.parametrize("command", ["coordinator", "worker", "db", "dev"])
