@@ -24,6 +24,12 @@ from mainspring_worker.worker import RefusedError, Worker
 
 _log: Final = structlog.get_logger(__name__)
 _unusable: Final = 2
+_short_flags: Final = {
+    "MAX_CONCURRENT_NODES": ("--slots", "N"),
+    "ENGINE_INSTANCE_ID": ("--name", "NAME"),
+    "MAINSPRING_ADDRESS": ("--address", "HOST:PORT[,…]"),
+}
+"""What people type most often has a short name beside the setting's own."""
 
 
 def import_modules(modules: Sequence[str]) -> None:
@@ -61,6 +67,7 @@ def say(event: str, **facts: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mainspring worker",
+        usage="mainspring worker --import MODULE [--slots N] [--name NAME] [--address HOST:PORT] [--SETTING VALUE ...]",
         description="Run executors for a cluster.",
         epilog="Example: mainspring worker --import mypkg.tasks --slots 50 --label zone=a",
         allow_abbrev=False,
@@ -74,7 +81,6 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="A module whose import registers executors; repeatable.",
     )
-    add("--slots", metavar="N", help="How many nodes run at once (MAX_CONCURRENT_NODES, 50).")
     add(
         "--label",
         dest="labels",
@@ -83,12 +89,16 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="What nodes can require; repeatable.",
     )
-    add("--name", help="The worker's name (ENGINE_INSTANCE_ID).")
     add("--zone", default="", help="The zone that it runs in.")
-    add("--address", help="Coordinators, host:port[,…] (MAINSPRING_ADDRESS).")
-    add("--http-port", metavar="PORT", help="Port of /health, /ready, /metrics; 0: none (HTTP_PORT).")
     add("--drain", metavar="SECONDS", type=_seconds, default=30, help="What running nodes get at SIGTERM (30).")
-    add("--config", metavar="FILE", help="A TOML file with settings (MAINSPRING_CONFIG).")
+    settings = parser.add_argument_group(
+        "settings", "Each is also an environment variable and a key of the file named by --config (docs/settings.md)."
+    )
+    for setting in WorkerSettings.reference().values():
+        short, metavar = _short_flags.get(setting.name, (None, "VALUE"))
+        flags = (setting.flag,) if short is None else (short, setting.flag)
+        told = f"{setting.meaning} ({setting.default})".replace("%", "%%")
+        settings.add_argument(*flags, dest=setting.name, metavar=metavar, help=told)
     return parser
 
 
@@ -127,15 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         let_interrupts_in()
         given = _parser().parse_args(arguments)
-        settings = WorkerSettings.load(
-            {
-                "MAX_CONCURRENT_NODES": given.slots,
-                "ENGINE_INSTANCE_ID": given.name,
-                "MAINSPRING_ADDRESS": given.address,
-                "HTTP_PORT": given.http_port,
-                "MAINSPRING_CONFIG": given.config,
-            }
-        )
+        settings = WorkerSettings.load({name: getattr(given, name) for name in WorkerSettings.reference()})
         configure_logs(settings.log_level)
         import_modules(given.modules)
         executors = dict(registry.chosen(settings.supported_executors))
