@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mainspring.failures import worker_lost
+from mainspring.limits import redeliveries_max
 from mainspring_coordinator.engine.status import (
     NodeStatus,
     WorkflowStatus,
@@ -19,7 +20,7 @@ _waiting: Final = (NodeStatus.READY, NodeStatus.BACKOFF)
 _ended_early: Final = (WorkflowStatus.FAILED, WorkflowStatus.CANCELLED)
 _cancelled_late_us: Final = 2_000_000
 """How exactly the database's time is known from outside: its clock is slewed after an outage."""
-_starts_of_quarantine: Final = 4
+_starts_of_quarantine: Final = redeliveries_max
 """A node fails for good when so many workers died under it, each of which had started it."""
 
 
