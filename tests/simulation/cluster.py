@@ -30,6 +30,8 @@ class Profile:
     grace_ms: int = 600
     workflows_open: int = 8
     cancel_grace_ms: int = 2_000
+    step_nodes: int = 500
+    """How much a step of the engine may do; few let long acts fall apart into many."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +97,7 @@ class Cluster:
             timeout_slack_us=200_000,
             # Small, so that outputs leave memory and are asked for again.
             payload_cache_bytes=400,
+            step_nodes=profile.step_nodes,
         )
         self.world.tell(name, "starts")
         self.coordinators[name] = Coordinator(self._process(name), self.server, self.wires, settings, config)

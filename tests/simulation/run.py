@@ -45,6 +45,7 @@ def profile_of(seed: int) -> Profile:
         shards=chance.choice((2, 3, 4)),
         slots=chance.choice((1, 2, 4, 8)),
         workflows_open=chance.choice((4, 8, 12)),
+        step_nodes=chance.choice((1, 2, 5, 20, 500)),
     )
 
 

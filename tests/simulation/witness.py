@@ -140,6 +140,7 @@ class Witness:
                     self._changed(row)
                 case MapExpanded():
                     self.nodes[row.workflow_id, row.node, -1] = Node(_N.RUNNING)
+                    self._seen(self.flows[row.workflow_id], row.version)
                 case IncarnationLost():
                     self._lost[row.shard, row.incarnation] = batch.epochs[row.shard]
                 case _:
