@@ -115,7 +115,7 @@ class Clients:
         if not self.busy:
             return
         world, witness = self.cluster.world, self.cluster.witness
-        if self.submitted - len(witness.flows) + len(witness.unfinished()) < self.cluster.profile.workflows_open:
+        if self.submitted - len(witness.flows) + len(witness.open) < self.cluster.profile.workflows_open:
             self._begin()
         world.at(world.chance.randint(1, 60) * MS, self._work)
 

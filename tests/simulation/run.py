@@ -107,11 +107,11 @@ class Run:
         witness = self.cluster.witness
         if witness.broken:
             return True
-        return not self.clients.calls and not witness.unfinished() and not self.cluster.at_rest()
+        return not self.clients.calls and not witness.open and not self.cluster.at_rest()
 
     def _say_what_hangs(self) -> None:
         witness = self.cluster.witness
-        for name in witness.unfinished():
+        for name in sorted(witness.open):
             witness.breaks(5, f"{name} has not ended")
         if self.clients.calls:
             witness.breaks(5, f"{len(self.clients.calls)} calls were never answered")

@@ -75,6 +75,8 @@ class Witness:
         self.nodes: dict[Place, Node] = {}
         self.plans: dict[str, Plan] = {}
         """By workflow, what its clients submit."""
+        self.open: set[str] = set()
+        """The workflows that have not ended."""
         self.acknowledged: set[str] = set()
         self.takeovers = 0
         """Shards that changed hands without having been given up."""
@@ -154,6 +156,7 @@ class Witness:
     def _inserted(self, row: WorkflowInserted) -> None:
         self.hold(row.workflow_id not in self.flows, 1, f"{row.workflow_id} is inserted twice")
         self.flows[row.workflow_id] = Flow(row.shard, row.digest)
+        self.open.add(row.workflow_id)
 
     def _updated(self, row: WorkflowUpdated) -> None:
         flow = self.flows[row.workflow_id]
@@ -164,6 +167,8 @@ class Witness:
         self.hold(allowed, 4, f"{row.workflow_id} goes from {flow.status.name} to {row.status.name}")
         self.hold(row.version >= flow.version, 4, f"{row.workflow_id} goes back to version {row.version}")
         flow.status, flow.version, flow.output = row.status, row.version, row.output
+        if row.status in workflow_terminal:
+            self.open.discard(row.workflow_id)
 
     def _assigned(self, row: NodeAssigned, epoch: int) -> None:
         place = (row.workflow_id, row.node, row.instance)
@@ -311,10 +316,6 @@ class Witness:
         return len(self._runs) - 1
 
     # -- the end -----------------------------------------------------------------------------------------------------------
-
-    def unfinished(self) -> list[str]:
-        """Return the workflows that have not ended."""
-        return [name for name, flow in self.flows.items() if flow.status not in workflow_terminal]
 
     def agrees_with(self, workflows: Mapping[str, Any], nodes: Mapping[Place, Any]) -> None:
         """Hold the database against the account, at the end."""

@@ -31,6 +31,7 @@ from mainspring_worker.stream import Stream
 from mainspring_worker.surroundings import Surroundings
 
 _log: Final = structlog.get_logger(__name__)
+_version: Final = version("mainspring")
 _noticeable_percent: Final = 5.0
 """A load that moved by less is told with the next heartbeat only."""
 _fatal: Final = frozenset({wire.GOODBYE_REASON_INCOMPATIBLE, wire.GOODBYE_REASON_WRONG_CLUSTER})
@@ -200,7 +201,7 @@ class Worker:
             labels=dict(config.labels),
             executors=sorted(self._executors),
             slots=config.slots,
-            version=version("mainspring"),
+            version=_version,
             protocol=protocol_version,
             cluster=self._cluster,
             workflows_max=config.workflows_max,
