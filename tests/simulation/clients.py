@@ -138,7 +138,7 @@ class Clients:
             world.at(chance.randint(200, 600) * MS, partial(self._submit_other, name, plan, given))
         if chance.random() < 0.15:
             world.at(chance.randint(0, 1_500) * MS, partial(self._cancel, name))
-        for _ in range(chance.choice((0, 0, 1, 2))):
+        for _ in range(chance.choice((0, 1, 2, 6))):
             world.at(chance.randint(0, 1_500) * MS, partial(self._read, name))
 
     def _submit_other(self, name: str, plan: Plan, given: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from mainspring.settings import CoordinatorSettings
 from mainspring.v1 import worker_pb2 as wire
 from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_worker.attempts import Phase
 from mainspring_worker.config import WorkerConfig
 from tests.simulation.coordinator import Coordinator
 from tests.simulation.database import Server
@@ -32,6 +33,8 @@ class Profile:
     cancel_grace_ms: int = 2_000
     step_nodes: int = 500
     """How much a step of the engine may do; few let long acts fall apart into many."""
+    small: bool = False
+    """Whether the bounds are as small as the cluster."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,10 +63,17 @@ class Cluster:
         if isinstance(message, wire.AttachRequest):
             for item in message.inventory:
                 self.witness.stated(process, item.shard, item.epoch, item.running)
+            self._check_results(process)
         else:
             self.witness.sent([(item.shard, item.id) for item in message.assignments])
             if message.credit_seq:
                 self.check_credit()
+
+    def _check_results(self, process: Process) -> None:
+        """Hold how many results a worker keeps to its bound, beyond which it asks for no work."""
+        worker = self.workers[process.name]
+        kept = [a for a in worker.worker._machine.attempts.values() if a.phase is Phase.FINISHED]
+        self.witness.hold(len(kept) <= 3 * worker.config.slots, 9, f"{worker.name} keeps {len(kept)} results")
 
     @property
     def coordinator_names(self) -> list[str]:

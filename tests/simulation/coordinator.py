@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -13,6 +13,7 @@ from mainspring.v1 import worker_pb2
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Effect, Ended
+from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.epoch import View
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.loop import ControlLoop
@@ -23,6 +24,7 @@ from mainspring_coordinator.writer import Written
 from tests.simulation.database import Server, SimStore
 from tests.simulation.derived import check_engine
 from tests.simulation.process import Process
+from tests.simulation.twins import Twins
 from tests.simulation.wire import Context, Wires
 
 
@@ -147,6 +149,7 @@ class Coordinator:
         """See `Listener`."""
         self._world.tell(self.name, f"term {incarnation[:6]} begins")
         self.loop.begin_term(journal)
+        self.loop._engine = cast("Engine", Twins(self.loop._engine, self._config, self._witness))
         self.fleet.accepting = True
 
     def on_taken(self, row: ShardRow) -> None:

@@ -1,8 +1,11 @@
-"""An engine's state against what it is derived from: occupancy, indices, and that everything waits for something that will come."""
+"""An engine's state against what it is derived from: occupancy, indices, bounds, and that everything waits for something that will come."""
 
 from collections.abc import Iterator
 
-from mainspring_coordinator.engine.state import State, WorkflowState
+from mainspring import limits
+from mainspring_coordinator.engine.alone import must_run_alone
+from mainspring_coordinator.engine.ready import next_instance
+from mainspring_coordinator.engine.state import State, WorkerState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.step import Engine
 
@@ -36,6 +39,25 @@ def check_engine(engine: Engine) -> Iterator[tuple[int, str]]:
             for flow in shard.workflows.values():
                 if not goes_on(state, flow):
                     yield 5, f"nothing brings {flow.id} ({flow.status.name}) forward: {list(flow.statuses)}"
+                for worker in state.workers.values():
+                    if _may_take(state, worker, flow):
+                        yield 7, f"{flow.id} has nodes that are ready, and {worker.name} has room for them"
+        if len(shard.deferred) > limits.deferred_events_a_shard_max:
+            yield 9, f"{len(shard.deferred)} events wait for shard {shard.shard}"
+        if len(shard.recent) > limits.recent_results_a_shard_max:
+            yield 9, f"{len(shard.recent)} results of shard {shard.shard} are remembered"
+
+
+def _may_take(state: State, worker: WorkerState, flow: WorkflowState) -> bool:
+    """Tell whether a step left a node unassigned that this worker may have: its dispatch would need a commit of its own."""
+    if state.room(worker) <= 0 or flow.shard not in worker.reconciled:
+        return False
+    held = state.held.get(worker.incarnation)
+    if held is not None and flow.key not in held.workflows and len(held.workflows) >= worker.workflows_max:
+        return False
+    parked = set(flow.parked)
+    waiting = [item for item in state.ready.items_of(flow.key) if item not in parked]
+    return any(instance == next_instance or not must_run_alone(flow, node, instance) for node, instance in waiting)
 
 
 def goes_on(state: State, flow: WorkflowState) -> bool:

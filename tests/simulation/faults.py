@@ -34,9 +34,10 @@ class Faults:
             (4, self._pause_worker),
             (4, self._cut_worker_off),
             (5, self._cut_database_off),
+            (3, self._forget_coordinator),
             (2, self._cut_clients_off),
             (2, self._isolate),
-            (3, self._let_speak_late),
+            (5, self._let_speak_late),
             (5, self._drop_streams),
             (3, self._restart_database),
             (6, self._trouble_statements),
@@ -175,6 +176,15 @@ class Faults:
 
     def _cut_database_off(self) -> None:
         self._cut(self._chance.choice(self._cluster.coordinator_names), _host, 5_000)
+
+    def _forget_coordinator(self) -> None:
+        """Cut a coordinator off from a database that ends its connections, as when another primary takes over: its locks are free at once."""
+        name = self._chance.choice(self._cluster.coordinator_names)
+        coordinator = self._cluster.coordinators.get(name)
+        if coordinator is not None and not self._cluster.network.is_cut(name, _host):
+            self._cut(name, _host, 2_500)
+            for connection in coordinator.store.client.connections:
+                self._cluster.server.store.disconnect(connection)
 
     def _cut_clients_off(self) -> None:
         self._cut("client", self._chance.choice(self._cluster.coordinator_names), 3_000)

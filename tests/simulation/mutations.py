@@ -3,15 +3,19 @@
 Each patches the project for as long as it is at work; nothing of this is known to the project itself.
 """
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
 
-from mainspring_coordinator.engine import fleet, nodes, recovery, workflows
+from mainspring_coordinator import batch
+from mainspring_coordinator.engine import dispatch, fleet, nodes, recovery, step, workflows
 from mainspring_coordinator.engine.effects import Ack, Assign, Effect
 from mainspring_coordinator.engine.events import Inventory, ResultItem
+from mainspring_coordinator.engine.placement import Strategy
+from mainspring_coordinator.engine.placement.strategies import LoadBalanced
 from mainspring_coordinator.engine.state import ShardState, State
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.turn import Turn
@@ -172,6 +176,29 @@ def _slots_ignored() -> Sequence[Any]:
     return [patch.object(Machine, "_start", start_all)]
 
 
+def _dispatched_later() -> Sequence[Any]:
+    dispatch_now = dispatch.dispatch
+
+    def lazy(turn: Turn, strategy: Strategy) -> bool:
+        recorded = any(isinstance(effect, Ack) for effect in turn.effects)
+        return False if recorded else dispatch_now(turn, strategy)
+
+    return [patch.object(dispatch, "dispatch", lazy)]
+
+
+def _placed_by_chance() -> Sequence[Any]:
+    chance = random.Random(1)
+    return [patch.object(LoadBalanced, "choose", lambda _self, able, _turn: chance.choice(able).session)]
+
+
+def _deferred_without_bound() -> Sequence[Any]:
+    return [patch.object(step, "_defer", lambda _turn, shard, event: shard.deferred.append(event))]
+
+
+def _unproven() -> Sequence[Any]:
+    return [patch.object(batch, "needs_proof", lambda _effect: False)]
+
+
 _all: Final = (
     Mutation("fence-ignored", "a write transaction does not prove its epochs", _fence_ignored, "law 3", 11),
     Mutation("epoch-not-raised", "a new owner keeps the epoch of the one before", _epoch_not_raised, "law 3", 1),
@@ -206,6 +233,16 @@ _all: Final = (
         "law 4",
         4,
     ),
+    Mutation("dispatched-later", "what an end frees waits for another commit", _dispatched_later, "law 7", 1),
+    Mutation("placed-by-chance", "the engine draws where a node goes", _placed_by_chance, "law 8", 1),
+    Mutation(
+        "deferred-without-bound",
+        "whatever comes for a shard that is being recovered is kept",
+        _deferred_without_bound,
+        "law 9",
+        1,
+    ),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 1),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 4),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}

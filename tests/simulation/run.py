@@ -2,9 +2,11 @@
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from mainspring_coordinator.store.memory_reader import MemoryTables
+from tests.simulation.bounds import small_bounds
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster, Profile
 from tests.simulation.faults import Faults
@@ -46,6 +48,7 @@ def profile_of(seed: int) -> Profile:
         slots=chance.choice((1, 2, 4, 8)),
         workflows_open=chance.choice((4, 8, 12)),
         step_nodes=chance.choice((1, 2, 5, 20, 500)),
+        small=chance.random() < 0.5,
     )
 
 
@@ -53,7 +56,8 @@ def run(seed: int, events: int, echo: Callable[[str], None] | None = None) -> Ou
     """Run a seed; `echo` is told each event as it happens."""
     made = Run(seed, events)
     made.world.echo = echo
-    return made.go()
+    with small_bounds() if made.cluster.profile.small else nullcontext():
+        return made.go()
 
 
 class Run:

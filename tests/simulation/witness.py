@@ -126,6 +126,7 @@ class Witness:
             fence = before[shard]
             if fence.epoch != epoch or fence.holder != incarnation or self._epochs[shard] != epoch:
                 self.breaks(3, f"a commit under epoch {epoch} of shard {shard}, which is at {fence.epoch}")
+        self.hold(batch.rows, 7, "a commit that writes nothing")
         ended = {name for name in {row.workflow_id for row in batch.rows} if self._has_ended(name)}
         for row in batch.rows:
             if row.workflow_id in committed.existing:
