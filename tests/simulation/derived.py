@@ -1,11 +1,11 @@
 """An engine's state against what it is derived from: occupancy, indices, bounds, and that everything waits for something that will come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mainspring import limits
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.ready import next_instance
-from mainspring_coordinator.engine.state import State, WorkerState, WorkflowState
+from mainspring_coordinator.engine.state import Assignment, ShardState, State, WorkerState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.step import Engine
 
@@ -15,15 +15,27 @@ _N = NodeStatus
 def check_engine(engine: Engine) -> Iterator[tuple[int, str]]:
     """Yield (law, what is wrong)."""
     state = engine.state
+    yield from _check_indices(state)
+    for shard in state.shards.values():
+        if len(shard.deferred) > limits.deferred_events_a_shard_max:
+            yield 9, f"{len(shard.deferred)} events wait for shard {shard.shard}"
+        if len(shard.recent) > limits.recent_results_a_shard_max:
+            yield 9, f"{len(shard.recent)} results of shard {shard.shard} are remembered"
+        # In the midst of a long act of several steps some of it waits for the next of these.
+        if shard.ready and not engine.busy:
+            yield from _check_progress(state, shard)
 
-    def settled(shard: int) -> bool:
-        return shard not in state.occupied
 
+def _check_indices(state: State) -> Iterator[tuple[int, str]]:
     flows = [flow for shard in state.shards.values() for flow in shard.workflows.values()]
-    # An occupied shard is being built, or forgotten, in parts.
-    live = {(a.shard, a.id): a for shard in state.shards.values() for a in shard.live.values() if settled(a.shard)}
-    held = {key: a for h in state.held.values() for key, a in h.assignments.items() if settled(a.shard)}
-    if not live == held == {(a.shard, a.id): a for flow in flows for a in flow.live.values() if settled(a.shard)}:
+
+    def of_settled(assignments: Iterable[Assignment]) -> dict[tuple[int, int], Assignment]:
+        # An occupied shard is being built, or forgotten, in parts.
+        return {(a.shard, a.id): a for a in assignments if a.shard not in state.occupied}
+
+    live = of_settled(a for shard in state.shards.values() for a in shard.live.values())
+    held = of_settled(a for held in state.held.values() for a in held.assignments.values())
+    if not live == held == of_settled(a for flow in flows for a in flow.live.values()):
         yield 6, "the indices of live assignments differ"
     places = {(a.workflow_id, a.node, a.instance) for a in live.values()}
     if len(places) != len(live):
@@ -33,19 +45,15 @@ def check_engine(engine: Engine) -> Iterator[tuple[int, str]]:
             yield 6, f"worker {worker.name} has room {state.room(worker)}, and is noted otherwise"
     if not state.occupied and state.cached_bytes != sum(flow.output_bytes for flow in flows):
         yield 6, "the payloads in memory are counted wrongly"
-    for shard in state.shards.values():
-        # In the midst of a long act of several steps some of it waits for the next of these.
-        if shard.ready and not engine.busy:
-            for flow in shard.workflows.values():
-                if not goes_on(state, flow):
-                    yield 5, f"nothing brings {flow.id} ({flow.status.name}) forward: {list(flow.statuses)}"
-                for worker in state.workers.values():
-                    if _may_take(state, worker, flow):
-                        yield 7, f"{flow.id} has nodes that are ready, and {worker.name} has room for them"
-        if len(shard.deferred) > limits.deferred_events_a_shard_max:
-            yield 9, f"{len(shard.deferred)} events wait for shard {shard.shard}"
-        if len(shard.recent) > limits.recent_results_a_shard_max:
-            yield 9, f"{len(shard.recent)} results of shard {shard.shard} are remembered"
+
+
+def _check_progress(state: State, shard: ShardState) -> Iterator[tuple[int, str]]:
+    for flow in shard.workflows.values():
+        if not goes_on(state, flow):
+            yield 5, f"nothing brings {flow.id} ({flow.status.name}) forward: {list(flow.statuses)}"
+        for worker in state.workers.values():
+            if _may_take(state, worker, flow):
+                yield 7, f"{flow.id} has nodes that are ready, and {worker.name} has room for them"
 
 
 def _may_take(state: State, worker: WorkerState, flow: WorkflowState) -> bool:

@@ -178,7 +178,7 @@ class Faults:
         self._cut(self._chance.choice(self._cluster.coordinator_names), _host, 5_000)
 
     def _forget_coordinator(self) -> None:
-        """Cut a coordinator off from a database that ends its connections, as when another primary takes over: its locks are free at once."""
+        """Cut a coordinator off from a database that ends its connections, as another primary would: its locks are free at once."""
         name = self._chance.choice(self._cluster.coordinator_names)
         coordinator = self._cluster.coordinators.get(name)
         if coordinator is not None and not self._cluster.network.is_cut(name, _host):

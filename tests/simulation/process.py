@@ -76,7 +76,8 @@ class Process(asyncio.BaseEventLoop):
         """After the run: end what is left of it, so that nothing is left to the garbage collector."""
         self.over = True
         for thread in self._threads:
-            if not thread.dead:
+            # One that leaves in order asks the database once more on its way, and waits there again.
+            while not thread.dead:
                 thread.throw(GreenletExit)
         for _ in range(100):
             if not self._tasks:
