@@ -132,6 +132,7 @@ deferred_events_a_shard_max: Final = 500  # while its workflows are being read; 
 recovery_page_workflows: Final = 200
 recovery_wait_ms_max: Final = 10_000
 cancel_grace_ms: Final = 30_000
+move_seen_ms_max: Final = 200  # that a planned move waits for workers to have heard what was sent them
 redeliveries_alone_min: Final = 2  # from so many on a node runs alone on a worker
 redeliveries_max: Final = 3  # a node under which so many workers died, the last one running it alone, has failed
 backlogged_workers_max: Final = 64

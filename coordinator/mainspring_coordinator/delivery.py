@@ -68,6 +68,19 @@ class Delivery:
         for outlet in list(self._outlets.values()):
             outlet.shards_changed(owned)
 
+    async def until_seen(self, mute: set[int]) -> None:
+        """Return when all workers have heard what was let out; those that take longer than the bound are added to `mute`.
+
+        Whoever is in `mute` already is not waited for: a worker that hangs delays what goes on in several steps once, not each time.
+        """
+        asked = {session: outlet.until_seen() for session, outlet in self._outlets.items() if session not in mute}
+        if asked:
+            await asyncio.wait(asked.values(), timeout=limits.move_seen_ms_max / 1_000)
+        for session, seen in asked.items():
+            if not seen.done():
+                mute.add(session)
+                seen.cancel()
+
     @contextmanager
     def caller(self) -> Iterator[tuple[int, "asyncio.Future[Answer]"]]:
         """Give a token and what its answer will come by; afterwards nobody waits for it."""

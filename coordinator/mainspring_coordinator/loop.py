@@ -203,14 +203,19 @@ class ControlLoop:
         self._delivery.shards_changed(self._holdings.served)
 
     async def release_shards(self, shards: Sequence[int]) -> None:
-        """Give shards up on purpose, one by one, after what each has under way is committed; a term that ends first gives up all."""
+        """Give shards up on purpose, one by one, after what each has under way is committed, and heard by the workers, which is bounded.
+
+        A term that ends first gives up all.
+        """
+        term, mute = self._term, set[int]()
         try:
             for shard in shards:
-                await self._release(shard)
+                if term == self._term:
+                    await self._release(shard, mute)
         except UnavailableError as error:
             _log.info("release_cut_short", shards=list(shards), reason=str(error))
 
-    async def _release(self, shard: int) -> None:
+    async def _release(self, shard: int, mute: set[int]) -> None:
         epoch = self._holdings.served.get(shard)
         if epoch is None or self._writer is None:
             return
@@ -220,6 +225,8 @@ class ControlLoop:
             self._step(ShardLost(shard))
         # What came between the first flush and here is still ours to commit.
         await self._flush()
+        # What the workers state to the next owner will hold all that we sent, so that it need not be offered again.
+        await self._delivery.until_seen(mute)
         if self._holdings.is_ours(shard, epoch) and self._writer is not None:
             self._drop(shard)
             released = self._aio.create_future()

@@ -4,6 +4,7 @@ The services turn messages into events and effects into messages; the loop owns 
 loop of the process.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
@@ -39,6 +40,13 @@ class Outlet(Protocol):
 
     def shards_changed(self, owned: Mapping[int, int]) -> None:
         """Tell the worker which shards (with their epochs) this coordinator serves from now on."""
+        ...
+
+    def until_seen(self) -> "asyncio.Future[None]":
+        """Return what is done once the worker has heard all that was delivered before this call, or the stream is over.
+
+        The worker is asked for it, by one message. Who waits bounds the time, and cancels what took too long.
+        """
         ...
 
 

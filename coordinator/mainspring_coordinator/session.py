@@ -17,6 +17,7 @@ from mainspring_coordinator.answering import Context, incident
 from mainspring_coordinator.engine.effects import Ack, Assign, Disposition, Refuse, Replace, Welcomed
 from mainspring_coordinator.engine.events import Event, WorkerAttached, WorkerDetached
 from mainspring_coordinator.fleet_wire import HelloRefusedError, Outbox, check_hello, events_of, load_of
+from mainspring_coordinator.holdings import resolve
 from mainspring_coordinator.ports import Directory, Loop, SessionEffect
 from mainspring_coordinator.worker_book import WorkerBook, WorkerEntry
 
@@ -76,6 +77,8 @@ class Session:
         self._ping = 0
         self._pinged_us = 0
         self._worker_ping = 0
+        self._unseen: list[tuple[int, asyncio.Future[None]]] = []
+        """Who waits for the answer to which ping."""
         self._heartbeat_due_us = now_us + fleet.timings.heartbeat_ms * 1_000
 
     # -- the outlet: called by the loop -------------------------------------------------------------------------------------
@@ -114,6 +117,17 @@ class Session:
             self._outbox.own(changes)
             self._written_soon()
 
+    def until_seen(self) -> "asyncio.Future[None]":
+        """Ask the worker to say that it has heard all of this; see `ports.Outlet`."""
+        seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not self._welcomed or self._outbox.closed:
+            seen.set_result(None)  # nothing was sent that counts, or nothing more can be asked
+            return seen
+        self._send_ping(self._fleet.clock.now_us())
+        self._unseen = [waiting for waiting in self._unseen if not waiting[1].done()]
+        self._unseen.append((self._ping, seen))
+        return seen
+
     def coordinators_changed(self) -> None:
         """Tell the worker which coordinators are live."""
         if not self._welcomed or self._outbox.closed:
@@ -147,9 +161,7 @@ class Session:
             )
         elif now_us >= self._heartbeat_due_us:
             self._heartbeat_due_us = now_us + timings.heartbeat_ms * 1_000
-            self._ping += 1
-            self._pinged_us = now_us
-            self._heartbeat(ping=self._ping)
+            self._send_ping(now_us)
         if self._writing_since_us and now_us - self._writing_since_us > silence_us:
             self._over.set()
 
@@ -289,9 +301,19 @@ class Session:
             if self._pinged_us and heartbeat.pong == self._ping:
                 entry.round_trip_us = max(1, self._fleet.clock.now_us() - self._pinged_us)
                 self._pinged_us = 0
+            self._seen(heartbeat.pong)
             if heartbeat.ping:
                 self._worker_ping = heartbeat.ping
                 self._heartbeat(ping=0)
+
+    def _send_ping(self, now_us: int) -> None:
+        self._ping += 1
+        self._pinged_us = now_us
+        self._heartbeat(ping=self._ping)
+
+    def _seen(self, ping: int) -> None:
+        """The worker has heard all up to this ping: the message that holds it came after what was sent before."""
+        resolve([seen for asked, seen in self._unseen if asked <= ping])
 
     def _heartbeat(self, *, ping: int) -> None:
         if self._outbox.closed:
@@ -361,6 +383,7 @@ class Session:
 
     def _leave(self) -> None:
         """Tell loop and book that the stream has ended."""
+        self._seen(self._ping)
         if not self._posted:
             return
         self._loop.detach(self.number)

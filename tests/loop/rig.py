@@ -98,6 +98,10 @@ class Outbox:
     def __init__(self) -> None:
         self.got: list[SessionEffect] = []
         self.deliveries = 0
+        self.hears = True
+        """Whether the worker says at once that it has heard all."""
+        self.asked: list[asyncio.Future[None]] = []
+        """By what the loop waits for the worker to have heard all."""
         self._changed = asyncio.Event()
 
     def deliver(self, effects: Sequence[SessionEffect]) -> None:
@@ -108,6 +112,20 @@ class Outbox:
     def shards_changed(self, owned: object) -> None:
         del owned
         self._changed.set()
+
+    def until_seen(self) -> "asyncio.Future[None]":
+        seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.hears:
+            seen.set_result(None)
+        self.asked.append(seen)
+        self._changed.set()
+        return seen
+
+    async def wait_until_asked(self) -> "asyncio.Future[None]":
+        while not self.asked:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.asked[-1]
 
     def of(self, kind: type[_T]) -> list[_T]:
         return [effect for effect in self.got if isinstance(effect, kind)]

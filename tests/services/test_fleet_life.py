@@ -12,6 +12,7 @@ from mainspring.v1 import admin_pb2, worker_pb2
 from mainspring_coordinator.engine.effects import (
     Ack,
     Disposition,
+    Replace,
     Welcomed,
 )
 from mainspring_coordinator.engine.events import (
@@ -99,6 +100,55 @@ async def test_heartbeats_go_both_ways_and_measure_the_round_trip() -> None:
         listed = await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())
         (row,) = listed.workers
         assert (row.round_trip_us, row.cpu_percent, row.credit, row.silent_ms) == (1_500, 12.5, 9, 0)
+
+
+@story
+async def test_a_worker_is_asked_whether_it_has_heard_all_and_answers_for_what_came_before() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        outlet = host.loop.outlets[1]
+        host.loop.deliver(1, [assignment(1, 1)])
+        first = outlet.until_seen()
+        message = await worker.read()
+        assert message is not None
+        assert len(message.assignments) == 1
+        assert message.heartbeat.ping == 1
+        second = outlet.until_seen()
+        asked_again = await worker.read()
+        assert asked_again is not None
+        assert asked_again.heartbeat.ping == 2
+        await worker.send(heartbeat=worker_pb2.WorkerHeartbeat(pong=1))
+        await first
+        assert not second.done()
+        # It answers for all before; one that nobody waits for any more does no harm.
+        third = outlet.until_seen()
+        third.cancel()
+        assert await worker.read() is not None
+        await worker.send(heartbeat=worker_pb2.WorkerHeartbeat(pong=3))
+        await second
+
+
+@story
+async def test_who_waits_for_a_worker_to_have_heard_goes_on_when_its_stream_ends() -> None:
+    async with Host() as host:
+        host.loop.welcoming = False
+        worker = WorkerEnd(host)
+        await worker.send(hello=hello())
+        await host.loop.wait_for(WorkerAttached)
+        outlet = host.loop.outlets[1]
+        assert outlet.until_seen().done(), "before its Welcome nothing was sent"
+        host.loop.deliver(1, [Welcomed(1)])
+        assert await worker.read() is not None
+        heard = outlet.until_seen()
+        assert not heard.done()
+        worker.call.cancel()
+        await heard
+        leaver = WorkerEnd(host)
+        host.loop.welcoming = True
+        await leaver.welcome(incarnation="b" * 32)
+        host.loop.deliver(2, [Replace(2)])
+        assert host.loop.outlets[2].until_seen().done(), "behind a Goodbye nothing can be asked"
 
 
 @story

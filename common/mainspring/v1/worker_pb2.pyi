@@ -699,7 +699,7 @@ class AttachResponse(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___CoordinatorHeartbeat:
-        """Set every HEARTBEAT_INTERVAL, and in answer to a worker's."""
+        """Set every HEARTBEAT_INTERVAL, in answer to a worker's, and before a shard is given up, to learn what the worker has heard."""
 
     @_builtins.property
     def goodbye(self) -> Global___Goodbye:
@@ -1059,7 +1059,7 @@ class CoordinatorHeartbeat(_message.Message):
     last_seq_seen: _builtins.int
     """The number of the last message received from the worker."""
     ping: _builtins.int
-    """Names this heartbeat; it comes back in the worker's."""
+    """Names this heartbeat; it comes back in the worker's, at once. That answers for all messages up to this one."""
     pong: _builtins.int
     """The worker's ping that came last, 0 before the first."""
     database: _builtins.str
