@@ -74,7 +74,9 @@ class Faults:
         cluster.heal_all()
         for name in (*cluster.coordinator_names, *cluster.worker_names):
             cluster.resume(name)
-        self._world.at(3 * SECOND, cluster.start_all)
+        # Again, for those that are still on their way out: their last statements may be waited for until the sockets' timeout.
+        for after_s in (3, 10):
+            self._world.at(after_s * SECOND, cluster.start_all)
         cluster.start_all()
 
     def _strike(self) -> None:
