@@ -114,6 +114,7 @@ unreachable_warning_interval_ms: Final = (
     30_000  # between warnings of one address: no coordinator answers, or it refuses us
 )
 stop_wait_ms_max: Final = 1_000  # how long an ending worker waits for coroutines that it has cancelled
+stall_ms_min: Final = 1_000  # a worker that stood still for less is on a busy host
 remembered_cancels_max: Final = 10_000
 credit_interval_ms: Final = 50  # between looks at idle credit, so that it moves within 100 ms
 drain_ms_default: Final = 30_000

@@ -8,7 +8,7 @@ import pytest
 
 from mainspring.errors import WorkflowFailedError
 from tests.cluster.checks import all_ended, counted_once, started_once
-from tests.cluster.flows import deadly, gate, load
+from tests.cluster.flows import chain, deadly, gate, load
 from tests.cluster.running import Process, RealCluster, eventually, so
 
 grace_s = 2.0  # STREAM_GRACE, unset
@@ -90,6 +90,39 @@ def test_the_late_result_of_a_worker_that_stood_still_is_not_that_of_its_node(an
             assert await late.result(30) == await stopped.result(30) == {"pid": heir.pid}
             assert (await late.node("wait")).node.worker == "heir"
             await counted_once(client, ["late", "stopped"], cluster.effects)
+
+    asyncio.run(play())
+
+
+def test_a_worker_that_stood_still_does_not_begin_what_was_sent_meanwhile(any_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(any_url, tmp_path) as cluster:
+            await cluster.coordinator()
+            sleeper = await cluster.worker("sleeper")
+            client = cluster.client()
+            # It has set its bound by the time it has run something.
+            assert await (await client.submit(chain(1), 0)).result(30) == 1
+            sleeper.pause()
+            # There is nobody else yet, so it goes to the sleeper, into its socket.
+            handle = await client.submit(gate(), "open")
+
+            async def is_with_the_sleeper() -> bool:
+                return (await handle.node("wait")).node.worker == "sleeper"
+
+            await eventually(is_with_the_sleeper)
+            heir = await cluster.worker("heir")
+            await so(lambda: running_on(cluster, heir, 1))
+            sleeper.resume()
+            await sleeper.said("stood_still")
+            # Only now it learns that it was lost.
+            await sleeper.said("GOODBYE_REASON_INCARNATION_LOST")
+            cluster.effects.open_gate("open")
+            assert await handle.result(30) == {"pid": heir.pid}
+            assert [effect.pid for effect in cluster.effects.read("start", handle.workflow_id)] == [heir.pid]
+            # What comes from now on it begins like any other.
+            await heir.killed()
+            again = await client.submit(gate(), "open")
+            assert await again.result(30) == {"pid": sleeper.pid}
 
     asyncio.run(play())
 

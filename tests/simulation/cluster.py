@@ -51,6 +51,7 @@ class Cluster:
     workers: dict[str, SimWorker] = field(default_factory=dict[str, SimWorker])
     processes: list[Process] = field(default_factory=list[Process])
     """All that ever were."""
+    _paused_us: dict[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
         self.network = Network(self.world)
@@ -165,6 +166,7 @@ class Cluster:
         if process is None or process.paused:
             return False
         self.world.tell(name, "is paused")
+        self._paused_us[name] = self.world.now_us
         process.pause()
         self.wires.find_dead()
         return True
@@ -174,6 +176,9 @@ class Cluster:
         process = self.process_of(name)
         if process is not None and process.paused:
             self.world.tell(name, "goes on")
+            worker = self.workers.get(name)
+            if worker is not None and self.world.now_us - self._paused_us[name] > worker.stall_us:
+                self.witness.went_on(process, worker.attempts)
             process.resume()
 
     def process_of(self, name: str) -> Process | None:

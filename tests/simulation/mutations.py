@@ -214,6 +214,13 @@ _all: Final = (
     Mutation(
         "epochs-ignored", "a worker takes assignments of lower epochs than it has seen", _epochs_ignored, "law 11", 1
     ),
+    Mutation(
+        "stalls-unnoticed",
+        "a worker that stood still begins what was sent meanwhile",
+        lambda: [patch.object(Machine, "stood_still", lambda _machine, _ping: None)],
+        "law 11",
+        17,
+    ),
     Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 55),
     Mutation("lease-for-ever", "a coordinator speaks however old its lease is", _lease_for_ever, "law 3", 1),
     Mutation(

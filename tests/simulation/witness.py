@@ -92,6 +92,10 @@ class Witness:
         """By (process of a worker, shard): the highest epoch that it has stated."""
         self._running: set[tuple[object, int, int]] = set()
         """(Process of a worker, shard, id) that it has stated to run."""
+        self._sent_us: dict[tuple[int, int], int] = {}
+        """When an assignment was sent last."""
+        self._stood_still: dict[object, tuple[int, frozenset[tuple[int, int]]]] = {}
+        """By process of a worker: when it went on after it had stood still for long, and what it had then."""
         self._runs: list[tuple[int, int]] = []
         """By number: the (shard, id) that code was started for."""
 
@@ -298,9 +302,14 @@ class Witness:
         self._running.update((worker, shard, number) for number in running)
         self._stated[worker, shard] = max(epoch, self._stated.get((worker, shard), 0))
 
+    def went_on(self, worker: object, had: Iterable[tuple[int, int]]) -> None:
+        """A worker goes on that stood still for longer than it takes to be given up; `had` are its attempts."""
+        self._stood_still[worker] = (self._world.now_us, frozenset(had))
+
     def sent(self, keys: Sequence[tuple[int, int]]) -> None:
         """A coordinator's stream sends assignments."""
         for key in keys:
+            self._sent_us[key] = self._world.now_us
             self.hold(key in self._minted, 2, f"assignment {key} is sent before it is committed")
 
     def started(self, worker: object, shard: int, assignment: int, epoch: int, running: int, slots: int) -> int:
@@ -310,6 +319,11 @@ class Witness:
         self.hold(not promised, 11, f"({shard}, {assignment}) of epoch {epoch} is started after {stated} was stated")
         place = self._minted.get((shard, assignment))
         self.hold(place is not None, 2, f"({shard}, {assignment}) is started, though it was never committed")
+        went_on_us, had = self._stood_still.get(worker, (0, frozenset[tuple[int, int]]()))
+        fresh = self._sent_us.get((shard, assignment), 0) >= went_on_us or (shard, assignment) in had
+        self.hold(
+            fresh, 11, f"({shard}, {assignment}) is started, which was sent while its worker stood still for long"
+        )
         self.hold(running <= slots, 6, f"{running} attempts run on {slots} slots")
         if place is not None:
             self._parents_ended(place[0], place[1], "starts")

@@ -6,6 +6,7 @@ from typing import Any
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.context import Context
 from mainspring_worker.executors import Executor, describe
+from mainspring_worker.pulse import stall_limit_us
 from mainspring_worker.surroundings import Surroundings
 from mainspring_worker.worker import Worker
 from tests.simulation.process import Process
@@ -50,6 +51,7 @@ class SimWorker:
             dial=lambda address, _keepalive: self._wires.dial(self.process, address),  # type: ignore[arg-type,return-value]
             usage=Idle(),
             chance=chance,
+            clock=self.process,
             elapsed_s=self.process.time,
             name_incarnation=lambda: f"{chance.getrandbits(128):032x}",
         )
@@ -64,6 +66,19 @@ class SimWorker:
         except Exception as error:
             self.process.faults.append(f"{self.name}: {error!r}")
         self.stopped = True
+
+    @property
+    def stall_us(self) -> int:
+        """For how long it must stand still to be sure to notice."""
+        config = self.config
+        limit_us = stall_limit_us(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
+        # Its clock may be slow by a hundredth.
+        return limit_us * 102 // 100
+
+    @property
+    def attempts(self) -> list[tuple[int, int]]:
+        """What it has, begun or not."""
+        return list(self.worker._machine.attempts) if hasattr(self, "worker") else []
 
     def drain(self, within_ms: int) -> None:
         """Leave in order; a step of its process."""

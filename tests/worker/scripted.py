@@ -13,6 +13,7 @@ from mainspring.v1 import workflow_pb2
 from mainspring.v1.worker_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import describe
+from mainspring_worker.surroundings import Surroundings
 from mainspring_worker.worker import Worker
 
 wait_s = 10.0
@@ -213,7 +214,11 @@ async def coordinators(count: int = 1) -> AsyncIterator[list[Coordinator]]:
 
 @asynccontextmanager
 async def running(
-    addresses: Sequence[str], executors: Mapping[str, Callable[..., Any]] | None = None, **config: Any
+    addresses: Sequence[str],
+    executors: Mapping[str, Callable[..., Any]] | None = None,
+    *,
+    surroundings: Surroundings | None = None,
+    **config: Any,
 ) -> AsyncIterator[Worker]:
     """Run a worker; at the end it is drained, which must not take long."""
     defaults: dict[str, Any] = {"name": "worker", "slots": 4, "drain_ms": 2_000, "processes": 1}
@@ -221,6 +226,7 @@ async def running(
     worker = Worker(
         WorkerConfig(addresses=addresses, **(defaults | config)),
         {name: describe(f, name) for name, f in functions.items()},
+        surroundings=surroundings,
     )
     task = asyncio.create_task(worker.run())
     try:

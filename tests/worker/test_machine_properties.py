@@ -35,10 +35,12 @@ class Coordinator:
         self.on_the_way: deque[tuple[int, int]] = deque()
         """Credits that it has not applied yet."""
         self.ordinal = 0
+        self.unanswered = 0
+        """The ping that it has to answer before it is trusted again; 0: none."""
 
 
 class Promises(RuleBasedStateMachine):
-    """Slots, epochs, results, credit."""
+    """Slots, epochs, results, credit, stalls."""
 
     sessions: Bundle[int] = Bundle("sessions")
 
@@ -104,8 +106,25 @@ class Promises(RuleBasedStateMachine):
             works.append(Work(shard, self.last, epoch, coordinator.ordinal))
             if not behind:
                 coordinator.outstanding.add((shard, self.last))
-        self.obey(self.machine.assigned(session, works))
-        self.obey(self.machine.assigned(session, works))
+        for _ in range(2):
+            instructions = self.machine.assigned(session, works)
+            begun = [instruction.work for instruction in instructions if isinstance(instruction, Start)]
+            assert not (coordinator.unanswered and set(begun) & set(works)), "begun, though it may be another's by now"
+            self.obey(instructions)
+
+    @rule()
+    def stand_still(self) -> None:
+        self.last += 1
+        self.machine.stood_still(self.last)
+        for coordinator in self.coordinators.values():
+            coordinator.unanswered = self.last
+
+    @rule(session=sessions, late=st.booleans())
+    def answer(self, session: int, late: bool) -> None:
+        coordinator = self.coordinators[session]
+        self.machine.heard(session, coordinator.unanswered - late)
+        if not late:
+            coordinator.unanswered = 0
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())

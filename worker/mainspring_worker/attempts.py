@@ -131,6 +131,8 @@ class Session:
     """The bound that was set last."""
     unechoed: dict[int, int] = field(default_factory=dict[int, int])
     """By seq, the bounds that were in force before those not echoed yet."""
+    trusted_from: int = 0
+    """What it sends is begun only after it has answered a ping of at least this number; 0: it is trusted."""
     credit_due: bool = True
     inventory_due: set[int] = field(default_factory=set[int])
     results_due: dict[Key, None] = field(default_factory=dict[Key, None])

@@ -1,11 +1,12 @@
 """What a worker has, and what it owes to whom. Pure: messages in, work to start and to stop out; no clock, no I/O.
 
-The worker holds to five promises:
+The worker holds to six promises:
 
 * It never runs more than its slots; code that was told to stop holds its slot until it has really ended.
 * What bears a lower epoch than the highest it has seen for that shard is dropped: assignments, cancels, acknowledgements, and what
   still waits for its start. A shard's new owner offers again what an inventory under its epoch omits.
 * A result is kept, and offered to whoever owns its shard, until it is acknowledged.
+* After it stood still, nothing is begun that a coordinator sent before it has heard from the worker again.
 * A cancel that overtakes its assignment wins, for as long as the stream lasts.
 * The bounds that it sets its coordinators never add up to more than its slots: a lower one counts only when it was echoed.
 """
@@ -122,6 +123,21 @@ class Machine:
             self._turn += 1
             self._share()
 
+    def stood_still(self, ping: int) -> None:
+        """We stood still so long that our work may be others' by now: what came meanwhile waits in the streams, and is not begun.
+
+        A coordinator is trusted again when it answers a ping of at least this number. The inventory omits what was turned away, so
+        that it is offered again, if it still is ours.
+        """
+        for state in self.sessions.values():
+            state.trusted_from = ping
+
+    def heard(self, session: int, pong: int) -> None:
+        """A coordinator answered a ping, and so it has not given us up."""
+        state = self.sessions.get(session)
+        if state is not None and pong >= state.trusted_from:
+            state.trusted_from = 0
+
     def backlog(self, session: int, waiting: bool) -> None:
         """Something that we could run waits at a coordinator, or nothing does any more."""
         state = self.sessions.get(session)
@@ -168,6 +184,9 @@ class Machine:
             if work.epoch < self.epochs.get(work.shard, 0) or work.key in self.attempts:
                 continue
             self._see_epoch(work.shard, work.epoch)
+            if state.trusted_from:
+                state.inventory_due.add(work.shard)
+                continue
             self.attempts[work.key] = Attempt(work, Phase.QUEUED)
             state.busy = 2
             if work.key in state.cancelled:

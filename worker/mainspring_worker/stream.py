@@ -117,6 +117,11 @@ class Stream:
         """Something is due to be sent."""
         self._wake.set()
 
+    def beat(self) -> None:
+        """Send a heartbeat now."""
+        self._beat_due = True
+        self.wake()
+
     def close(self, goodbye: wire.Goodbye) -> None:
         """End the stream by intent, after what is due has been sent."""
         self._last_words = goodbye
@@ -239,7 +244,6 @@ class Stream:
             return
         if now - self._beaten_at >= self._beat_s - pace / 2:
             self._beaten_at = now
-            self._beat_due = True
-            self.wake()
+            self.beat()
         self._looked_at = now
         self._timer = self._loop.call_later(pace, self._watch)

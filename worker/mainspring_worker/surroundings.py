@@ -11,6 +11,7 @@ from typing import Protocol
 
 import grpc.aio
 
+from mainspring.clock import BootClock, Clock
 from mainspring.dial import Keepalive, open_channel
 from mainspring.naming import new_incarnation
 from mainspring.usage import Usage
@@ -41,6 +42,8 @@ class Surroundings:
     usage: Measured = field(default_factory=Usage)
     chance: random.Random = field(default_factory=random.Random)
     """Spreads reconnects; guards nothing."""
+    clock: Clock = field(default_factory=BootClock)
+    """Tells how long the process stood still."""
     elapsed_s: Callable[[], float] = time.perf_counter
     """Measures how long code runs."""
     name_incarnation: Callable[[], str] = new_incarnation

@@ -26,6 +26,7 @@ from mainspring_worker.links import Links, Timings
 from mainspring_worker.machine import Machine
 from mainspring_worker.orders import to_acks, to_cancels, to_works
 from mainspring_worker.progress import ProgressBook
+from mainspring_worker.pulse import Pulse, stall_limit_us
 from mainspring_worker.reports import to_inventories, to_result
 from mainspring_worker.stream import Stream
 from mainspring_worker.surroundings import Surroundings
@@ -89,6 +90,8 @@ class Worker:
         )
         timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
         self._links = Links(self, config.addresses, timings, self._surroundings)
+        limit_us = stall_limit_us(timings.heartbeat_ms, timings.silence_ms, timings.keepalive)
+        self._pulse = Pulse(self._surroundings.clock, limit_us, self._stood_still)
         self._cut_off_timer: asyncio.TimerHandle | None = None
         self._cluster = config.cluster
         """The cluster that we are of: as configured, else that of the coordinator that took us in first."""
@@ -122,16 +125,16 @@ class Worker:
         """Serve until the worker was drained; `RefusedError` when the cluster wants no such worker."""
         self._links.dial()
         reporter = self._loop.create_task(self._report_load())
-        balancer = self._loop.create_task(self._move_idle_credit())
+        beating = self._loop.create_task(self._beat())
         try:
             await self._stopped
         finally:
             reporter.cancel()
-            balancer.cancel()
+            beating.cancel()
             self._progress.close()
             if self._cut_off_timer is not None:
                 self._cut_off_timer.cancel()
-            await asyncio.gather(reporter, balancer, return_exceptions=True)
+            await asyncio.gather(reporter, beating, return_exceptions=True)
             await self._drain.close()
             await self._links.close()
             await self._execution.close()
@@ -231,6 +234,11 @@ class Worker:
     def received(self, stream: Stream, message: wire.AttachResponse) -> None:
         """A coordinator spoke."""
         machine, session = self._machine, stream.session
+        # First: nothing else may have run since we went on.
+        self._pulse.beat()
+        if message.HasField("heartbeat"):
+            machine.heard(session, message.heartbeat.pong)
+            self.database, self.lock = message.heartbeat.database, message.heartbeat.lock
         if message.shards:
             machine.owns(session, ((item.shard, item.epoch, item.owned) for item in message.shards))
         if message.acks:
@@ -246,8 +254,6 @@ class Worker:
             machine.backlog(session, message.backlog.waiting > 0)
         if message.coordinators:
             self._links.meet(message.coordinators)
-        if message.HasField("heartbeat"):
-            self.database, self.lock = message.heartbeat.database, message.heartbeat.lock
         if message.HasField("drain"):
             self._drain.begin(message.drain.deadline_ms)
             self._wake_every_stream()
@@ -282,10 +288,19 @@ class Worker:
         """Show that we live, and state everything again."""
         self._machine.heartbeat(stream.session)
         return wire.WorkerHeartbeat(
-            load=self._load_report(), last_seq_seen=stream.last_seq_seen, ping=self._loop_us(), pong=stream.pong
+            load=self._load_report(),
+            last_seq_seen=stream.last_seq_seen,
+            ping=self._surroundings.clock.now_us(),
+            pong=stream.pong,
         )
 
     # -- within ------------------------------------------------------------------------------------------------------------
+
+    def _stood_still(self, for_us: int) -> None:
+        _log.warning("stood_still", seconds=round(for_us / 1e6, 1))
+        self._machine.stood_still(self._surroundings.clock.now_us())
+        for stream in self._links.attached.values():
+            stream.beat()
 
     def _attempts_changed(self) -> None:
         self._drain.changed()
@@ -300,9 +315,10 @@ class Worker:
         for stream in self._links.attached.values():
             stream.wake()
 
-    async def _move_idle_credit(self) -> None:
+    async def _beat(self) -> None:
         while True:
             await asyncio.sleep(credit_interval_ms / 1_000)
+            self._pulse.beat()
             self._machine.rebalance()
             self._wake_all()
 
@@ -323,6 +339,3 @@ class Worker:
             queued=self._machine.queued,
             running=self._machine.running,
         )
-
-    def _loop_us(self) -> int:
-        return int(self._loop.time() * 1e6)
