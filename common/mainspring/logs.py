@@ -7,11 +7,12 @@ or a secret after all, it is replaced here, and every text is cut to its bound.
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
 from mainspring.limits import log_value_bytes_max
+from mainspring.log_stream import LogStream
 from mainspring.settings_model import mask
 from mainspring.wire import clip
 
@@ -22,7 +23,7 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 
 def configure_logs(level: str = "info", stream: TextIO | None = None) -> None:
     """Send all log lines of `level` and above to `stream`, stderr unless set; call it once, before the first line."""
-    out = stream or sys.stderr
+    out = LogStream(stream or sys.stderr)
     render: list[structlog.typing.Processor]
     if out.isatty():
         render = [structlog.dev.ConsoleRenderer(colors=True)]
@@ -37,14 +38,14 @@ def configure_logs(level: str = "info", stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     _bring_in_libraries(shared, render, out, _LEVELS[level])
 
 
 def _bring_in_libraries(
-    shared: list[structlog.typing.Processor], render: list[structlog.typing.Processor], out: TextIO, level: int
+    shared: list[structlog.typing.Processor], render: list[structlog.typing.Processor], out: LogStream, level: int
 ) -> None:
     handler = logging.StreamHandler(out)
     handler.setFormatter(

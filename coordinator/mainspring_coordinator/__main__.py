@@ -12,6 +12,7 @@ import uvloop
 
 from mainspring.errors import MainspringError, SettingsError, StoreUnavailableError
 from mainspring.interrupts import interrupted, let_interrupts_in
+from mainspring.log_stream import LogStream
 from mainspring.logs import configure_logs
 from mainspring.settings import CoordinatorSettings
 
@@ -37,8 +38,7 @@ async def serve(settings: CoordinatorSettings) -> None:
         if starting.done():
             await starting
             listening = {"event": "listening", "grpc": coordinator.grpc_address, "http": coordinator.http_address}
-            sys.stdout.write(orjson.dumps(listening).decode() + "\n")
-            sys.stdout.flush()
+            LogStream(sys.stdout).write(orjson.dumps(listening).decode() + "\n")
             await stopping
     finally:
         stopping.cancel()

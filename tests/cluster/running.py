@@ -115,11 +115,11 @@ class RealCluster:
         await process.heard("listening", _wait_s_max)
         return process
 
-    async def spawn_coordinator(self, name: str = "c1", **settings: str) -> Process:
-        """Start a coordinator's process."""
+    async def spawn_coordinator(self, name: str = "c1", *, through: str = "", **settings: str) -> Process:
+        """Start a coordinator's process; `through`: a script that runs the module that is its first argument."""
         grpc_port, http_port = self._port(name)
         own = {"DATABASE_URL": self.url, "GRPC_PORT": str(grpc_port), "HTTP_PORT": str(http_port)}
-        return await self._spawn(name, ["-m", "mainspring_coordinator"], {**own, **settings})
+        return await self._spawn(name, [*_run(through), "mainspring_coordinator"], {**own, **settings})
 
     async def worker(self, name: str = "w1", *, slots: int = 16, **settings: str) -> Process:
         """Start a worker and return when a coordinator has taken it in."""
@@ -127,14 +127,14 @@ class RealCluster:
         await process.heard("attached", _wait_s_max)
         return process
 
-    async def spawn_worker(self, name: str = "w1", *, slots: int = 16, **settings: str) -> Process:
-        """Start a worker's process."""
+    async def spawn_worker(self, name: str = "w1", *, slots: int = 16, through: str = "", **settings: str) -> Process:
+        """Start a worker's process; `through` as above."""
         own = {
             "MAINSPRING_ADDRESS": self.addresses,
             "MAX_CONCURRENT_NODES": str(slots),
             "MAX_CONCURRENT_WORKFLOWS": str(slots),
         }
-        arguments = ["-m", "mainspring_worker", "--import", "tests.cluster.tasks"]
+        arguments = [*_run(through), "mainspring_worker", "--import", "tests.cluster.tasks"]
         return await self._spawn(name, arguments, {**own, **settings})
 
     async def ready(self, name: str = "c1") -> None:
@@ -168,6 +168,10 @@ class RealCluster:
         }
         await process.start(arguments, environment, _root)
         return process
+
+
+def _run(through: str) -> Sequence[str]:
+    return ("-c", through) if through else ("-m",)
 
 
 async def until(found: Callable[[], T | None], within_s: float = _wait_s_max) -> T:

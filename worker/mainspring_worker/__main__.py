@@ -16,6 +16,7 @@ import uvloop
 from mainspring.errors import MainspringError, SettingsError
 from mainspring.interrupts import interrupted, let_interrupts_in
 from mainspring.limits import labels_max, name_bytes_max
+from mainspring.log_stream import LogStream
 from mainspring.logs import configure_logs
 from mainspring.settings import WorkerSettings
 from mainspring_worker.config import WorkerConfig
@@ -60,8 +61,7 @@ def parse_labels(pairs: Sequence[str]) -> dict[str, str]:
 
 def say(event: str, **facts: object) -> None:
     """Print one JSON line for whoever started us."""
-    sys.stdout.write(orjson.dumps({"event": event, **facts}).decode() + "\n")
-    sys.stdout.flush()
+    LogStream(sys.stdout).write(orjson.dumps({"event": event, **facts}).decode() + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
