@@ -24,6 +24,8 @@ _each: Final = {
     "input": {"ms": "${input.ms}", "fails": "${input.fails}", "item": "${item}"},
 }
 
+many: Final = _plan("many", [_node(f"n{i}") for i in range(16)])
+"""As many nodes at once as two small workers have slots."""
 plans: Final = (
     _plan("single", [_node("only")]),
     _plan("chain", [_node("a"), _node("b", ["a"]), _node("c", ["b"]), _node("d", ["c"]), _node("e", ["d"])]),
