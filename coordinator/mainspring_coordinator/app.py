@@ -312,7 +312,8 @@ class Coordinator:
         return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.owned())
 
     def _attached_workers(self) -> int:
-        return len(self._services.fleet.book) if self._services is not None else 0
+        services = self._services  # the election's thread asks too, and may do so while we stop
+        return len(services.fleet.book) if services is not None else 0
 
     def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

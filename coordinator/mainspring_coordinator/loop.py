@@ -148,8 +148,9 @@ class ControlLoop:
         return len(self._queue)
 
     def oldest_batch_us(self) -> int:
-        """Return the age of the batch in flight, 0 if there is none."""
-        return self._clock_us() - self._in_flight.begun_us if self._in_flight is not None else 0
+        """Return the age of the batch in flight, 0 if there is none; safe from any thread."""
+        batch = self._in_flight
+        return self._clock_us() - batch.begun_us if batch is not None else 0
 
     def take_shard(self, row: ShardRow) -> None:
         """The shard is ours in the database: build its state and serve it."""

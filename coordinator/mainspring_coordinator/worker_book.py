@@ -64,8 +64,8 @@ class WorkerBook:
         self._entries: dict[str, WorkerEntry] = {}
 
     def __len__(self) -> int:
-        """Return how many workers are attached."""
-        return sum(1 for entry in self._entries.values() if not entry.absent_since_us)
+        """Return how many workers are attached; safe from any thread."""
+        return sum(1 for entry in list(self._entries.values()) if not entry.absent_since_us)
 
     @property
     def entries(self) -> Mapping[str, WorkerEntry]:
