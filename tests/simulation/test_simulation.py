@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -35,6 +36,13 @@ def test_a_missing_safety_net_is_seen(mutation: Mutation) -> None:
         broken = next((outcome.broken for outcome in outcomes if outcome.broken), None)
     assert broken, f"no seed sees that {mutation.missing}"
     assert mutation.breaks in broken[0]
+
+
+def test_the_page_names_the_seed_that_sees_each_mutation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+    for one in mutations.values():
+        row = f"| `{one.name}` | {one.missing} | {one.breaks.removeprefix('law ')} | {one.seed} |"
+        assert row in page, row
 
 
 def test_a_seed_tells_the_same_story_in_every_process() -> None:
