@@ -121,9 +121,9 @@ class RealCluster:
         own = {"DATABASE_URL": self.url, "GRPC_PORT": str(grpc_port), "HTTP_PORT": str(http_port)}
         return await self._spawn(name, [*_run(through), "mainspring_coordinator"], {**own, **settings})
 
-    async def worker(self, name: str = "w1", *, slots: int = 16, **settings: str) -> Process:
-        """Start a worker and return when a coordinator has taken it in."""
-        process = await self.spawn_worker(name, slots=slots, **settings)
+    async def worker(self, name: str = "w1", *, slots: int = 16, through: str = "", **settings: str) -> Process:
+        """Start a worker and return when a coordinator has taken it in; `through` as above."""
+        process = await self.spawn_worker(name, slots=slots, through=through, **settings)
         await process.heard("attached", _wait_s_max)
         return process
 
