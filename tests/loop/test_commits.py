@@ -9,7 +9,7 @@ import pytest
 from mainspring import limits
 from mainspring.errors import BusyError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
-from mainspring_coordinator.engine.events import ProgressReported, ResultItem, Results
+from mainspring_coordinator.engine.events import Inventory, ProgressReported, ResultItem, Results
 from mainspring_coordinator.engine.rows import NodeAssigned
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from tests.engine.rig import define
@@ -323,3 +323,33 @@ async def test_a_wide_release_gives_the_event_loop_a_turn_after_each_of_its_part
                     seen.add(workflows[name].statuses.count(NodeStatus.READY))
         assert seen == {limits.step_nodes_max * parts for parts in (1, 2, 3)}
         assert (await caller).created
+
+
+@story
+async def test_a_refusal_leaves_only_with_what_it_rests_on() -> None:
+    """The database refuses the rows by which an attempt is over: then its result is current still, and is not refused."""
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach(slots=2)
+        name = rig.name(0)
+        await rig.submit(one, name)
+        assign = (await outbox.wait_for(Assign))[0]
+        rig.gate.shut()
+        other = rig.submit(one, rig.name(0, 1))
+        await rig.gate.reached()
+        # What its worker says it does not have is offered again; then the result comes after all, and later it is asked for.
+        rig.journal.refused.add(name)
+        rig.loop.post(Inventory(session, 0, 1, (), (), (), assign.ordinal))
+        rig.loop.post(Results(session, [done(assign)]))
+        rig.loop.post(Inventory(session, 0, 1, (), (assign.assignment,), (), assign.ordinal))
+        asked = rig.read(name)
+        await asyncio.sleep(0)
+        rig.gate.open()
+        assert (await other).created
+        with pytest.raises(UnavailableError):
+            await asked
+        stored = rig.store.tables.nodes[name, 0, -1]
+        assert (await rig.read(name)).code is AnswerCode.OK
+        assert (stored.status, stored.assignment) == (NodeStatus.RUNNING, assign.assignment)
+        about = [effect for effect in outbox.got if getattr(effect, "assignment", 0) == assign.assignment]
+        assert about == [assign]

@@ -249,7 +249,7 @@ _all: Final = (
         "law 9",
         24,
     ),
-    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 1),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 204),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 4),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}

@@ -11,7 +11,18 @@ from typing import Any
 import orjson
 
 from mainspring.ids import epoch_of
-from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Changed, Disposition, Effect, Ended
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    Answer,
+    AnswerCode,
+    Assign,
+    CancelCause,
+    Changed,
+    Disposition,
+    Effect,
+    Ended,
+    Stop,
+)
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import (
     IncarnationLost,
@@ -237,6 +248,9 @@ class Witness:
                     self.hold(key in self._minted, 2, f"assignment {key} leaves before it is committed")
                 case Ack():
                     self._acked(effect)
+                case Stop(cause=CancelCause.SUPERSEDED):
+                    key = (effect.shard, effect.assignment)
+                    self.hold(not self._is_current(key), 2, f"{key} is stopped as superseded, though it is current")
                 case Ended():
                     flow = self.flows.get(effect.workflow_id)
                     ended = flow is not None and flow.status is effect.status
@@ -254,10 +268,13 @@ class Witness:
             self.hold(key in self._closed, 1, f"the result of {key} is acknowledged before it is committed")
         elif ack.disposition is Disposition.STALE:
             self._refused.add(key)
-            place = self._minted.get(key)
-            node = self.nodes[place] if place is not None else None
-            current = node is not None and node.assignment == ack.assignment and node.status is _N.RUNNING
-            self.hold(not current, 4, f"the result of {key} is refused, though it is current")
+            self.hold(not self._is_current(key), 4, f"the result of {key} is refused, though it is current")
+
+    def _is_current(self, key: tuple[int, int]) -> bool:
+        """Tell whether an assignment is, as it is committed, that of a running node."""
+        place = self._minted.get(key)
+        node = self.nodes[place] if place is not None else None
+        return node is not None and node.assignment == key[1] and node.status is _N.RUNNING
 
     # -- what clients learn ------------------------------------------------------------------------------------------------
 

@@ -290,7 +290,8 @@ def _reconcile_in_parts(
             if turn.state.shards.get(shard.shard) is not shard or worker.session not in turn.state.workers:
                 return
         turn.left -= 1
-        turn.emit(Stop(worker.session, shard.shard, shard.epoch, "", number, CancelCause.SUPERSEDED))
+        about = shard.gone.get(number, "")
+        turn.emit(Stop(worker.session, shard.shard, shard.epoch, about, number, CancelCause.SUPERSEDED))
     end_grace(turn, shard)
 
 
@@ -306,12 +307,13 @@ def result(turn: Turn, session: int, item: ResultItem) -> None:
         return
     assignment = shard.live.get(item.assignment)
     if assignment is None or assignment.incarnation != worker.incarnation:
-        # With its workflow, so that this goes with the recorded result if the database refuses that.
+        # With its workflow, so that this goes with the end of the attempt if the database refuses that.
         recorded = shard.recent.get(item.assignment)
         if recorded is None:
             state.refused_results += 1
         disposition = Disposition.RECORDED if recorded is not None else Disposition.STALE
-        turn.emit(Ack(session, shard.shard, shard.epoch, recorded or "", item.assignment, disposition))
+        about = recorded or shard.gone.get(item.assignment, "")
+        turn.emit(Ack(session, shard.shard, shard.epoch, about, item.assignment, disposition))
         return
     workflow = shard.workflows[assignment.workflow_id]
     turn.emit(Ack(session, shard.shard, shard.epoch, workflow.id, item.assignment, Disposition.RECORDED))

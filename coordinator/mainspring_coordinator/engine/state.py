@@ -179,6 +179,9 @@ class ShardState:
     live: dict[int, Assignment] = field(default_factory=dict[int, Assignment])
     recent: "OrderedDict[int, str]" = field(default_factory=OrderedDict[int, str])
     """Assignments, with their workflows, whose results were recorded a moment ago: a repeated result is not a late one."""
+    gone: "OrderedDict[int, str]" = field(default_factory=OrderedDict[int, str])
+    """Assignments, with their workflows, that ended a moment ago, however they did: what is said of one names the workflow, so that it
+    leaves only with the rows that ended it."""
     reloading: set[str] = field(default_factory=set[str])
     """Workflows that are being loaded anew; what is about them, or may be, waits in `deferred`."""
 
@@ -256,7 +259,11 @@ class State:
 
     def remove_live(self, workflow: WorkflowState, assignment: Assignment) -> None:
         """Record that an attempt is over, or that its worker does not have it."""
-        del self.shards[assignment.shard].live[assignment.id]
+        shard = self.shards[assignment.shard]
+        del shard.live[assignment.id]
+        shard.gone[assignment.id] = workflow.id
+        if len(shard.gone) > limits.ended_assignments_a_shard_max:
+            shard.gone.popitem(last=False)
         del workflow.live[assignment.id]
         self.unhold(assignment)
 
