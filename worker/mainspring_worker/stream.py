@@ -154,6 +154,7 @@ class Stream:
         self._watch()
         self.wake()
         writer = self._loop.create_task(self._write(call))
+        writer.add_done_callback(self._writer_ended)
         try:
             await self._read(call)
         finally:
@@ -163,10 +164,14 @@ class Stream:
             self._wake.set()
             call.cancel()
             await asyncio.wait([writer])
-            if not writer.cancelled() and isinstance(writer.exception(), Exception):
-                error = writer.exception()
-                if not isinstance(error, grpc.aio.AioRpcError | grpc.aio.UsageError | asyncio.InvalidStateError):
-                    raise error  # type: ignore[misc]  # it is an exception, as was just seen
+
+    def _writer_ended(self, writer: "asyncio.Task[None]") -> None:
+        # Here, because whoever waits for the writer may be cancelled meanwhile, and would not look at how it ended.
+        error = None if writer.cancelled() else writer.exception()
+        if error is not None and not isinstance(
+            error, grpc.aio.AioRpcError | grpc.aio.UsageError | asyncio.InvalidStateError
+        ):
+            _log.error("stream_failed", address=self.address, exc_info=error)
 
     async def _read(self, call: "grpc.aio.StreamStreamCall[wire.AttachRequest, wire.AttachResponse]") -> None:
         while True:
