@@ -13,7 +13,7 @@ import orjson
 
 from mainspring.durations import format_duration, parse_duration
 from mainspring.errors import DefinitionError, Problem
-from mainspring.json_text import read_json
+from mainspring.json_text import read_json, trimmed
 from mainspring.limits import definition_bytes_max
 from mainspring.reading import item_path, read_definition
 from mainspring.workflow import ABSENT, Definition, Json, Node, Retry
@@ -84,7 +84,7 @@ def definition_to_json(definition: Definition) -> dict[str, Json]:
 def canonical_bytes(definition: Definition) -> bytes:
     """Return the canonical JSON: keys sorted, defaults left out. Raises `DefinitionError` for a value that JSON cannot hold."""
     try:
-        return orjson.dumps(definition_to_json(definition), option=orjson.OPT_SORT_KEYS | _strict)
+        return trimmed(orjson.dumps(definition_to_json(definition), option=orjson.OPT_SORT_KEYS | _strict))
     except orjson.JSONEncodeError as error:
         raise DefinitionError([Problem("NOT_JSON", f"a value cannot be written as JSON: {error}")]) from error
 

@@ -1,4 +1,4 @@
-"""Reading JSON without losing digits.
+"""Reading JSON without losing digits, and writing it without holding more memory than it takes.
 
 orjson is fast, and reads integers beyond 64 bits as floating point. Such digits would change silently on their way through a workflow,
 so text that may hold them is read a second time, exactly; that is rare, and finding out costs little.
@@ -14,6 +14,11 @@ _digits: Final = bytes(48 if 48 <= byte <= 57 else byte if byte == 45 else 32 fo
 _long: Final = b"0" * 20
 _long_negative: Final = b"-" + b"0" * 19
 """Shorter integers fit into 64 bits, whatever their digits."""
+
+
+def trimmed(written: bytes) -> bytes:
+    """Return what orjson wrote, without the rest of the buffer that it wrote to: 4 KiB for a number, 16 MiB for 600 KB."""
+    return bytes(memoryview(written))
 
 
 def read_json(data: bytes) -> object:

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 import orjson
 
 from mainspring.expressions import Budget, Expression, PathError
-from mainspring.json_text import read_json
+from mainspring.json_text import read_json, trimmed
 from mainspring.limits import json_depth_max, path_bytes_max, paths_in_input_max
 from mainspring.workflow import Json
 
@@ -70,7 +70,7 @@ class Template:
         self.is_literal = not paths
         """It has no expression: it renders to the same bytes always."""
         self._compiled = None if self.is_literal else compiled
-        self._literal = orjson.dumps(compiled) if self.is_literal else b""
+        self._literal = trimmed(orjson.dumps(compiled)) if self.is_literal else b""
 
     @classmethod
     def compile(cls, value: Json) -> "Template":
@@ -304,6 +304,6 @@ def _as_text(path: Expression, data: _Data) -> str:
 
 def _written(value: object, source: Callable[[], str]) -> bytes:
     try:
-        return orjson.dumps(value)
+        return trimmed(orjson.dumps(value))
     except orjson.JSONEncodeError as error:
         raise PathError(f"{source()} gives a value that cannot be written as JSON: {error}") from error

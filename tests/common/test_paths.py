@@ -1,6 +1,7 @@
 """Data paths: what they give, what they cost, and what is said when they cannot be followed."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import jmespath
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainspring import limits
+from mainspring.definition import canonical_bytes
 from mainspring.json_text import read_json
 from mainspring.paths import NotAListError, PathError, Template
-from mainspring.workflow import Json
+from mainspring.workflow import Definition, Json, Node
 
 SCOPE_VALUES: dict[str, Any] = {
     "fetch": {
@@ -360,3 +362,16 @@ def test_any_text_compiles_or_is_refused(text: str) -> None:
 def test_json_is_read_as_the_exact_reader_reads_it(value: Any) -> None:
     text = json.dumps(value).encode()
     assert read_json(text) == json.loads(text)
+
+
+def test_what_is_kept_takes_no_more_memory_than_it_has_bytes() -> None:
+    template = Template.compile("${input}")
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [*template.evaluate_list({"input": b"[" + b"7," * 999 + b"7]"}), Template.compile([5]).render({})]
+        kept.append(canonical_bytes(Definition("n", (Node("a", "work"),))))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(kept) < 100

@@ -14,6 +14,7 @@ from mainspring import limits
 from mainspring.definition import definition_from_json
 from mainspring.errors import Failure
 from mainspring.ids import shard_of
+from mainspring.json_text import trimmed
 from mainspring.workflow import Definition
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, Assign, Effect, ReportBacklog, Store
@@ -144,7 +145,7 @@ class Rig:
     def submit(self, plan: Plan, workflow_id: str = "wf", value: Any = None) -> Answer:
         """Submit a workflow and return the answer."""
         self._token += 1
-        data = orjson.dumps(value)
+        data = trimmed(orjson.dumps(value))
         shard = shard_of(workflow_id, self.shards)
         event = Submit(self._token, shard, workflow_id, plan, data, plan.hash + data[:8], "load-balanced")
         return only(self.step(event), Answer)
