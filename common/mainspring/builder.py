@@ -22,7 +22,7 @@ from mainspring.durations import parse_duration
 from mainspring.errors import DefinitionError, Problem
 from mainspring.graph import check
 from mainspring.reading import item_path
-from mainspring.workflow import ABSENT, Definition, Json, MapOver, Node, Retry
+from mainspring.workflow import ABSENT, Definition, Json, MapOver, Node, Retry, default_priority
 
 Duration: TypeAlias = timedelta | str
 _plain: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -92,8 +92,19 @@ class Workflow:
     input: Final = Reference("input")
     """The workflow's input."""
 
-    def __init__(self, name: str, *, timeout: Duration | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        timeout: Duration | None = None,
+        priority: int = default_priority,
+        fairness_key: str = "",
+    ) -> None:
         self.name = name
+        self.priority = priority
+        """0 to 9; which of the nodes that wait goes first: the higher one."""
+        self.fairness_key = fairness_key
+        """At most 128 bytes; workflows with the same one share their turns."""
         self._problems: list[Problem] = []
         self._timeout_ms = self._ms(timeout, "timeout", "")
         self._nodes: list[Node] = []
@@ -112,6 +123,7 @@ class Workflow:
         allow_failure: bool = False,
         requires: Mapping[str, str] | None = None,
         stop_on_disconnect: bool = False,
+        priority: int | None = None,
     ) -> NodeReference:
         """Add a node that runs once, after the nodes in `after` and those that its input names."""
         waits_for = [after] if isinstance(after, str | NodeReference) else after
@@ -127,6 +139,7 @@ class Workflow:
                 allow_failure=allow_failure,
                 requires=dict(requires or {}),
                 stop_on_disconnect=stop_on_disconnect,
+                priority=priority,
             )
         )
         return NodeReference(node_id)
@@ -146,6 +159,7 @@ class Workflow:
         allow_failure: bool = False,
         requires: Mapping[str, str] | None = None,
         stop_on_disconnect: bool = False,
+        priority: int | None = None,
     ) -> NodeReference:
         """Add a node that runs once for each element of a list; its output is the list of theirs, in the same order.
 
@@ -162,6 +176,7 @@ class Workflow:
             allow_failure=allow_failure,
             requires=requires,
             stop_on_disconnect=stop_on_disconnect,
+            priority=priority,
         )
         self._nodes[-1] = replace(self._nodes[-1], map=MapOver(str(over), max_parallel))
         return reference
@@ -172,7 +187,14 @@ class Workflow:
 
     def definition(self) -> Definition:
         """Return the definition; raises `DefinitionError` with every problem found."""
-        definition = Definition(self.name, tuple(self._nodes), self._output, self._timeout_ms)  # type: ignore[arg-type]  # JSON or ABSENT
+        definition = Definition(
+            self.name,
+            tuple(self._nodes),
+            self._output,  # type: ignore[arg-type]  # JSON or ABSENT
+            self._timeout_ms,
+            self.priority,
+            self.fairness_key,
+        )
         problems = [*self._problems, *check(definition)]
         if problems:
             raise DefinitionError(problems)

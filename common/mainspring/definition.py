@@ -16,7 +16,7 @@ from mainspring.errors import DefinitionError, Problem
 from mainspring.json_text import read_json, trimmed
 from mainspring.limits import definition_bytes_max
 from mainspring.reading import item_path, read_definition
-from mainspring.workflow import ABSENT, Definition, Json, Node, Retry
+from mainspring.workflow import ABSENT, Definition, Json, Node, Retry, default_priority
 
 __all__ = [
     "canonical_bytes",
@@ -78,6 +78,10 @@ def definition_to_json(definition: Definition) -> dict[str, Json]:
         value["output"] = definition.output  # type: ignore[assignment]  # ABSENT is ruled out
     if definition.timeout_ms:
         value["timeout"] = format_duration(definition.timeout_ms)
+    if definition.priority != default_priority:
+        value["priority"] = definition.priority
+    if definition.fairness_key:
+        value["fairness_key"] = definition.fairness_key
     return value
 
 
@@ -107,12 +111,7 @@ def _node_to_json(node: Node) -> Json:
         value["map"] = mapped
     if node.retry != _default_retry:
         value["retry"] = _retry_to_json(node.retry)
-    timeouts: dict[str, Json] = {}
-    if node.start_to_close_ms:
-        timeouts["start_to_close"] = format_duration(node.start_to_close_ms)
-    if node.schedule_to_start_ms:
-        timeouts["schedule_to_start"] = format_duration(node.schedule_to_start_ms)
-    if timeouts:
+    if timeouts := _timeouts_to_json(node):
         value["timeouts"] = timeouts
     if node.allow_failure:
         value["allow_failure"] = True
@@ -120,6 +119,17 @@ def _node_to_json(node: Node) -> Json:
         value["requires"] = dict(node.requires)
     if node.stop_on_disconnect:
         value["stop_on_disconnect"] = True
+    if node.priority is not None:
+        value["priority"] = node.priority
+    return value
+
+
+def _timeouts_to_json(node: Node) -> dict[str, Json]:
+    value: dict[str, Json] = {}
+    if node.start_to_close_ms:
+        value["start_to_close"] = format_duration(node.start_to_close_ms)
+    if node.schedule_to_start_ms:
+        value["schedule_to_start"] = format_duration(node.schedule_to_start_ms)
     return value
 
 

@@ -124,6 +124,8 @@ class _Check:
             message = f"it has {count} nodes, more than the {limits.nodes_max} allowed; split it into several workflows"
             self._say("TOO_MANY_NODES", message, field="nodes")
         self._time("timeout", definition.timeout_ms, limits.timeout_ms_max, "")
+        self._range("priority", definition.priority, limits.priority_max, "")
+        self._text("fairness_key", definition.fairness_key, limits.fairness_key_bytes_max, "", least=0)
 
     def _node(self, node: Node, place: int) -> None:
         if not _node_id.fullmatch(node.id):
@@ -172,6 +174,8 @@ class _Check:
         self._time("timeouts.schedule_to_start", node.schedule_to_start_ms, time_max, node.id)
         if node.map is not None:
             self._range("map.max_parallel", node.map.max_parallel, limits.max_parallel_max, node.id)
+        if node.priority is not None:
+            self._range("priority", node.priority, limits.priority_max, node.id)
 
     def _range(self, field: str, value: float, high: float, node_id: str, *, low: float = 0) -> None:
         if not low <= value <= high:

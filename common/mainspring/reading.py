@@ -6,9 +6,9 @@ from typing import Any, Final
 from mainspring.durations import parse_duration
 from mainspring.graph import check
 from mainspring.problems import Problems
-from mainspring.workflow import ABSENT, Definition, MapOver, Node, Retry
+from mainspring.workflow import ABSENT, Definition, MapOver, Node, Retry, default_priority
 
-_definition_fields: Final = ("name", "nodes", "output", "timeout")
+_definition_fields: Final = ("name", "nodes", "output", "timeout", "priority", "fairness_key")
 _node_fields: Final = (
     "id",
     "executor",
@@ -20,6 +20,7 @@ _node_fields: Final = (
     "allow_failure",
     "requires",
     "stop_on_disconnect",
+    "priority",
 )
 _map_fields: Final = ("over", "max_parallel")
 _retry_fields: Final = ("max_attempts", "initial", "multiplier", "max_interval", "jitter", "non_retryable")
@@ -59,6 +60,8 @@ class _Reading:
             self._nodes(fields.get("nodes")),
             fields.get("output", ABSENT),
             self._duration(fields, "timeout", 0, "timeout"),
+            self._whole_number(fields, "priority", default_priority, "priority"),
+            self._text(fields, "fairness_key", "fairness_key") if "fairness_key" in fields else "",
         )
 
     def _say(self, reason: str, message: str, at: str) -> None:
@@ -107,6 +110,7 @@ class _Reading:
             allow_failure=self._flag(fields, "allow_failure"),
             requires=self._labels(fields),
             stop_on_disconnect=self._flag(fields, "stop_on_disconnect"),
+            priority=self._whole_number(fields, "priority", 0, "priority") if "priority" in fields else None,
         )
 
     def _map(self, value: object) -> MapOver | None:

@@ -26,6 +26,7 @@ from mainspring.limits import (
     executor_bytes_max,
     executors_a_worker_max,
     name_bytes_max,
+    priority_ageing_ms_max,
     reconnect_delay_ms_max,
     shards_max,
     slots_max,
@@ -209,6 +210,13 @@ class CoordinatorSettings(_Instance):
     )
     max_retries: int = declare(
         "MAX_RETRIES", "retries after the first attempt, for nodes that set none", 3, low=0, high=attempts_max - 1
+    )
+    priority_ageing_ms: int = declare(
+        "PRIORITY_AGEING",
+        "ms after which what waits rises by one level of priority if nothing of its priority was assigned meanwhile",
+        30_000,
+        low=1,
+        high=priority_ageing_ms_max,
     )
     cpu_weight: float = declare("CPU_WEIGHT", "load-balanced: the weight of a worker's cpu", 0.3, low=0, high=1)
     memory_weight: float = declare("MEMORY_WEIGHT", "load-balanced: the weight of its memory", 0.3, low=0, high=1)

@@ -13,6 +13,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 reserved_names: Final = frozenset({"input", "item", "index", "workflow"})
 """Names that data paths use for themselves, so that no node may have them."""
 
+default_priority: Final = 5
+"""In the middle, so that work can be put behind all that names no priority, too."""
+
 
 class _Absent:
     """The type of `ABSENT`, told apart from a JSON null."""
@@ -85,6 +88,8 @@ class Node:
     """Labels that the worker must have, with these values."""
     stop_on_disconnect: bool = False
     """A worker that reaches no coordinator stops it."""
+    priority: int | None = None
+    """Which of the nodes that wait goes first, 0 to 9: the higher one; None: as the workflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +104,7 @@ class Definition:
     """The workflow's output, a value with data paths; absent: the outputs of the nodes that no other depends on, by node id."""
     timeout_ms: int = 0
     """How long the workflow may take from its submit; 0: without limit."""
+    priority: int = default_priority
+    """Which of the nodes that wait goes first, 0 to 9: the higher one."""
+    fairness_key: str = ""
+    """Workflows with the same one, a customer's say, share the turns that one of them would have; empty: it has turns of its own."""

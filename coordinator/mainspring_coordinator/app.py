@@ -60,6 +60,7 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
     return EngineConfig(
         max_retries=settings.max_retries,
         stream_grace_us=settings.stream_grace_ms * 1_000,
+        priority_ageing_us=settings.priority_ageing_ms * 1_000,
         strategy=settings.assignment_strategy,
         cpu_weight=settings.cpu_weight,
         memory_weight=settings.memory_weight,

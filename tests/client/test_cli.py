@@ -61,6 +61,16 @@ def test_submit_names_the_file_with_each_problem_whoever_finds_it(served: Served
     assert got.stderr.splitlines() == [f"error: {file}: node 'a': too wide", f"{file}: node 'b': in a ring"]
 
 
+def test_submit_puts_its_priority_and_fairness_key_in_place_of_the_definitions(served: Served, tmp_path: Path) -> None:
+    file = file_of(tmp_path, "name: one\npriority: 3\nfairness_key: k\nnodes:\n  - {id: a, executor: noop}\n")
+    with served(Submit=[submitted, submitted]) as (scripted, address):
+        run("submit", file, "--id", "w", "--address", address)
+        run("submit", file, "--id", "w", "--priority", "0", "--fairness-key", "acme", "--address", address)
+    sent = [json.loads(request.definition.data) for request in scripted.requests["Submit"]]
+    assert [(one["priority"], one["fairness_key"]) for one in sent] == [(3, "k"), (0, "acme")]
+    assert run("submit", file, "--priority", "10").exit_code == 2
+
+
 def test_submit_for_a_program_prints_one_document(served: Served, tmp_path: Path) -> None:
     got = asked(served, "--json", "submit", file_of(tmp_path), "--id", "w", Submit=[submitted])
     assert json.loads(got.stdout) == {"workflow_id": "w", "created": True}

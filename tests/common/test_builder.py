@@ -16,7 +16,7 @@ from mainspring.workflow import ABSENT, Definition, MapOver, Node
 
 
 def calendar_cleanup() -> Workflow:
-    flow = Workflow("calendar-cleanup", timeout="10m")
+    flow = Workflow("calendar-cleanup", timeout="10m", priority=3, fairness_key="acme")
     fetch = flow.node("fetch", "fetchOldCalendarMappings", input={"limit": flow.input["limit"]}, start_to_close="1m")
     delete = flow.map(
         "delete",
@@ -29,6 +29,7 @@ def calendar_cleanup() -> Workflow:
         schedule_to_start=timedelta(seconds=1.5),
         requires={"zone": "a"},
         stop_on_disconnect=True,
+        priority=0,
     )
     flow.node(
         "mail", "sendEmailNotification", input={"deleted": delete.output, "text": f"of {fetch['total']}"}, after=[fetch]
@@ -52,6 +53,7 @@ def test_a_workflow_becomes_the_definition_that_it_says() -> None:
                 schedule_to_start_ms=1_500,
                 requires={"zone": "a"},
                 stop_on_disconnect=True,
+                priority=0,
             ),
             Node(
                 "mail",
@@ -62,6 +64,8 @@ def test_a_workflow_becomes_the_definition_that_it_says() -> None:
         ),
         {"deleted": "${delete[?ok].calendar}"},
         600_000,
+        3,
+        "acme",
     )
 
 

@@ -97,7 +97,7 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (5, "definition: it must be an object with the fields name, nodes, output, timeout"),
+        (5, "definition: it must be an object with the fields name, nodes, output, timeout, priority, fairness_key"),
         ({"name": "n"}, "definition, nodes: `nodes` must be given, as a list of nodes or a mapping from ids to nodes"),
         ({**with_node(), "name": 7}, "definition, name: `name` must be given, as a string"),
         ({**with_node(), "timout": "5m"}, "definition, timout: there is no field 'timout'; did you mean 'timeout'?"),
@@ -109,7 +109,7 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
             {"name": "n", "nodes": [5]},
             (
                 "node '#1': it must be an object with the fields id, executor, input, depends_on, map, retry, timeouts, "
-                "allow_failure, requires, stop_on_disconnect"
+                "allow_failure, requires, stop_on_disconnect, priority"
             ),
         ),
         ({"name": "n", "nodes": [{"executor": "work"}]}, "node '#1', id: `id` must be given, as a string"),
@@ -139,6 +139,9 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
             with_node(timeouts={"start_to_close": 30}),
             "node 'a', timeouts.start_to_close: 30 has no unit; write it with a unit, such as '30s' or '30ms'",
         ),
+        (with_node(priority="high"), "node 'a', priority: `priority` is a whole number"),
+        ({**with_node(), "priority": None}, "definition, priority: `priority` is a whole number"),
+        ({**with_node(), "fairness_key": 7}, "definition, fairness_key: `fairness_key` must be given, as a string"),
         (with_node(allow_failure="yes"), "node 'a', allow_failure: `allow_failure` is true or false"),
         (
             with_node(requires={"gpu": True}),
@@ -164,7 +167,7 @@ def test_form_and_meaning_are_told_together_and_nothing_twice() -> None:
         "node 'a', retry.initial: 5 has no unit; write it with a unit, such as '5s' or '5ms'",
         (
             "node 'b', surprise: there is no field 'surprise'; there are id, executor, input, depends_on, map, retry, timeouts, "
-            "allow_failure, requires, stop_on_disconnect"
+            "allow_failure, requires, stop_on_disconnect, priority"
         ),
         "node '#3', id: `id` must be given, as a string",
         "node 'b', executor: `executor` must be given, as a string",
@@ -280,6 +283,7 @@ nodes = st.builds(
     allow_failure=st.booleans(),
     requires=st.dictionaries(text_values, text_values, max_size=2),
     stop_on_disconnect=st.booleans(),
+    priority=st.none() | st.integers(0, 9),
 )
 definitions = st.builds(
     Definition,
@@ -287,6 +291,8 @@ definitions = st.builds(
     nodes=st.lists(nodes, max_size=4).map(tuple),
     output=st.just(ABSENT) | json_values,
     timeout_ms=intervals,
+    priority=st.integers(0, 9),
+    fairness_key=text_values,
 )
 
 

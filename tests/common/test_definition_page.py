@@ -13,7 +13,7 @@ from mainspring.builder import Workflow
 from mainspring.definition import canonical_bytes, format_duration, parse_definition
 from mainspring.graph import build_graph
 from mainspring.paths import Template
-from mainspring.workflow import Retry, reserved_names
+from mainspring.workflow import Retry, default_priority, reserved_names
 
 page = (Path(__file__).parents[2] / "docs/definition.md").read_text(encoding="utf-8")
 
@@ -69,6 +69,8 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"no delay is longer; at most {format_duration(limits.retry_interval_ms_max)}",
         f"from its submit; at most {format_duration(limits.timeout_ms_max)}",
         f"no attempt follows; at most {limits.non_retryable_max}",
+        f"0 to {limits.priority_max} | {default_priority} |",
+        f"at most {limits.fairness_key_bytes_max} bytes; see [order](#order)",
         f"at most {limits.path_bytes_max // limits.KIB} KiB and {limits.path_depth_max} levels",
         f"at most {limits.path_steps_max:,}\nsteps",
     ):

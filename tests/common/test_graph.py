@@ -95,6 +95,12 @@ def one(**fields: Any) -> Definition:
             one(requires={f"l{i}": "x" for i in range(65)}),
             ["node 'a', requires: it requires 65 labels, more than the 64 allowed"],
         ),
+        (replace(one(), priority=10), ["definition, priority: 10 is not within 0 to 9"]),
+        (one(priority=-1), ["node 'a', priority: -1 is not within 0 to 9"]),
+        (
+            replace(one(), fairness_key="k" * 129),
+            [f"definition, fairness_key: '{'k' * 80}' has 129 bytes; use 0 to 128"],
+        ),
         (one(requires={"": "x"}), ["node 'a', requires: '' has 0 bytes; use 1 to 128"]),
         (
             one(input="x" * 2_000_000),

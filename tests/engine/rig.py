@@ -231,6 +231,10 @@ class Rig:
             assert not bound or worker.credit - state.room(worker) <= worker.slots
         awaited = {session for ready in state.ready.waiting.values() for session in ready.eligible}
         assert (self.backlogged & set(state.workers)) == awaited or len(awaited) > limits.backlogged_workers_max
+        for ready in state.ready.waiting.values():
+            lines = [line for of_one in ready.waiting._lines.values() for line in of_one]
+            assert ready.count == sum(len(line.items) for line in lines) > 0
+            assert not any(line.aside or not line.items for line in lines)
         for shard in state.shards.values():
             for workflow in shard.workflows.values():
                 pending = sum(NodeStatus(s) not in _terminal for s in workflow.statuses)

@@ -28,6 +28,7 @@ GUIDE = [
     ("FAILURE_DETECTION_TIMEOUT", "failure_detection_timeout_ms", 90000, BOTH),
     ("LOCK_TIMEOUT", "lock_timeout_ms", 300000, COORDINATOR),
     ("MAX_RETRIES", "max_retries", 3, COORDINATOR),
+    ("PRIORITY_AGEING", "priority_ageing_ms", 30000, COORDINATOR),
     ("ENABLE_FAILOVER", "enable_failover", True, COORDINATOR),
     ("CPU_WEIGHT", "cpu_weight", 0.3, COORDINATOR),
     ("MEMORY_WEIGHT", "memory_weight", 0.3, COORDINATOR),

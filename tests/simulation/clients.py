@@ -14,7 +14,7 @@ from mainspring_coordinator.engine.events import Cancel, Event, Read, Submit
 from mainspring_coordinator.engine.plan import Plan
 from tests.simulation.cluster import Cluster
 from tests.simulation.coordinator import Coordinator
-from tests.simulation.plans import plans
+from tests.simulation.plans import draw_plan
 from tests.simulation.world import MS, SECOND
 
 _patience_us = 3 * SECOND
@@ -123,7 +123,7 @@ class Clients:
         world, chance = self.cluster.world, self.cluster.world.chance
         self.submitted += 1
         name = f"wf-{self.submitted}"
-        plan = chance.choice(plans)
+        plan = draw_plan(chance, self.submitted)
         given = {
             "ms": chance.choice((1, 5, 20, 20, 60, 200, 800)),
             "fails": chance.choice((0, 0, 0, 0, 1, 2, 3)),

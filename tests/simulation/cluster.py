@@ -108,6 +108,8 @@ class Cluster:
             timeout_slack_us=200_000,
             # Small, so that outputs leave memory and are asked for again.
             payload_cache_bytes=400,
+            # Short, so that the low priorities rise in a run.
+            priority_ageing_us=100_000,
             step_nodes=profile.step_nodes,
         )
         self.world.tell(name, "starts")

@@ -1,5 +1,6 @@
-"""The graphs that clients submit; what their nodes do stands in the workflow's input: `ms`, `fails`, `wide`."""
+"""The graphs that clients submit, of several ranks; what their nodes do stands in the workflow's input: `ms`, `fails`, `wide`."""
 
+import random
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,8 +16,24 @@ def _node(name: str, depends_on: Sequence[str] = (), **rest: Any) -> dict[str, A
     return {"id": name, "executor": "work", "depends_on": list(depends_on), "input": given, "retry": _retry} | rest
 
 
-def _plan(name: str, nodes: Sequence[dict[str, Any]], **rest: Any) -> Plan:
-    return compile_plan(definition_from_json({"name": name, "nodes": list(nodes), **rest}))
+_ranks: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"priority": 9},
+    {"priority": 2, "fairness_key": "many"},
+    {"fairness_key": "many"},
+    {},
+)
+
+
+def _plan(name: str, nodes: Sequence[dict[str, Any]], **rest: Any) -> tuple[Plan, ...]:
+    """Return a graph as a plan of each rank; in the last one some nodes have a priority of their own."""
+    own = [{**node, "priority": 3 * (at % 3)} if at % 2 else node for at, node in enumerate(nodes)]
+    return tuple(
+        compile_plan(
+            definition_from_json({"name": name, "nodes": own if at == len(_ranks) - 1 else nodes, **rest, **rank})
+        )
+        for at, rank in enumerate(_ranks)
+    )
 
 
 _each: Final = {
@@ -24,9 +41,9 @@ _each: Final = {
     "input": {"ms": "${input.ms}", "fails": "${input.fails}", "item": "${item}"},
 }
 
-many: Final = _plan("many", [_node(f"n{i}") for i in range(16)])
+many: Final = _plan("many", [_node(f"n{i}") for i in range(16)])[0]
 """As many nodes at once as two small workers have slots."""
-plans: Final = (
+_graphs: Final = (
     _plan("single", [_node("only")]),
     _plan("chain", [_node("a"), _node("b", ["a"]), _node("c", ["b"]), _node("d", ["c"]), _node("e", ["d"])]),
     _plan("diamond", [_node("top"), _node("left", ["top"]), _node("right", ["top"]), _node("end", ["left", "right"])]),
@@ -45,3 +62,9 @@ plans: Final = (
         timeout="30s",
     ),
 )
+
+
+def draw_plan(chance: random.Random, number: int) -> Plan:
+    """Return the plan of the workflow of this number: chance draws its graph, and the number its rank."""
+    ranked = chance.choice(_graphs)
+    return ranked[number % len(ranked)]

@@ -1,11 +1,12 @@
 """The commands about workflows: submit, get, history, result, list, watch, cancel."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from mainspring.limits import priority_max
 from mainspring_client.cli.app import (
     AddressOption,
     JsonOption,
@@ -41,6 +42,7 @@ _unknown_in_lists: Final = ("nodes_total", "node_counts")
         "mainspring submit workflow.yaml --watch",
         "mainspring submit workflow.yaml --input '{\"year\": 2024}' --id cleanup-2024",
         "mainspring submit workflow.yaml --input @input.json",
+        "mainspring submit workflow.yaml --priority 8 --fairness-key acme",
     )
 )
 def submit(
@@ -52,6 +54,16 @@ def submit(
     workflow_id: Annotated[
         str | None, typer.Option("--id", help="The workflow's id; submitting the same twice is one workflow.")
     ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            "--priority", min=0, max=priority_max, help="In place of the definition's; the higher goes first."
+        ),
+    ] = None,
+    fairness_key: Annotated[
+        str | None,
+        typer.Option("--fairness-key", help="In place of the definition's; workflows with the same share their turns."),
+    ] = None,
     watch_: Annotated[bool, typer.Option("--watch", help="Follow it until it ends, and print its output.")] = False,
     address: AddressOption = None,
     as_json: JsonOption = False,
@@ -60,6 +72,10 @@ def submit(
     session = session_of(ctx, address, as_json=as_json)
     with naming(file):
         definition = read_definition(file)
+    if priority is not None:
+        definition = replace(definition, priority=priority)
+    if fairness_key is not None:
+        definition = replace(definition, fairness_key=fairness_key)
     value = read_json(input_, "--input")
 
     async def work(client: Client) -> None:

@@ -25,6 +25,8 @@ class EngineConfig:
     """Share of the worker's memory in its load."""
     workflow_weight: float = 0.4
     """Share of the worker's assignments in its load."""
+    priority_ageing_us: int = 30_000_000
+    """What waits rises by one level of priority each time that nothing of its priority was assigned for so long."""
     instance: str = ""
     """Our own name, ENGINE_INSTANCE_ID."""
     failover: bool = True

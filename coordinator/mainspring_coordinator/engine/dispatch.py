@@ -3,6 +3,8 @@
 The cost of a pass does not grow with what waits: a class whose workers are all busy is passed over as a whole.
 """
 
+from heapq import heapify, heappop, heappush
+
 from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import path_error, payload_too_large
@@ -28,38 +30,62 @@ def dispatch(turn: Turn, strategy: Strategy) -> bool:
         alone.release_unneeded(state)
     again = bool(state.roomy or state.ready.alone)
     while again:
-        again = False
-        for ready in _in_order(state) if state.ready.alone else list(state.ready.waiting.values()):
-            if ready.key.alone:
-                again = _dispatch_alone(turn, ready) or again
-            else:
-                _dispatch_class(turn, strategy, ready)
+        again = _dispatch_shared(turn, strategy)
+        # Last, because what they keep from others is kept when others had their share.
+        for ready in list(state.ready.alone.values()):
+            if turn.left <= 0:
+                break
+            again = _dispatch_alone(turn, ready) or again
             # A node that failed before it could be assigned may free others, of classes that were looked at already.
             again = again or bool(turn.released)
             nodes.settle(turn)
-            if turn.left <= 0:
-                again = False
-                break
+        again = again and turn.left > 0
     if state.ready.turned or state.backlog.changed:
         _report_backlog(turn)
     return turn.left <= 0
 
 
-def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
+def _dispatch_shared(turn: Turn, strategy: Strategy) -> bool:
+    """Assign what need not run alone, each time of the class in which the most urgent waits; tell whether nodes became ready meanwhile.
+
+    Classes may have workers in common: were one served before the next, a wide workflow would keep all their slots from other classes.
+    """
+    state = turn.state
+    classes = [ready for ready in state.ready.waiting.values() if not ready.key.alone]
+    order = [(-ready.waiting.level_us(turn.now_us), at, ready) for at, ready in enumerate(classes)]
+    heapify(order)
+    freed, at = False, len(classes)
+    while order and turn.left > 0:
+        _, _, ready = heappop(order)
+        more = _dispatch_class(turn, strategy, ready, 1 if order else turn.left)
+        # A node that failed before it could be assigned may free others, of classes that were looked at already.
+        freed = freed or bool(turn.released)
+        nodes.settle(turn)
+        if more:
+            at += 1
+            heappush(order, (-ready.waiting.level_us(turn.now_us), at, ready))
+    for ready in classes:
+        ready.waiting.let_back()
+    return freed
+
+
+def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass, most: int) -> bool:
+    """Take up to so many items of a class; tell whether another could be taken."""
     state = turn.state
     candidates = {session: candidate_of(state, session) for session in ready.eligible if session in state.roomy}
-    # Items that cannot go now (their outputs are being loaded, their shard is not reconciled) must not be met again in this pass.
-    passed: set[WorkflowKey] = set()
     while candidates and ready.count and turn.left > 0:
-        found = _next(state, ready, candidates, passed)
+        if not most:
+            return True
+        found = _next(turn, ready, candidates)
         if found is None:
-            return
+            return False
         key, able = found
         workflow = state.shards[key[0]].workflows[key[1]]
-        item = state.ready.take(ready, key)
+        item = state.ready.take(ready, key, turn.now_us)
         session = strategy.choose(able, turn.state.rotation)
         state.rotation += 1
         turn.left -= 1
+        most -= 1
         if not _assign(turn, workflow, item, session):
             continue
         chosen = candidates[session]
@@ -67,12 +93,7 @@ def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass) -> None:
             candidates[session] = chosen.with_one_more()
         else:
             del candidates[session]
-
-
-def _in_order(state: State) -> list[ReadyClass]:
-    """Return the classes, those whose nodes run alone last: what they keep from others is kept when others had their share."""
-    shared = [ready for ready in state.ready.waiting.values() if not ready.key.alone]
-    return [*shared, *state.ready.alone.values()]
+    return False
 
 
 def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
@@ -81,27 +102,27 @@ def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
     for _ in range(len(ready.waiting)):
         if turn.left <= 0:
             break
-        key = next(iter(ready.waiting), None)
+        key = ready.waiting.next(turn.now_us)
         if key is None:
             break
         shard = state.shards.get(key[0])
         workflow = shard.workflows.get(key[1]) if shard is not None else None
-        if workflow is None or not _has_turn(
-            workflow, ready.waiting[key][0]
-        ):  # None: its lost shard is being forgotten
-            ready.waiting.move_to_end(key)
+        # None: its lost shard is being forgotten
+        if workflow is None or not _has_turn(workflow, ready.waiting.peek(key, turn.now_us)):
+            ready.waiting.set_aside(key)
             continue
         session = alone.idle_worker(state, ready, key)
         if not session:
             alone.reserve(state, ready, key)
             # The next time another workflow's shard may be the one that a worker knows, or another class's turn.
-            ready.waiting.move_to_end(key)
+            ready.waiting.put_last(key, turn.now_us)
             break
-        item = state.ready.take(ready, key)
+        item = state.ready.take(ready, key, turn.now_us)
         state.rotation += 1
         turn.left -= 1
         if _assign(turn, workflow, item, session):
             alone.end_reservation(state, session)
+    ready.waiting.let_back()
     if ready.key in state.ready.alone:
         state.ready.alone[ready.key] = state.ready.alone.pop(ready.key)
     return alone.release_unneeded(state) if state.reserved else False
@@ -131,22 +152,25 @@ def candidate_of(state: State, session: int) -> Candidate:
 
 
 def _next(
-    state: State, ready: ReadyClass, candidates: dict[int, Candidate], passed: set[WorkflowKey]
+    turn: Turn, ready: ReadyClass, candidates: dict[int, Candidate]
 ) -> tuple[WorkflowKey, list[Candidate]] | None:
-    """Find the first workflow in turn that a candidate may serve, and those candidates."""
+    """Find the first workflow in turn that a candidate may serve, and those candidates; set those before it aside for this pass."""
+    state = turn.state
     full = True
     for session in candidates:
         worker = state.workers[session]
         held = state.held.get(worker.incarnation)
         full = full and held is not None and len(held.workflows) >= worker.workflows_max
-    keys = _workflows_of(state, candidates) if full else iter(ready.waiting)
-    for key in keys:
-        if key in ready.waiting and key not in passed:
+    known = iter(_workflows_of(state, candidates)) if full else None
+    while True:
+        key = next(known, None) if known is not None else ready.waiting.next(turn.now_us)
+        if key is None:
+            return None
+        if ready.waiting.stands(key):
             able = [candidate for session, candidate in candidates.items() if _may_serve(state, session, key)]
             if able:
                 return key, able
-            passed.add(key)
-    return None
+            ready.waiting.set_aside(key)
 
 
 def _workflows_of(state: State, candidates: dict[int, Candidate]) -> "list[WorkflowKey]":

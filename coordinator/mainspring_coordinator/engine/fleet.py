@@ -248,7 +248,7 @@ def hold_assignments(turn: Turn, shard: ShardState) -> None:
 
 def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
     """There is a worker that may take what waits of a shard."""
-    while turn.state.ready.let_in(shard.shard, turn.state.eligible_sessions):
+    while turn.state.ready.let_in(shard.shard, turn.state.eligible_sessions, turn.now_us):
         turn.left -= 1
         if turn.left <= 0:
             turn = yield

@@ -51,7 +51,8 @@ def enqueue(turn: Turn, workflow: WorkflowState, item: Item, *, first: bool = Fa
     key = workflow.plan.class_keys[item[0]]
     if workflow.redeliveries and must_run_alone(workflow, *item):
         key = key._replace(alone=True)
-    state.ready.push(key, workflow.key, item, state.eligible_sessions, first=first)
+    rank = workflow.plan.ranks[item[0]]
+    state.ready.push(key, workflow.key, rank, item, state.eligible_sessions, turn.now_us, first=first)
 
 
 def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
@@ -244,7 +245,7 @@ def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
     waiting = (node, next_instance) if instance < 0 and expanded is not None else (node, instance)
     key = workflow.plan.class_keys[node]
     for each in (key, key._replace(alone=True)):
-        turn.state.ready.remove(each, workflow.key, waiting)
+        turn.state.ready.remove(each, workflow.key, workflow.plan.ranks[node].priority, waiting)
     spec = workflow.plan.nodes[node]
     message = f"no worker took it within {spec.schedule_to_start_ms} ms; see which workers run {spec.executor!r} with `mainspring workers`"
     never_ran(turn, workflow, node, instance, Failure(schedule_to_start_timeout, message))

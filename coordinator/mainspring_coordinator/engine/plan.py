@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from mainspring.definition import canonical_bytes, definition_hash
 from mainspring.graph import Graph, build_graph
+from mainspring.limits import priority_max
 from mainspring.paths import Template
 from mainspring.workflow import Definition, Node
-from mainspring_coordinator.engine.ready import ClassKey
+from mainspring_coordinator.engine.ready import ClassKey, Rank
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +33,8 @@ class Plan:
     """By node: what a worker must have to run it."""
     classes: frozenset[ClassKey]
     """All of them."""
+    ranks: tuple[Rank, ...]
+    """By node: what its place in the order of those that wait depends on."""
     input_refs: tuple[tuple[int, ...], ...]
     """By node: the nodes whose outputs its input names."""
     over_refs: tuple[tuple[int, ...], ...]
@@ -58,6 +61,8 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
     for node in definition.nodes:
         key = ClassKey(node.executor, tuple(sorted(node.requires.items())))
         class_keys.append(keys.setdefault(key, key))
+    by_priority = [Rank(priority, definition.fairness_key) for priority in range(priority_max + 1)]
+    ranks = (by_priority[definition.priority if node.priority is None else node.priority] for node in definition.nodes)
     input_refs = tuple(_indexes(graph, template) for template in graph.inputs)
     over_refs = tuple(_indexes(graph, template) for template in graph.overs)
     output_refs = _indexes(graph, graph.output) if graph.output is not None else tuple(graph.sinks)
@@ -75,6 +80,7 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
         indegree=array("I", graph.indegree),
         class_keys=tuple(class_keys),
         classes=frozenset(keys),
+        ranks=tuple(ranks),
         input_refs=input_refs,
         over_refs=over_refs,
         output_refs=output_refs,

@@ -213,7 +213,7 @@ class State:
     """By worker name: the incarnation that has it."""
     roomy: set[int] = field(default_factory=set[int])
     """Sessions that may get more assignments."""
-    ready: ReadyQueue = field(default_factory=ReadyQueue)
+    ready: ReadyQueue = field(init=False)
     timers: Timers = field(default_factory=Timers)
     cached: "OrderedDict[WorkflowKey, WorkflowState]" = field(default_factory=OrderedDict[WorkflowKey, WorkflowState])
     """Workflows with outputs in memory, the one used longest ago first."""
@@ -238,6 +238,9 @@ class State:
     """By session: the workers that are kept for a node that must run alone."""
     rotation: int = 0
     """For strategies that take turns."""
+
+    def __post_init__(self) -> None:
+        self.ready = ReadyQueue(self.config.priority_ageing_us)
 
     def add_live(self, workflow: WorkflowState, assignment: Assignment) -> None:
         """Record that a worker has an attempt."""
