@@ -16,10 +16,10 @@ DB ?= mariadb
 EVERY ?= 5
 REPORT ?=
 
-.PHONY: help env demo test test-mysql chaos simulate lint types imports protos verify wheel check bench clean
+.PHONY: help env demo test test-mysql chaos simulate lint types imports protos verify wheel check bench bench-placement clean
 
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # A stamp a group of packages, so that a second run installs nothing.
 .venv/.installed-%: pyproject.toml constraints.txt .ci/environment
@@ -75,6 +75,9 @@ check: lint types imports verify wheel test  ## All of the checks and all tests
 bench: env  ## Measure (BENCH_JSON=file writes the figures)
 	@.ci/mariadb
 	@$(PY) -m bench $(ARGS)
+
+bench-placement: env  ## Measure what the choice of a worker costs, in small and large fleets (ARGS=--json)
+	@$(PY) -m bench.placement $(ARGS)
 
 clean:  ## Remove the environment, caches and what was built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .mainspring

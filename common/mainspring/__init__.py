@@ -1,10 +1,10 @@
 """Mainspring: durable workflows for teams that already run MySQL.
 
 This package is the language that clients, workers and coordinators share: nouns, ids, bounds, errors, the wire contract. Users meet
-`Workflow`, which builds definitions, and `Retry`.
+`Workflow`, which builds definitions, and `Affinity` and `Retry`.
 """
 
 from mainspring.builder import Workflow
-from mainspring.workflow import Retry
+from mainspring.workflow import Affinity, Retry
 
-__all__ = ["Retry", "Workflow"]
+__all__ = ["Affinity", "Retry", "Workflow"]

@@ -22,7 +22,7 @@ from mainspring.durations import parse_duration
 from mainspring.errors import DefinitionError, Problem
 from mainspring.graph import check
 from mainspring.reading import item_path
-from mainspring.workflow import ABSENT, Definition, Json, MapOver, Node, Retry, default_priority
+from mainspring.workflow import ABSENT, Affinity, Definition, Json, MapOver, Needed, Node, Retry, default_priority
 
 Duration: TypeAlias = timedelta | str
 _plain: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -97,6 +97,8 @@ class Workflow:
         name: str,
         *,
         timeout: Duration | None = None,
+        strategy: str = "",
+        affinity: Affinity | None = None,
         priority: int = default_priority,
         fairness_key: str = "",
     ) -> None:
@@ -105,6 +107,8 @@ class Workflow:
         """0 to 9; which of the nodes that wait goes first: the higher one."""
         self.fairness_key = fairness_key
         """At most 128 bytes; workflows with the same one share their turns."""
+        self._strategy = strategy
+        self._affinity = affinity
         self._problems: list[Problem] = []
         self._timeout_ms = self._ms(timeout, "timeout", "")
         self._nodes: list[Node] = []
@@ -121,7 +125,9 @@ class Workflow:
         start_to_close: Duration | None = None,
         schedule_to_start: Duration | None = None,
         allow_failure: bool = False,
-        requires: Mapping[str, str] | None = None,
+        requires: Mapping[str, Needed] | None = None,
+        strategy: str = "",
+        affinity: Affinity | None = None,
         stop_on_disconnect: bool = False,
         priority: int | None = None,
     ) -> NodeReference:
@@ -138,6 +144,8 @@ class Workflow:
                 schedule_to_start_ms=self._ms(schedule_to_start, "timeouts.schedule_to_start", node_id),
                 allow_failure=allow_failure,
                 requires=dict(requires or {}),
+                strategy=strategy,
+                affinity=affinity,
                 stop_on_disconnect=stop_on_disconnect,
                 priority=priority,
             )
@@ -157,7 +165,9 @@ class Workflow:
         start_to_close: Duration | None = None,
         schedule_to_start: Duration | None = None,
         allow_failure: bool = False,
-        requires: Mapping[str, str] | None = None,
+        requires: Mapping[str, Needed] | None = None,
+        strategy: str = "",
+        affinity: Affinity | None = None,
         stop_on_disconnect: bool = False,
         priority: int | None = None,
     ) -> NodeReference:
@@ -175,6 +185,8 @@ class Workflow:
             schedule_to_start=schedule_to_start,
             allow_failure=allow_failure,
             requires=requires,
+            strategy=strategy,
+            affinity=affinity,
             stop_on_disconnect=stop_on_disconnect,
             priority=priority,
         )
@@ -192,6 +204,8 @@ class Workflow:
             tuple(self._nodes),
             self._output,  # type: ignore[arg-type]  # JSON or ABSENT
             self._timeout_ms,
+            self._strategy,
+            self._affinity,
             self.priority,
             self.fairness_key,
         )

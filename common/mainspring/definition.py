@@ -16,7 +16,7 @@ from mainspring.errors import DefinitionError, Problem
 from mainspring.json_text import read_json, trimmed
 from mainspring.limits import definition_bytes_max
 from mainspring.reading import item_path, read_definition
-from mainspring.workflow import ABSENT, Definition, Json, Node, Retry, default_priority
+from mainspring.workflow import ABSENT, Affinity, Definition, Json, Needed, Node, Retry, default_priority
 
 __all__ = [
     "canonical_bytes",
@@ -78,6 +78,7 @@ def definition_to_json(definition: Definition) -> dict[str, Json]:
         value["output"] = definition.output  # type: ignore[assignment]  # ABSENT is ruled out
     if definition.timeout_ms:
         value["timeout"] = format_duration(definition.timeout_ms)
+    value.update(_placement_to_json(definition.strategy, definition.affinity))
     if definition.priority != default_priority:
         value["priority"] = definition.priority
     if definition.fairness_key:
@@ -105,10 +106,8 @@ def _node_to_json(node: Node) -> Json:
     if node.depends_on:
         value["depends_on"] = [*sorted(set(node.depends_on))]
     if node.map is not None:
-        mapped: dict[str, Json] = {"over": node.map.over}
-        if node.map.max_parallel:
-            mapped["max_parallel"] = node.map.max_parallel
-        value["map"] = mapped
+        most = node.map.max_parallel
+        value["map"] = {"over": node.map.over, "max_parallel": most} if most else {"over": node.map.over}
     if node.retry != _default_retry:
         value["retry"] = _retry_to_json(node.retry)
     if timeouts := _timeouts_to_json(node):
@@ -116,7 +115,8 @@ def _node_to_json(node: Node) -> Json:
     if node.allow_failure:
         value["allow_failure"] = True
     if node.requires:
-        value["requires"] = dict(node.requires)
+        value["requires"] = {label: _needed_to_json(needed) for label, needed in node.requires.items()}
+    value.update(_placement_to_json(node.strategy, node.affinity))
     if node.stop_on_disconnect:
         value["stop_on_disconnect"] = True
     if node.priority is not None:
@@ -130,6 +130,19 @@ def _timeouts_to_json(node: Node) -> dict[str, Json]:
         value["start_to_close"] = format_duration(node.start_to_close_ms)
     if node.schedule_to_start_ms:
         value["schedule_to_start"] = format_duration(node.schedule_to_start_ms)
+    return value
+
+
+def _needed_to_json(needed: Needed) -> Json:
+    values = [needed] if isinstance(needed, str) else sorted(set(needed))
+    return values[0] if len(values) == 1 else [*values]
+
+
+def _placement_to_json(strategy: str, affinity: Affinity | None) -> dict[str, Json]:
+    value: dict[str, Json] = {"strategy": strategy} if strategy else {}
+    if affinity is not None:
+        key: dict[str, Json] = {} if affinity.key is None else {"key": affinity.key}
+        value["affinity"] = {**key, "mode": "hard"} if affinity.hard else key
     return value
 
 

@@ -16,7 +16,7 @@ from mainspring.durations import format_duration
 from mainspring.errors import DefinitionError, Problem
 from mainspring.paths import Template
 from mainspring.problems import Problems
-from mainspring.workflow import ABSENT, Definition, Json, Node, Retry, reserved_names
+from mainspring.workflow import ABSENT, Affinity, Definition, Json, Needed, Node, Retry, reserved_names, strategies
 
 _node_id: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,{limits.node_id_bytes_max - 1}}}")
 _name: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.: /-]{{0,{limits.name_bytes_max - 1}}}")
@@ -124,6 +124,7 @@ class _Check:
             message = f"it has {count} nodes, more than the {limits.nodes_max} allowed; split it into several workflows"
             self._say("TOO_MANY_NODES", message, field="nodes")
         self._time("timeout", definition.timeout_ms, limits.timeout_ms_max, "")
+        self._placement(definition.strategy, definition.affinity, "")
         self._range("priority", definition.priority, limits.priority_max, "")
         self._text("fairness_key", definition.fairness_key, limits.fairness_key_bytes_max, "", least=0)
 
@@ -139,6 +140,7 @@ class _Check:
         self._text("executor", node.executor, limits.executor_bytes_max, node.id)
         self._numbers(node)
         self._lists(node)
+        self._placement(node.strategy, node.affinity, node.id)
 
     def _lists(self, node: Node) -> None:
         for parent in node.depends_on:
@@ -152,13 +154,35 @@ class _Check:
             self._say("TOO_MANY_LABELS", message, node.id, "requires")
         for label, value in node.requires.items():
             self._text("requires", label, limits.name_bytes_max, node.id)
-            self._text(f"requires.{label}", value, limits.name_bytes_max, node.id, least=0)
+            self._needed(f"requires.{label}", value, node.id)
         types = node.retry.non_retryable
         if len(types) > limits.non_retryable_max:
             message = f"it names {len(types)} error types, more than the {limits.non_retryable_max} allowed"
             self._say("OUT_OF_RANGE", message, node.id, "retry.non_retryable")
         for one in types:
             self._text("retry.non_retryable", one, limits.error_type_bytes_max, node.id)
+
+    def _needed(self, field: str, needed: Needed, node_id: str) -> None:
+        values = [needed] if isinstance(needed, str) else needed
+        if not 1 <= len(values) <= limits.values_a_label_max:
+            message = f"it names {len(values)} values; use 1 to {limits.values_a_label_max}"
+            self._say("OUT_OF_RANGE", message, node_id, field)
+        for value in values:
+            self._text(field, value, limits.name_bytes_max, node_id, least=0)
+
+    def _placement(self, strategy: str, affinity: Affinity | None, node_id: str) -> None:
+        if strategy and strategy not in strategies:
+            known = ", ".join(strategies)
+            close = self.problems.closest(strategy, strategies)
+            hint = f"did you mean {close!r}? There are {known}" if close else f"there are {known}"
+            self._say("UNKNOWN_STRATEGY", f"{strategy[:80]!r} is no strategy; {hint}", node_id, "strategy")
+        if affinity is None:
+            return
+        if strategy not in ("", "affinity"):
+            message = f"`affinity` says nothing to the strategy {strategy[:80]!r}; remove one of the two"
+            self._say("CONTRADICTION", message, node_id, "affinity")
+        if affinity.key is not None:
+            self._text("affinity.key", affinity.key, limits.affinity_key_bytes_max, node_id)
 
     def _numbers(self, node: Node) -> None:
         retry, interval_max, time_max = node.retry, limits.retry_interval_ms_max, limits.timeout_ms_max

@@ -18,6 +18,8 @@ request_id_bytes_max: Final = 64
 error_type_bytes_max: Final = 200
 cluster_name_bytes_max: Final = 64
 labels_max: Final = 64
+values_a_label_max: Final = 64
+affinity_key_bytes_max: Final = 128
 host_bytes_max: Final = 255
 version_bytes_max: Final = 32
 
@@ -129,6 +131,7 @@ batch_bytes_max: Final = 32 * MIB
 statement_bytes_max: Final = 2 * MIB
 statement_rows_max: Final = 1_000
 loop_slice_ms_max: Final = 20
+locality_wait_ms_max: Final = 60_000
 step_nodes_max: Final = 500  # what a step of the engine does at 1 to 20 us each; the rest is left to the next ones
 open_workflows_a_shard_max: Final = 1_000_000
 recent_results_a_shard_max: Final = 16_384
@@ -142,6 +145,8 @@ redeliveries_alone_min: Final = 2  # from so many on a node runs alone on a work
 redeliveries_max: Final = 3  # a node under which so many workers died, the last one running it alone, has failed
 backlogged_workers_max: Final = 64
 idle_classes_max: Final = 1_000
+origins_max: Final = 65_536  # workers of which it is known where their outputs were made
+affinity_keys_max: Final = 100_000  # with the workers that have them; others are hashed
 plans_in_memory_max: Final = 1_000
 
 # The record of failovers

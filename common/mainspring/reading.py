@@ -6,9 +6,9 @@ from typing import Any, Final
 from mainspring.durations import parse_duration
 from mainspring.graph import check
 from mainspring.problems import Problems
-from mainspring.workflow import ABSENT, Definition, MapOver, Node, Retry, default_priority
+from mainspring.workflow import ABSENT, Affinity, Definition, MapOver, Needed, Node, Retry, default_priority
 
-_definition_fields: Final = ("name", "nodes", "output", "timeout", "priority", "fairness_key")
+_definition_fields: Final = ("name", "nodes", "output", "timeout", "strategy", "affinity", "priority", "fairness_key")
 _node_fields: Final = (
     "id",
     "executor",
@@ -19,11 +19,14 @@ _node_fields: Final = (
     "timeouts",
     "allow_failure",
     "requires",
+    "strategy",
+    "affinity",
     "stop_on_disconnect",
     "priority",
 )
 _map_fields: Final = ("over", "max_parallel")
 _retry_fields: Final = ("max_attempts", "initial", "multiplier", "max_interval", "jitter", "non_retryable")
+_affinity_fields: Final = ("key", "mode")
 _timeout_fields: Final = ("start_to_close", "schedule_to_start")
 _default_retry: Final = Retry()
 item_path: Final = "${item}"
@@ -60,6 +63,8 @@ class _Reading:
             self._nodes(fields.get("nodes")),
             fields.get("output", ABSENT),
             self._duration(fields, "timeout", 0, "timeout"),
+            self._optional_text(fields, "strategy", "strategy") or "",
+            self._affinity(fields),
             self._whole_number(fields, "priority", default_priority, "priority"),
             self._text(fields, "fairness_key", "fairness_key") if "fairness_key" in fields else "",
         )
@@ -109,6 +114,8 @@ class _Reading:
             schedule_to_start_ms=self._duration(timeouts or {}, "schedule_to_start", 0, "timeouts.schedule_to_start"),
             allow_failure=self._flag(fields, "allow_failure"),
             requires=self._labels(fields),
+            strategy=self._optional_text(fields, "strategy", "strategy") or "",
+            affinity=self._affinity(fields),
             stop_on_disconnect=self._flag(fields, "stop_on_disconnect"),
             priority=self._whole_number(fields, "priority", 0, "priority") if "priority" in fields else None,
         )
@@ -137,6 +144,17 @@ class _Reading:
             self._texts(fields, "non_retryable", "retry.non_retryable"),
         )
 
+    def _affinity(self, within: Mapping[str, Any]) -> Affinity | None:
+        if "affinity" not in within:
+            return None
+        fields = self._fields(within["affinity"], "affinity", _affinity_fields)
+        if fields is None:
+            return None
+        mode = fields.get("mode", "soft")
+        if mode not in ("soft", "hard"):
+            self._say("BAD_TYPE", "`mode` is soft or hard", "affinity.mode")
+        return Affinity(self._optional_text(fields, "key", "affinity.key"), mode == "hard")
+
     def _fields(self, value: object, at: str, known: tuple[str, ...]) -> dict[str, Any] | None:
         if not isinstance(value, dict):
             self._say("BAD_TYPE", f"it must be an object with the fields {', '.join(known)}", at)
@@ -154,6 +172,13 @@ class _Reading:
             return value
         self._say("MISSING" if value is None else "BAD_TYPE", f"`{name}` must be given, as a string", at)
         return ""
+
+    def _optional_text(self, fields: Mapping[str, Any], name: str, at: str) -> str | None:
+        value = fields.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        self._say("BAD_TYPE", f"`{name}` is a string; put it in quotes", at)
+        return None
 
     def _texts(self, fields: Mapping[str, Any], name: str, at: str) -> tuple[str, ...]:
         value = fields.get(name)
@@ -203,11 +228,16 @@ class _Reading:
             return default
         return found
 
-    def _labels(self, fields: Mapping[str, Any]) -> Mapping[str, str]:
+    def _labels(self, fields: Mapping[str, Any]) -> Mapping[str, Needed]:
         value = fields.get("requires")
         if value is None:
             return {}
-        if isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
-            return value
-        self._say("BAD_TYPE", "`requires` maps labels to values, both strings; put them in quotes", "requires")
+        if isinstance(value, dict) and all(isinstance(k, str) and _is_needed(v) for k, v in value.items()):
+            return {label: needed if isinstance(needed, str) else tuple(needed) for label, needed in value.items()}
+        message = "`requires` maps labels to values, or to lists of values, all of them strings; put them in quotes"
+        self._say("BAD_TYPE", message, "requires")
         return {}
+
+
+def _is_needed(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))

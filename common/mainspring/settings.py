@@ -25,6 +25,7 @@ from mainspring.limits import (
     cluster_name_bytes_max,
     executor_bytes_max,
     executors_a_worker_max,
+    locality_wait_ms_max,
     name_bytes_max,
     priority_ageing_ms_max,
     reconnect_delay_ms_max,
@@ -196,7 +197,7 @@ class CoordinatorSettings(_Instance):
     )
     assignment_strategy: Strategy = declare(
         "ASSIGNMENT_STRATEGY",
-        "how a worker is chosen; in this version `load-balanced`, `round-robin` and `capability`",
+        "how a worker is chosen (docs/placement.md); all but `dynamic` are in this version",
         "load-balanced",
         allowed="`load-balanced`, `round-robin`, `capability`, `locality`, `affinity`, `dynamic`",
     )
@@ -221,6 +222,13 @@ class CoordinatorSettings(_Instance):
     cpu_weight: float = declare("CPU_WEIGHT", "load-balanced: the weight of a worker's cpu", 0.3, low=0, high=1)
     memory_weight: float = declare("MEMORY_WEIGHT", "load-balanced: the weight of its memory", 0.3, low=0, high=1)
     workflow_weight: float = declare("WORKFLOW_WEIGHT", "load-balanced: the weight of its nodes", 0.4, low=0, high=1)
+    locality_wait_ms: int = declare(
+        "LOCALITY_WAIT",
+        "locality: ms that a node waits for a worker near its inputs while another one has room; 0: not at all",
+        200,
+        low=0,
+        high=locality_wait_ms_max,
+    )
     grpc_host: str = declare(
         "GRPC_HOST", "the address that gRPC is served on", "127.0.0.1", allowed=_HOST_ALLOWED, pattern=_HOST
     )

@@ -4,7 +4,7 @@ A definition is plain data. It is written as YAML or JSON, or built in Python wi
 writes the text forms, `mainspring.graph` checks that it can run. docs/definition.md describes each field for users.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -62,6 +62,22 @@ class MapOver:
     """How many instances may run at once; 0: as many as there are slots."""
 
 
+strategies: Final = ("round-robin", "load-balanced", "capability", "locality", "affinity")
+"""The ways to choose a worker that a definition may name (docs/placement.md)."""
+Needed: TypeAlias = "str | Sequence[str]"
+"""The value that a label must have, or several of which it must have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """Nodes of one key go to one worker, as long as it lives."""
+
+    key: str | None = None
+    """What they have in common; None: the id of their workflow. Workflows with one key share a worker."""
+    hard: bool = False
+    """They wait for that worker when it has no room; otherwise they go to another one then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A step of the graph."""
@@ -84,8 +100,12 @@ class Node:
     """How long it may wait for a worker before it fails; 0: without limit."""
     allow_failure: bool = False
     """When it fails, the workflow goes on and its output is null."""
-    requires: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Labels that the worker must have, with these values."""
+    requires: Mapping[str, Needed] = field(default_factory=dict[str, Needed])
+    """Labels that the worker must have, with these values; "host" and "zone" are labels of every worker that tells them."""
+    strategy: str = ""
+    """How its worker is chosen; empty: by its `affinity` if it has one, otherwise as the definition says."""
+    affinity: Affinity | None = None
+    """Which nodes go to the same worker; None: as the definition says."""
     stop_on_disconnect: bool = False
     """A worker that reaches no coordinator stops it."""
     priority: int | None = None
@@ -104,6 +124,10 @@ class Definition:
     """The workflow's output, a value with data paths; absent: the outputs of the nodes that no other depends on, by node id."""
     timeout_ms: int = 0
     """How long the workflow may take from its submit; 0: without limit."""
+    strategy: str = ""
+    """How workers are chosen; empty: by its `affinity` if it has one, otherwise as the coordinator does."""
+    affinity: Affinity | None = None
+    """Which nodes go to the same worker, where `affinity` is the strategy; None: those of one workflow, softly."""
     priority: int = default_priority
     """Which of the nodes that wait goes first, 0 to 9: the higher one."""
     fairness_key: str = ""

@@ -65,6 +65,7 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
         cpu_weight=settings.cpu_weight,
         memory_weight=settings.memory_weight,
         workflow_weight=settings.workflow_weight,
+        locality_wait_us=settings.locality_wait_ms * 1_000,
         instance=settings.engine_instance_id,
         failover=settings.enable_failover,
     )

@@ -27,6 +27,7 @@ from mainspring_coordinator.engine.effects import (
     Replace,
     ReportBacklog,
     Stop,
+    StrategyFailed,
     Welcomed,
 )
 from mainspring_coordinator.ports import Outlet, SessionEffect, WorkflowEffect
@@ -45,10 +46,12 @@ class Delivery:
         load_outputs: Callable[[LoadOutputs], None],
         raise_epoch: Callable[[EpochSpent], None],
         ended: Callable[[Ended], None],
+        strategy_failed: Callable[[StrategyFailed], None],
     ) -> None:
         self._load_outputs = load_outputs
         self._raise_epoch = raise_epoch
         self._ended = ended
+        self._strategy_failed = strategy_failed
         self._outlets: dict[int, Outlet] = {}
         self._callers: dict[int, asyncio.Future[Answer]] = {}
         self._watchers = _Audience(limits.watchers_max)
@@ -103,6 +106,7 @@ class Delivery:
     def let_out(self, effects: Sequence[Effect]) -> None:
         """Deliver the effects of a batch that is committed."""
         by_session: dict[int, list[SessionEffect]] = {}
+        failures: list[StrategyFailed] = []
         for effect in effects:
             if isinstance(effect, _session_effects):
                 by_session.setdefault(effect.session, []).append(effect)
@@ -117,10 +121,29 @@ class Delivery:
                 self._load_outputs(effect)
             elif isinstance(effect, EpochSpent):
                 self._raise_epoch(effect)
+            elif isinstance(effect, StrategyFailed):
+                failures.append(effect)
+        self._tell_failures(failures)
         for session, items in by_session.items():
             outlet = self._outlets.get(session)
             if outlet is not None:
                 outlet.deliver(items)
+
+    def _tell_failures(self, failures: Sequence[StrategyFailed]) -> None:
+        """Count each, but write a line for all of a batch: a strategy that fails does so for every node."""
+        for effect in failures:
+            self._strategy_failed(effect)
+        if failures:
+            last = failures[-1]
+            _log.error(
+                "strategy_failed",
+                strategy=last.strategy,
+                error=last.error,
+                workflow_id=last.workflow_id,
+                node_id=last.node_id,
+                failures=len(failures),
+                instead="round-robin",
+            )
 
     def refuse(self, effects: Sequence[Effect], error: MainspringError) -> None:
         """Tell the callers among dropped effects what happened."""

@@ -70,7 +70,7 @@ class ControlLoop:
         self._aio = asyncio.get_running_loop()
         self._session = 0
         self._holdings = Holdings()
-        self._delivery = Delivery(self._load_outputs, self._raise_epoch, observer.ended)
+        self._delivery = Delivery(self._load_outputs, self._raise_epoch, observer.ended, observer.strategy_failed)
         self._engine = Engine(config)
         self._writer: Writer | None = None
         self._term = 0

@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from mainspring.usage import Usage
-from mainspring_coordinator.engine.effects import Ended
+from mainspring_coordinator.engine.effects import Ended, StrategyFailed
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.writer import Written
 
@@ -92,6 +92,12 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self._strategy_failures = Counter(
+            "mainspring_strategy_failures_total",
+            "Nodes for which a placement strategy raised, so that workers took turns instead",
+            ("strategy",),
+            registry=registry,
+        )
         self._jumps = Counter(
             "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
         )
@@ -145,6 +151,10 @@ class Metrics:
     def refused(self, count: int) -> None:
         """Late results were refused."""
         self._refused.inc(count)
+
+    def strategy_failed(self, effect: StrategyFailed) -> None:
+        """A strategy raised, and workers took turns in its stead for one node."""
+        self._strategy_failures.labels(effect.strategy if effect.strategy in _STRATEGIES else "other").inc()
 
     # record.Counts
     def failover(self, kind: str, seconds: float) -> None:

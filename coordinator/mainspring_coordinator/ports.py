@@ -19,6 +19,7 @@ from mainspring_coordinator.engine.effects import (
     Replace,
     ReportBacklog,
     Stop,
+    StrategyFailed,
     Welcomed,
 )
 from mainspring_coordinator.engine.events import Event
@@ -124,6 +125,10 @@ class Observer(Protocol):
 
     def refused(self, count: int) -> None:
         """Late results were refused."""
+        ...
+
+    def strategy_failed(self, effect: StrategyFailed) -> None:
+        """A strategy raised, and workers took turns in its stead for one node."""
         ...
 
 

@@ -289,10 +289,10 @@ class Submits:
     async def _submit(
         self, shard: int, workflow_id: str, plan: Plan, workflow_input: bytes
     ) -> client_pb2.SubmitResponse:
-        digest = digest_of(plan, workflow_input)
+        digest, strategy = digest_of(plan, workflow_input), plan.strategy or self._strategy
         answer = check_answer(
             await self._loop.ask(
-                shard, lambda token: Submit(token, shard, workflow_id, plan, workflow_input, digest, self._strategy)
+                shard, lambda token: Submit(token, shard, workflow_id, plan, workflow_input, digest, strategy)
             )
         )
         if answer.code is AnswerCode.ALREADY_EXISTS:

@@ -64,8 +64,8 @@ def test_a_workflow_becomes_the_definition_that_it_says() -> None:
         ),
         {"deleted": "${delete[?ok].calendar}"},
         600_000,
-        3,
-        "acme",
+        priority=3,
+        fairness_key="acme",
     )
 
 
@@ -161,4 +161,4 @@ def test_all_problems_are_raised_at_the_end() -> None:
 
 
 def test_the_package_offers_these_names() -> None:
-    assert mainspring.__all__ == ["Retry", "Workflow"]
+    assert mainspring.__all__ == ["Affinity", "Retry", "Workflow"]

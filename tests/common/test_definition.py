@@ -18,7 +18,7 @@ from mainspring.definition import (
 )
 from mainspring.durations import format_duration, parse_duration
 from mainspring.errors import DefinitionError
-from mainspring.workflow import ABSENT, Definition, MapOver, Node, Retry
+from mainspring.workflow import ABSENT, Affinity, Definition, MapOver, Node, Retry, strategies
 
 FULL = """
 name: calendar-cleanup
@@ -76,6 +76,29 @@ def test_every_field_is_read() -> None:
     )
 
 
+def test_where_nodes_go_is_read() -> None:
+    value = {
+        "name": "n",
+        "strategy": "locality",
+        "nodes": [
+            {"id": "a", "executor": "work", "requires": {"zone": ["b", "a", "b"], "gpu": "true"}},
+            {"id": "b", "executor": "work", "affinity": {"key": "tenant", "mode": "hard"}},
+            {"id": "c", "executor": "work", "strategy": "affinity", "affinity": {}},
+        ],
+    }
+    definition = definition_from_json(value)
+    assert definition.strategy == "locality"
+    assert definition.nodes[0].requires == {"zone": ("b", "a", "b"), "gpu": "true"}
+    assert definition.nodes[1].affinity == Affinity("tenant", hard=True)
+    assert (definition.nodes[2].strategy, definition.nodes[2].affinity) == ("affinity", Affinity())
+    assert definition_to_json(definition)["nodes"][0]["requires"] == {"zone": ["a", "b"], "gpu": "true"}  # type: ignore[index,call-overload]
+
+
+def test_the_hash_of_a_definition_that_says_nothing_of_placement_is_what_it_always_was() -> None:
+    canonical = canonical_bytes(parse_definition(FULL, format="yaml"))
+    assert definition_hash(canonical).hex() == "438a86e598c40d58502d01bb4f6dee629354ef10885ca2bdc692a89553e1f1fe"
+
+
 def test_a_mapping_and_a_list_of_nodes_are_the_same_definition() -> None:
     value = yaml.safe_load(FULL)
     listed = {**value, "nodes": [{"id": name, **node} for name, node in value["nodes"].items()]}
@@ -97,7 +120,13 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (5, "definition: it must be an object with the fields name, nodes, output, timeout, priority, fairness_key"),
+        (
+            5,
+            (
+                "definition: it must be an object with the fields name, nodes, output, timeout, strategy, affinity, priority, "
+                "fairness_key"
+            ),
+        ),
         ({"name": "n"}, "definition, nodes: `nodes` must be given, as a list of nodes or a mapping from ids to nodes"),
         ({**with_node(), "name": 7}, "definition, name: `name` must be given, as a string"),
         ({**with_node(), "timout": "5m"}, "definition, timout: there is no field 'timout'; did you mean 'timeout'?"),
@@ -109,7 +138,7 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
             {"name": "n", "nodes": [5]},
             (
                 "node '#1': it must be an object with the fields id, executor, input, depends_on, map, retry, timeouts, "
-                "allow_failure, requires, stop_on_disconnect, priority"
+                "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority"
             ),
         ),
         ({"name": "n", "nodes": [{"executor": "work"}]}, "node '#1', id: `id` must be given, as a string"),
@@ -145,8 +174,16 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
         (with_node(allow_failure="yes"), "node 'a', allow_failure: `allow_failure` is true or false"),
         (
             with_node(requires={"gpu": True}),
-            "node 'a', requires: `requires` maps labels to values, both strings; put them in quotes",
+            "node 'a', requires: `requires` maps labels to values, or to lists of values, all of them strings; put them in quotes",
         ),
+        (
+            with_node(requires={"gpu": [True]}),
+            "node 'a', requires: `requires` maps labels to values, or to lists of values, all of them strings; put them in quotes",
+        ),
+        (with_node(strategy=5), "node 'a', strategy: `strategy` is a string; put it in quotes"),
+        (with_node(affinity="me"), "node 'a', affinity: it must be an object with the fields key, mode"),
+        (with_node(affinity={"mode": "firm"}), "node 'a', affinity.mode: `mode` is soft or hard"),
+        (with_node(affinity={"key": 7}), "node 'a', affinity.key: `key` is a string; put it in quotes"),
     ],
 )
 def test_what_has_the_wrong_form_is_told_in_one_sentence(value: Any, problem: str) -> None:
@@ -167,7 +204,7 @@ def test_form_and_meaning_are_told_together_and_nothing_twice() -> None:
         "node 'a', retry.initial: 5 has no unit; write it with a unit, such as '5s' or '5ms'",
         (
             "node 'b', surprise: there is no field 'surprise'; there are id, executor, input, depends_on, map, retry, timeouts, "
-            "allow_failure, requires, stop_on_disconnect, priority"
+            "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority"
         ),
         "node '#3', id: `id` must be given, as a string",
         "node 'b', executor: `executor` must be given, as a string",
@@ -270,6 +307,8 @@ retries = st.builds(
     jitter=st.floats(0, 1),
     non_retryable=st.lists(text_values, max_size=2).map(tuple),
 )
+value_sets = st.sets(text_values, min_size=2, max_size=3).map(lambda values: tuple(sorted(values)))
+affinities = st.none() | st.builds(Affinity, key=st.none() | text_values, hard=st.booleans())
 nodes = st.builds(
     Node,
     id=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,8}", fullmatch=True),
@@ -281,7 +320,9 @@ nodes = st.builds(
     start_to_close_ms=intervals,
     schedule_to_start_ms=intervals,
     allow_failure=st.booleans(),
-    requires=st.dictionaries(text_values, text_values, max_size=2),
+    requires=st.dictionaries(text_values, text_values | value_sets, max_size=2),
+    strategy=st.sampled_from(("", *strategies)),
+    affinity=affinities,
     stop_on_disconnect=st.booleans(),
     priority=st.none() | st.integers(0, 9),
 )
@@ -291,6 +332,8 @@ definitions = st.builds(
     nodes=st.lists(nodes, max_size=4).map(tuple),
     output=st.just(ABSENT) | json_values,
     timeout_ms=intervals,
+    strategy=st.sampled_from(("", *strategies)),
+    affinity=affinities,
     priority=st.integers(0, 9),
     fairness_key=text_values,
 )

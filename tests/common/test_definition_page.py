@@ -38,6 +38,7 @@ def block(language: str) -> str:
         ("### `map`", reading._map_fields),
         ("### `retry`", reading._retry_fields),
         ("### `timeouts`", reading._timeout_fields),
+        ("### `affinity`", reading._affinity_fields),
     ],
 )
 def test_every_field_has_its_row(heading: str, fields: tuple[str, ...]) -> None:
@@ -63,6 +64,8 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"at most {limits.executor_bytes_max} bytes",
         f"at most {limits.payload_bytes_max // limits.MIB} MiB once filled in, with {limits.paths_in_input_max:,} data paths",
         f"these values; at most {limits.labels_max}",
+        f"one of its values, 1 to {limits.values_a_label_max}",
+        f"it lives, whichever workflow they are of; at most {limits.affinity_key_bytes_max} bytes",
         f"at most {limits.map_width_max:,} elements",
         f"1 to {limits.attempts_max}",
         f"1 to {limits.retry_multiplier_max:,}",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mainspring import limits
 from mainspring.errors import DefinitionError
 from mainspring.graph import Graph, build_graph, check
-from mainspring.workflow import ABSENT, Definition, MapOver, Node, Retry
+from mainspring.workflow import ABSENT, Affinity, Definition, MapOver, Node, Retry
 
 
 def graph_of(depends: Mapping[str, Any], **rest: Any) -> Definition:
@@ -100,6 +100,30 @@ def one(**fields: Any) -> Definition:
         (
             replace(one(), fairness_key="k" * 129),
             [f"definition, fairness_key: '{'k' * 80}' has 129 bytes; use 0 to 128"],
+        ),
+        (one(requires={"zone": ()}), ["node 'a', requires.zone: it names 0 values; use 1 to 64"]),
+        (
+            one(affinity=Affinity("k" * 129)),
+            [f"node 'a', affinity.key: {'k' * 80!r} has 129 bytes; use 1 to 128"],
+        ),
+        (
+            one(strategy="locality", affinity=Affinity()),
+            ["node 'a', affinity: `affinity` says nothing to the strategy 'locality'; remove one of the two"],
+        ),
+        (
+            replace(one(), strategy="localty"),
+            [
+                (
+                    "definition, strategy: 'localty' is no strategy; did you mean 'locality'? "
+                    "There are round-robin, load-balanced, capability, locality, affinity"
+                )
+            ],
+        ),
+        (
+            one(strategy="best"),
+            [
+                "node 'a', strategy: 'best' is no strategy; there are round-robin, load-balanced, capability, locality, affinity"
+            ],
         ),
         (one(requires={"": "x"}), ["node 'a', requires: '' has 0 bytes; use 1 to 128"]),
         (

@@ -37,6 +37,7 @@ from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.engine.step import Engine
+from tests.engine.placement.checks import wrong_with
 
 _E = TypeVar("_E")
 SECOND = 1_000_000
@@ -119,6 +120,8 @@ class Rig:
         incarnation: str = "",
         workflows_max: int = 100,
         labels: dict[str, str] | None = None,
+        host: str = "host",
+        zone: str = "",
         running: dict[tuple[int, int], Assign] | None = None,
     ) -> Worker:
         """Attach a worker that states its (empty or kept) inventory and gives all its slots."""
@@ -129,7 +132,7 @@ class Rig:
         self.workers[worker.session] = worker
         self.step(
             WorkerAttached(
-                worker.session, name, incarnation, "host", "", labels or {}, frozenset(executors), slots, workflows_max
+                worker.session, name, incarnation, host, zone, labels or {}, frozenset(executors), slots, workflows_max
             )
         )
         for shard in range(self.shards):
@@ -214,6 +217,7 @@ class Rig:
     def check(self) -> None:
         """Hold every index against what it was derived from."""
         state = self.engine.state
+        assert next(wrong_with(state), None) is None
         live = {(a.shard, a.id): a for shard in state.shards.values() for a in shard.live.values()}
         held = {key: a for h in state.held.values() for key, a in h.assignments.items()}
         of_workflows = {
@@ -233,7 +237,8 @@ class Rig:
         assert (self.backlogged & set(state.workers)) == awaited or len(awaited) > limits.backlogged_workers_max
         for ready in state.ready.waiting.values():
             lines = [line for of_one in ready.waiting._lines.values() for line in of_one]
-            assert ready.count == sum(len(line.items) for line in lines) > 0
+            tied = sum(len(items) for flows in ready.tied.values() for items in flows.values())
+            assert ready.count == tied + sum(len(line.items) for line in lines) > 0
             assert not any(line.aside or not line.items for line in lines)
         for shard in state.shards.values():
             for workflow in shard.workflows.values():

@@ -1,11 +1,13 @@
 """`map` nodes: order, width, parallelism, failures."""
 
+import tracemalloc
 from typing import Any
 
 import orjson
 import pytest
 
 from mainspring_coordinator.engine.effects import Assign, Ended
+from mainspring_coordinator.engine.events import Submit
 from mainspring_coordinator.engine.rows import MapExpanded, NodeChanged
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from tests.engine.rig import Rig, define, of, only, rows_of
@@ -145,3 +147,15 @@ def test_a_map_whose_executor_nobody_runs_fails_in_time() -> None:
     rig.submit(define(fan(executor="nobody", timeouts={"schedule_to_start": "3s"})))
     rig.finish("fetch", items(2))
     assert only(rig.after(3), Ended).status is WorkflowStatus.FAILED
+
+
+def test_an_instance_that_waits_takes_few_bytes() -> None:
+    width = 10_000
+    plan = define([{"id": "m", "executor": "nobody", "map": {"over": "${input}"}}])
+    rig = Rig()
+    submit = Submit(1, 0, "wf", plan, orjson.dumps(list(range(10, width + 10))), b"", "load-balanced")
+    tracemalloc.start()
+    rig.step(submit)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used / width < 200

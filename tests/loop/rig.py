@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from mainspring.errors import PoisonBatchError, StoreUnavailableError
 from mainspring.ids import shard_of
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, Ended
+from mainspring_coordinator.engine.effects import Answer, Ended, StrategyFailed
 from mainspring_coordinator.engine.events import Cancel, CreditSet, Event, Inventory, Read, Submit, WorkerAttached
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.loop import ControlLoop
@@ -153,6 +153,9 @@ class Watch:
 
     def refused(self, count: int) -> None:
         self.refusals += count
+
+    def strategy_failed(self, effect: StrategyFailed) -> None:
+        raise AssertionError(effect)
 
 
 class LoopRig:

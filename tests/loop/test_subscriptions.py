@@ -12,7 +12,7 @@ from tests.services.rig import ended
 
 
 def new_delivery() -> Delivery:
-    return Delivery(lambda wanted: None, lambda spent: None, lambda end: None)
+    return Delivery(lambda wanted: None, lambda spent: None, lambda end: None, lambda failed: None)
 
 
 def test_a_wait_for_as_many_ends_as_a_call_may_name_leaves_room_for_watchers() -> None:

@@ -11,10 +11,11 @@ from mainspring_coordinator.app import Coordinator, without_effect
 
 def test_a_strategy_that_is_not_here_yet_is_refused_with_those_that_are() -> None:
     async def start() -> None:
-        Coordinator(CoordinatorSettings.of(ASSIGNMENT_STRATEGY="affinity"))
+        Coordinator(CoordinatorSettings.of(ASSIGNMENT_STRATEGY="dynamic"))
 
     with pytest.raises(
-        SettingsError, match=r"ASSIGNMENT_STRATEGY: 'affinity' .* round-robin, load-balanced, capability"
+        SettingsError,
+        match=r"ASSIGNMENT_STRATEGY: 'dynamic' .* round-robin, load-balanced, capability, locality, affinity",
     ):
         asyncio.run(start())
 

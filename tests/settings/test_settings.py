@@ -43,6 +43,7 @@ GUIDE = [
     ("HTTP_HOST", "http_host", "127.0.0.1", BOTH),
     ("MAINSPRING_ADDRESS", "mainspring_address", "127.0.0.1:7320", (WorkerSettings, ClientSettings)),
     ("STREAM_GRACE", "stream_grace_ms", 2000, COORDINATOR),
+    ("LOCALITY_WAIT", "locality_wait_ms", 200, COORDINATOR),
     ("LEASE_TIMEOUT", "lease_timeout_ms", 5000, COORDINATOR),
     ("LOAD_REPORT_INTERVAL", "load_report_interval_ms", 2000, WORKER),
     ("KEEPALIVE_TIME", "keepalive_time_ms", 5000, BOTH),

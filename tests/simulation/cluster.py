@@ -35,6 +35,7 @@ class Profile:
     """How much a step of the engine may do; few let long acts fall apart into many."""
     small: bool = False
     """Whether the bounds are as small as the cluster."""
+    strategy: str = "load-balanced"
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +112,7 @@ class Cluster:
             # Short, so that the low priorities rise in a run.
             priority_ageing_us=100_000,
             step_nodes=profile.step_nodes,
+            strategy=profile.strategy,
         )
         self.world.tell(name, "starts")
         self.coordinators[name] = Coordinator(self._process(name), self.server, self.wires, settings, config)
@@ -126,7 +128,8 @@ class Cluster:
             addresses=self.coordinator_names,
             slots=profile.slots,
             workflows_max=4,
-            host=name,
+            host=f"host{ord(name[-1]) % 2}",
+            zone=f"zone{ord(name[-1]) % 2}",
             heartbeat_interval_ms=profile.heartbeat_ms,
             failure_detection_timeout_ms=profile.silence_ms,
             drain_ms=2_000,

@@ -12,7 +12,7 @@ from mainspring.settings import CoordinatorSettings
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Effect, Ended
+from mainspring_coordinator.engine.effects import Effect, Ended, StrategyFailed
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.epoch import View
 from mainspring_coordinator.fleet import FleetService
@@ -204,6 +204,10 @@ class Coordinator:
     def refused(self, count: int) -> None:
         """See `Observer`."""
         self._world.tell(self.name, f"refused {count} results")
+
+    def strategy_failed(self, effect: StrategyFailed) -> None:
+        """See `Observer`."""
+        self.process.faults.append(f"{self.name}: strategy {effect.strategy} failed: {effect.error}")
 
     def _spawn(self, coroutine: Any) -> "asyncio.Task[Any]":
         task = self.process.create_task(coroutine)

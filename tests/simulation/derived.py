@@ -4,10 +4,13 @@ from collections.abc import Iterable, Iterator
 
 from mainspring import limits
 from mainspring_coordinator.engine.alone import must_run_alone
+from mainspring_coordinator.engine.placement.base import host_place, shard_place, worker_place
 from mainspring_coordinator.engine.ready import next_instance
-from mainspring_coordinator.engine.state import Assignment, ShardState, State, WorkerState, WorkflowState
+from mainspring_coordinator.engine.state import Assignment, State, WorkerState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.step import Engine
+from mainspring_coordinator.engine.timers import TimerKind
+from tests.engine.placement.checks import wrong_with
 
 _N = NodeStatus
 
@@ -16,6 +19,7 @@ def check_engine(engine: Engine) -> Iterator[tuple[int, str]]:
     """Yield (law, what is wrong)."""
     state = engine.state
     yield from _check_indices(state)
+    yield from _check_placement(state)
     for shard in state.shards.values():
         if len(shard.deferred) > limits.deferred_events_a_shard_max:
             yield 9, f"{len(shard.deferred)} events wait for shard {shard.shard}"
@@ -23,7 +27,8 @@ def check_engine(engine: Engine) -> Iterator[tuple[int, str]]:
             yield 9, f"{len(shard.recent)} results of shard {shard.shard} are remembered"
         # In the midst of a long act of several steps some of it waits for the next of these.
         if shard.ready and not engine.busy:
-            yield from _check_progress(state, shard)
+            for flow in shard.workflows.values():
+                yield from _check_flow(state, flow)
 
 
 def _check_indices(state: State) -> Iterator[tuple[int, str]]:
@@ -40,20 +45,36 @@ def _check_indices(state: State) -> Iterator[tuple[int, str]]:
     places = {(a.workflow_id, a.node, a.instance) for a in live.values()}
     if len(places) != len(live):
         yield 4, "a node has two live assignments"
-    for worker in state.workers.values():
-        if (worker.session in state.roomy) != (state.room(worker) > 0):
-            yield 6, f"worker {worker.name} has room {state.room(worker)}, and is noted otherwise"
     if not state.occupied and state.cached_bytes != sum(flow.output_bytes for flow in flows):
         yield 6, "the payloads in memory are counted wrongly"
 
 
-def _check_progress(state: State, shard: ShardState) -> Iterator[tuple[int, str]]:
-    for flow in shard.workflows.values():
-        if not goes_on(state, flow):
-            yield 5, f"nothing brings {flow.id} ({flow.status.name}) forward: {list(flow.statuses)}"
-        for worker in state.workers.values():
-            if _may_take(state, worker, flow):
-                yield 7, f"{flow.id} has nodes that are ready, and {worker.name} has room for them"
+def _check_placement(state: State) -> Iterator[tuple[int, str]]:
+    for what in wrong_with(state):
+        yield 6, what
+    for worker in state.workers.values():
+        if (worker.session in state.roomy) != (state.room(worker) > 0):
+            yield 6, f"worker {worker.name} has room {state.room(worker)}, and is noted otherwise"
+
+
+def _check_flow(state: State, flow: WorkflowState) -> Iterator[tuple[int, str]]:
+    if not goes_on(state, flow):
+        yield 5, f"nothing brings {flow.id} ({flow.status.name}) forward: {list(flow.statuses)}"
+    for place, item in state.ready.tied_items_of(flow.key):
+        if not _is_untied_some_day(state, flow, place, item):
+            yield 5, f"{flow.id} waits for {place}, and nothing ends that"
+    for worker in state.workers.values():
+        if _may_take(state, worker, flow):
+            yield 7, f"{flow.id} has nodes that are ready, and {worker.name} has room for them"
+
+
+def _is_untied_some_day(state: State, flow: WorkflowState, place: str, item: tuple[int, int]) -> bool:
+    if place.startswith("host:"):
+        timers = state.timers._heap
+        return any(t.kind is TimerKind.NEARNESS and (t.workflow_id, t.node) == (flow.id, item[0]) for t in timers)
+    worker = state.workers.get(state.sessions.get(place.removeprefix("worker:"), 0))
+    # Whoever has not stated what it has of a shard does so when it attaches, and when the shard has a new owner.
+    return place == shard_place(flow.shard) or (worker is not None and not worker.draining)
 
 
 def _may_take(state: State, worker: WorkerState, flow: WorkflowState) -> bool:
@@ -64,7 +85,13 @@ def _may_take(state: State, worker: WorkerState, flow: WorkflowState) -> bool:
     if held is not None and flow.key not in held.workflows and len(held.workflows) >= worker.workflows_max:
         return False
     parked = set(flow.parked)
-    waiting = [item for item in state.ready.items_of(flow.key) if item not in parked]
+    # Some wait on purpose, for one worker or for a host.
+    elsewhere = [
+        item
+        for place, item in state.ready.tied_items_of(flow.key)
+        if place not in (worker_place(worker.incarnation), host_place(worker.host), shard_place(flow.shard))
+    ]
+    waiting = [item for item in state.ready.items_of(flow.key) if item not in parked and item not in elsewhere]
     return any(instance == next_instance or not must_run_alone(flow, node, instance) for node, instance in waiting)
 
 

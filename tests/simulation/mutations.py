@@ -4,7 +4,7 @@ Each patches the project for as long as it is at work; nothing of this is known 
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 from mainspring_coordinator import batch
 from mainspring_coordinator.engine import dispatch, fleet, nodes, recovery, step, workflows
+from mainspring_coordinator.engine.choices import Candidates
 from mainspring_coordinator.engine.effects import Ack, Assign, Effect
 from mainspring_coordinator.engine.events import Inventory, ResultItem
 from mainspring_coordinator.engine.placement import Strategy
@@ -179,16 +180,20 @@ def _slots_ignored() -> Sequence[Any]:
 def _dispatched_later() -> Sequence[Any]:
     dispatch_now = dispatch.dispatch
 
-    def lazy(turn: Turn, strategy: Strategy) -> bool:
+    def lazy(turn: Turn, strategies: Mapping[str, Strategy]) -> bool:
         recorded = any(isinstance(effect, Ack) for effect in turn.effects)
-        return False if recorded else dispatch_now(turn, strategy)
+        return False if recorded else dispatch_now(turn, strategies)
 
     return [patch.object(dispatch, "dispatch", lazy)]
 
 
 def _placed_by_chance() -> Sequence[Any]:
     chance = random.Random(1)
-    return [patch.object(LoadBalanced, "choose", lambda _self, able, _turn: chance.choice(able).session)]
+
+    def choose(_strategy: LoadBalanced, choices: Candidates) -> int:
+        return chance.choice([session for session in choices._state.pool.members if choices.can_take(session)])
+
+    return [patch.object(LoadBalanced, "choose", choose)]
 
 
 def _deferred_without_bound() -> Sequence[Any]:

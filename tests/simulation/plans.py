@@ -47,10 +47,14 @@ _graphs: Final = (
     _plan("single", [_node("only")]),
     _plan("chain", [_node("a"), _node("b", ["a"]), _node("c", ["b"]), _node("d", ["c"]), _node("e", ["d"])]),
     _plan("diamond", [_node("top"), _node("left", ["top"]), _node("right", ["top"]), _node("end", ["left", "right"])]),
-    _plan("fan", [_node("fetch"), _node("each", ["fetch"], **_each), _node("sum", ["each"])]),
+    _plan(
+        "fan",
+        [_node("fetch"), _node("each", ["fetch"], **_each), _node("sum", ["each"], affinity={"mode": "hard"})],
+    ),
     _plan(
         "wide",
         [_node("fetch"), *(_node(f"n{i}", ["fetch"]) for i in range(5)), _node("sum", [f"n{i}" for i in range(5)])],
+        strategy="locality",
     ),
     _plan(
         "hasty",
@@ -60,6 +64,7 @@ _graphs: Final = (
             _node("last", ["maybe"], timeouts={"schedule_to_start": "20s"}),
         ],
         timeout="30s",
+        affinity={"key": "shared", "mode": "hard"},
     ),
 )
 

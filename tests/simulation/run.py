@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from mainspring_coordinator.engine.placement import strategy_names
 from mainspring_coordinator.store.memory_reader import MemoryTables
 from tests.simulation.bounds import small_bounds
 from tests.simulation.clients import Clients
@@ -49,6 +50,7 @@ def profile_of(seed: int) -> Profile:
         workflows_open=chance.choice((4, 8, 12)),
         step_nodes=chance.choice((1, 2, 5, 20, 500)),
         small=chance.random() < 0.5,
+        strategy=chance.choice(strategy_names),
     )
 
 

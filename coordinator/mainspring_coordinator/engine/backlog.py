@@ -38,7 +38,7 @@ class Backlog:
     def changes(self, queue: ReadyQueue) -> Iterator[tuple[int, int]]:
         """Yield each session to be told, with how many items wait for it now."""
         for ready in queue.turned.values():
-            if ready.reported != bool(ready.waiting):
+            if ready.reported != bool(ready.count):
                 ready.reported = not ready.reported
                 for session in ready.eligible:
                     self._shift(session, 1 if ready.reported else -1)

@@ -27,6 +27,8 @@ class EngineConfig:
     """Share of the worker's assignments in its load."""
     priority_ageing_us: int = 30_000_000
     """What waits rises by one level of priority each time that nothing of its priority was assigned for so long."""
+    locality_wait_us: int = 200_000
+    """How long a node waits for a worker near its inputs while another one has room; 0: not at all."""
     instance: str = ""
     """Our own name, ENGINE_INSTANCE_ID."""
     failover: bool = True

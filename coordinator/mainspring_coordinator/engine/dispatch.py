@@ -1,27 +1,33 @@
 """Ready nodes meet workers with room: filter, then rank, then assign.
 
-The cost of a pass does not grow with what waits: a class whose workers are all busy is passed over as a whole.
+The cost of a pass does not grow with what waits or with the fleet: a class whose workers are all busy is passed over as a whole, and
+strategies look at the heads of orders that are kept by changes.
 """
 
+from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
+from itertools import islice
 
 from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
 from mainspring_coordinator.engine import alone, fleet, maps, nodes
-from mainspring_coordinator.engine.effects import Assign, ReportBacklog
+from mainspring_coordinator.engine.choices import Candidates
+from mainspring_coordinator.engine.effects import Assign, ReportBacklog, StrategyFailed
 from mainspring_coordinator.engine.payloads import input_of, lacking, load
-from mainspring_coordinator.engine.placement import Candidate, Strategy
+from mainspring_coordinator.engine.placement import Strategy, Wait
+from mainspring_coordinator.engine.placement.base import host_place, shard_place, worker_place
 from mainspring_coordinator.engine.ready import Item, ReadyClass, WorkflowKey, next_instance
 from mainspring_coordinator.engine.recovery import set_attempt_deadline
 from mainspring_coordinator.engine.rows import NodeAssigned
-from mainspring_coordinator.engine.state import Assignment, State, WorkflowState
+from mainspring_coordinator.engine.state import Assignment, State, WorkerState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Turn
 
 
-def dispatch(turn: Turn, strategy: Strategy) -> bool:
+def dispatch(turn: Turn, strategies: Mapping[str, Strategy]) -> bool:
     """Assign what can be assigned now, as far as a step may; tell whether more than that can be."""
     state = turn.state
     # A share of its own, so that an end and what it frees go into one batch whatever else the step did.
@@ -30,37 +36,61 @@ def dispatch(turn: Turn, strategy: Strategy) -> bool:
         alone.release_unneeded(state)
     again = bool(state.roomy or state.ready.alone)
     while again:
-        again = _dispatch_shared(turn, strategy)
-        # Last, because what they keep from others is kept when others had their share.
-        for ready in list(state.ready.alone.values()):
-            if turn.left <= 0:
-                break
-            again = _dispatch_alone(turn, ready) or again
-            # A node that failed before it could be assigned may free others, of classes that were looked at already.
-            again = again or bool(turn.released)
-            nodes.settle(turn)
-        again = again and turn.left > 0
+        touched, state.touched = state.touched, {}
+        again = _dispatch_once(turn, strategies, touched)
+        if turn.left <= 0:
+            state.touched = touched | state.touched
+            break
+        # Whoever was given a node of another workflow, or not given one after all, may now take what is tied to it.
+        again = again or _untie_for_roused(turn)
+    if turn.left > 0:
+        state.touched.clear()
+        state.roused.clear()
+        state.ready.fresh.clear()
     if state.ready.turned or state.backlog.changed:
         _report_backlog(turn)
     return turn.left <= 0
 
 
-def _dispatch_shared(turn: Turn, strategy: Strategy) -> bool:
+def _dispatch_once(turn: Turn, strategies: Mapping[str, Strategy], touched: dict[int, None]) -> bool:
+    """Look at all that waits; tell whether it must be looked at once more."""
+    state = turn.state
+    _untie_for_roused(turn)
+    again = _dispatch_shared(turn, strategies)
+    # Last, because what they keep from others is kept when others had their share.
+    for ready in list(state.ready.alone.values()):
+        if turn.left <= 0:
+            return False
+        again = _dispatch_alone(turn, ready) or again
+        again = _settle(turn) or again
+    if turn.left <= 0:
+        return False
+    if state.ready.waiting:
+        _dispatch_bound(turn, strategies, touched | state.touched)
+        again = _settle(turn) or again
+    return again
+
+
+def _settle(turn: Turn) -> bool:
+    """Do what follows; tell whether a node failed before it could be assigned, which may free others, of classes that were looked at."""
+    freed = bool(turn.released)
+    nodes.settle(turn)
+    return freed
+
+
+def _dispatch_shared(turn: Turn, strategies: Mapping[str, Strategy]) -> bool:
     """Assign what need not run alone, each time of the class in which the most urgent waits; tell whether nodes became ready meanwhile.
 
     Classes may have workers in common: were one served before the next, a wide workflow would keep all their slots from other classes.
     """
-    state = turn.state
-    classes = [ready for ready in state.ready.waiting.values() if not ready.key.alone]
+    classes = [ready for ready in turn.state.ready.waiting.values() if not ready.key.alone]
     order = [(-ready.waiting.level_us(turn.now_us), at, ready) for at, ready in enumerate(classes)]
     heapify(order)
     freed, at = False, len(classes)
     while order and turn.left > 0:
         _, _, ready = heappop(order)
-        more = _dispatch_class(turn, strategy, ready, 1 if order else turn.left)
-        # A node that failed before it could be assigned may free others, of classes that were looked at already.
-        freed = freed or bool(turn.released)
-        nodes.settle(turn)
+        more = _dispatch_class(turn, strategies, ready, 1 if order else turn.left)
+        freed = _settle(turn) or freed
         if more:
             at += 1
             heappush(order, (-ready.waiting.level_us(turn.now_us), at, ready))
@@ -69,31 +99,168 @@ def _dispatch_shared(turn: Turn, strategy: Strategy) -> bool:
     return freed
 
 
-def _dispatch_class(turn: Turn, strategy: Strategy, ready: ReadyClass, most: int) -> bool:
-    """Take up to so many items of a class; tell whether another could be taken."""
-    state = turn.state
-    candidates = {session: candidate_of(state, session) for session in ready.eligible if session in state.roomy}
-    while candidates and ready.count and turn.left > 0:
-        if not most:
-            return True
-        found = _next(turn, ready, candidates)
-        if found is None:
+def _dispatch_class(turn: Turn, strategies: Mapping[str, Strategy], ready: ReadyClass, most: int) -> bool:
+    """Place up to so many items of a class; tell whether another could be placed."""
+    for _ in range(most):
+        key = _first_served(turn, ready) if turn.left > 0 else None
+        if key is None:
             return False
-        key, able = found
-        workflow = state.shards[key[0]].workflows[key[1]]
-        item = state.ready.take(ready, key, turn.now_us)
-        session = strategy.choose(able, turn.state.rotation)
-        state.rotation += 1
-        turn.left -= 1
-        most -= 1
-        if not _assign(turn, workflow, item, session):
-            continue
-        chosen = candidates[session]
-        if state.room(state.workers[session]) > 0:
-            candidates[session] = chosen.with_one_more()
+        _place(turn, strategies, ready, key)
+    return bool(ready.waiting)
+
+
+def _first_served(turn: Turn, ready: ReadyClass) -> WorkflowKey | None:
+    """Find the first workflow in turn for which there is an open worker, which is the first one unless inventories are still awaited.
+
+    Those before it are set aside for this pass; those that no worker has said anything of, until one does.
+    """
+    served = stated = 0
+    for kind in turn.state.pool.able(ready.want):
+        stated |= kind.shards
+        if kind.open:
+            served |= kind.shards
+    while served and turn.left > 0 and (key := ready.waiting.next(turn.now_us)) is not None:
+        if served >> key[0] & 1:
+            return key
+        if stated >> key[0] & 1:
+            ready.waiting.set_aside(key)
         else:
-            del candidates[session]
-    return False
+            turn.left -= 1
+            turn.state.ready.tie_all(ready, key, shard_place(key[0]))
+    return None
+
+
+def _place(turn: Turn, strategies: Mapping[str, Strategy], ready: ReadyClass, key: WorkflowKey, only: int = 0) -> None:
+    """Assign the next item of a workflow, or tie it to what it is to wait for."""
+    state = turn.state
+    workflow = state.shards[key[0]].workflows[key[1]]
+    item = ready.waiting.peek(key, turn.now_us)
+    candidates = Candidates(state, ready, workflow, item, turn.now_us, only)
+    strategy = strategies[ready.key.strategy]
+    turn.left -= 1
+    choice = _choice(turn, ready.key.strategy or state.config.strategy, strategy, candidates)
+    if isinstance(choice, Wait):
+        if strategy.remembers:
+            # Else a newcomer might be nearer to the key, and what is tied would wait for a worker that is not going to get it.
+            candidates.remember(0)
+        state.ready.tie(ready, key, choice.place, turn.now_us)
+        if choice.bounded and item not in workflow.near_until_us:
+            until_us = workflow.near_until_us[item] = turn.now_us + state.config.locality_wait_us
+            state.timers.set(
+                until_us,
+                TimerKind.NEARNESS,
+                shard=workflow.shard,
+                workflow_id=workflow.id,
+                node=item[0],
+                instance=item[1],
+            )
+        return
+    state.ready.take(ready, key, turn.now_us)
+    state.rotation += 1
+    if not _assign(turn, workflow, item, choice):
+        # Something else that waits for this worker may have its room.
+        state.touch_worker(choice)
+    elif strategy.remembers:
+        candidates.remember(choice)
+
+
+def _choice(turn: Turn, name: str, strategy: Strategy, candidates: Candidates) -> int | Wait:
+    """Ask a strategy; whatever is wrong with it stops nothing."""
+    try:
+        choice = strategy.choose(candidates)
+        wrong = ""
+        if not isinstance(choice, Wait) and not candidates.can_take(choice):
+            wrong = f"it chose worker {choice}, which cannot take the node"
+    except Exception as error:  # of whatever kind: it is a bug, and not one of this node
+        choice, wrong = 0, f"{type(error).__name__}: {error}"
+    if not wrong:
+        return choice
+    turn.emit(StrategyFailed(*candidates.names, name, wrong))
+    return candidates.next_in_turn()
+
+
+def patience_over(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
+    """An item has waited long enough for a worker near its inputs."""
+    key = workflow.plan.class_keys[timer.node]
+    turn.state.ready.untie_item(key, workflow.key, (timer.node, timer.instance), turn.now_us)
+
+
+def _untie_for_roused(turn: Turn) -> bool:
+    """Let as much of what is tied to workers or their hosts be looked at again as they may take now; tell whether there was any."""
+    state = turn.state
+    roused, state.roused = state.roused, {}
+    if not state.ready.ties:
+        return False
+    found = False
+    for session in roused:
+        worker = state.workers.get(session)
+        if worker is not None and session in state.roomy and session in state.pool.members:
+            for place in (worker_place(worker.incarnation), host_place(worker.host)):
+                for ready in list(state.ready.ties.get(place, {}).values()):
+                    found = _untie(turn, worker, ready, place) or found
+    return found
+
+
+def _untie(turn: Turn, worker: WorkerState, ready: ReadyClass, place: str) -> bool:
+    state = turn.state
+    member = state.pool.members[worker.session]
+    if not state.pool.is_able(worker.session, ready.want):
+        return False
+    tied, room, shards = ready.tied[place], state.room(worker), member.kind.shards
+    able = tied if member.open else state.held[worker.incarnation].workflows
+    keys = list(islice((key for key in able if key in tied and shards >> key[0] & 1), room))
+    for key in reversed(keys):
+        state.ready.untie(ready, place, key, -(-room // len(keys)), turn.now_us)
+    return bool(keys)
+
+
+def _dispatch_bound(turn: Turn, strategies: Mapping[str, Strategy], touched: Iterable[int]) -> None:
+    """Let workers that are at their bound of workflows take nodes of those that they have.
+
+    Only a change of such a worker, or something new of such a workflow, can bring the two together; so nothing else is looked at.
+    """
+    state = turn.state
+    for session in touched:
+        if _is_bound(state, session):
+            for key in list(state.held[state.workers[session].incarnation].workflows):
+                _serve_bound(turn, strategies, session, key)
+    for key in list(state.ready.fresh):
+        shard = state.shards.get(key[0])
+        workflow = shard.workflows.get(key[1]) if shard is not None else None
+        if workflow is None or not any(key in ready.waiting for ready in _classes_of(state, workflow)):
+            continue
+        for incarnation in {assignment.incarnation: None for assignment in workflow.live.values()}:
+            session = state.sessions.get(incarnation, 0)
+            if _is_bound(state, session):
+                _serve_bound(turn, strategies, session, key)
+
+
+def _is_bound(state: State, session: int) -> bool:
+    """Tell whether a worker has room, and only for nodes of workflows that it has."""
+    member = state.pool.members.get(session)
+    return member is not None and not member.open and session in state.roomy
+
+
+def _classes_of(state: State, workflow: WorkflowState) -> list[ReadyClass]:
+    waiting = state.ready.waiting
+    return [waiting[key] for key in workflow.plan.classes if key in waiting]
+
+
+def _serve_bound(turn: Turn, strategies: Mapping[str, Strategy], session: int, key: WorkflowKey) -> None:
+    """Let a worker take what waits of a workflow that it has."""
+    state = turn.state
+    shard = state.shards.get(key[0])
+    workflow = shard.workflows.get(key[1]) if shard is not None else None
+    member = state.pool.members[session]
+    if workflow is None:
+        return
+    for ready in _classes_of(state, workflow):
+        if state.pool.is_able(session, ready.want):
+            # The shard's ids may come to their end meanwhile: then nobody gets anything of it.
+            while (
+                key in ready.waiting and session in state.roomy and member.kind.shards >> key[0] & 1 and turn.left > 0
+            ):
+                _place(turn, strategies, ready, key, only=session)
 
 
 def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
@@ -134,56 +301,6 @@ def _has_turn(workflow: WorkflowState, item: Item) -> bool:
     spec = workflow.plan.nodes[node].map
     most = spec.max_parallel if spec is not None else 0
     return instance < 0 or not most or workflow.maps[node].live < most
-
-
-def candidate_of(state: State, session: int) -> Candidate:
-    """Return what a strategy may know of a worker."""
-    worker = state.workers[session]
-    held = state.held.get(worker.incarnation)
-    return Candidate(
-        session,
-        worker.name,
-        worker.cpu,
-        worker.memory,
-        len(held.assignments) if held is not None else 0,
-        max(1, worker.slots),
-        len(worker.executors),
-    )
-
-
-def _next(
-    turn: Turn, ready: ReadyClass, candidates: dict[int, Candidate]
-) -> tuple[WorkflowKey, list[Candidate]] | None:
-    """Find the first workflow in turn that a candidate may serve, and those candidates; set those before it aside for this pass."""
-    state = turn.state
-    full = True
-    for session in candidates:
-        worker = state.workers[session]
-        held = state.held.get(worker.incarnation)
-        full = full and held is not None and len(held.workflows) >= worker.workflows_max
-    known = iter(_workflows_of(state, candidates)) if full else None
-    while True:
-        key = next(known, None) if known is not None else ready.waiting.next(turn.now_us)
-        if key is None:
-            return None
-        if ready.waiting.stands(key):
-            able = [candidate for session, candidate in candidates.items() if _may_serve(state, session, key)]
-            if able:
-                return key, able
-            ready.waiting.set_aside(key)
-
-
-def _workflows_of(state: State, candidates: dict[int, Candidate]) -> "list[WorkflowKey]":
-    """When every candidate is at its bound of workflows, only those that they already have can be served."""
-    return [key for session in candidates for key in state.held[state.workers[session].incarnation].workflows]
-
-
-def _may_serve(state: State, session: int, key: WorkflowKey) -> bool:
-    worker = state.workers[session]
-    if key[0] not in worker.reconciled:
-        return False
-    held = state.held.get(worker.incarnation)
-    return held is None or key in held.workflows or len(held.workflows) < worker.workflows_max
 
 
 def _assign(turn: Turn, workflow: WorkflowState, item: Item, session: int) -> bool:
@@ -236,6 +353,11 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
     attempt = attempts[index] if redeliveries is not None else attempts[index] + 1
     if workflow.start_by_us:
         workflow.start_by_us.pop((node, instance), None)
+    if workflow.near_until_us:
+        workflow.near_until_us.pop((node, instance), None)
+    if instance < 0:
+        state.note_origin(workflow, node, worker.incarnation)
+    state.pool.took_turn(session, state.rotation)
     attempts[index] = attempt
     assignment = Assignment(
         shard.shard,

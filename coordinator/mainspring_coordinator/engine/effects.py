@@ -265,6 +265,17 @@ class ReportBacklog:
     waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class StrategyFailed:
+    """A strategy raised, which is a bug: workers took turns in its stead for this one node."""
+
+    shard: int
+    workflow_id: str
+    node_id: str
+    strategy: str
+    error: str
+
+
 Effect: TypeAlias = (
     Store
     | Assign
@@ -280,4 +291,5 @@ Effect: TypeAlias = (
     | LoadOutputs
     | EpochSpent
     | ReportBacklog
+    | StrategyFailed
 )

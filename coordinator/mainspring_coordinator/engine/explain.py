@@ -26,10 +26,25 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
         if key not in by_class:
             by_class[key] = _class_reason(state, workflow, key)
         found[node] = by_class[key]
+    for place, (node, _) in state.ready.tied_items_of(workflow.key):
+        if node in found or len(found) < _reasons_max:
+            found[node] = _tied_reason(state, place)
     for (node, instance), deaths in workflow.redeliveries.items():
         if must_run_alone(workflow, node, instance) and (node in found or len(found) < _reasons_max):
             found[node] = f"waits for a worker of its own, because {deaths} workers died while they ran it"
     return found
+
+
+def _tied_reason(state: State, place: str) -> str:
+    kind, _, what = place.partition(":")
+    if kind == "host":
+        return f"waits a moment for a worker on host {what!r}, where its inputs are; all of those are full"
+    if kind == "shard":
+        return "no worker that may run it has stated yet what it has of this shard"
+    worker = state.workers.get(state.sessions.get(what, 0))
+    return (
+        f"waits for worker {(worker.name if worker is not None else what)!r}, which has its affinity key, to have room"
+    )
 
 
 def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
@@ -40,7 +55,9 @@ def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
         return f"no worker runs executor {key.executor!r}; start one that registers it"
     able = [worker for worker in attached if runs(worker, key)]
     if not able:
-        labels = ", ".join(f"{name}={value}" for name, value in key.requires)
+        labels = ", ".join(
+            f"{name}={value if isinstance(value, str) else '|'.join(value)}" for name, value in key.requires
+        )
         return f"no worker that runs executor {key.executor!r} has the labels {labels}"
     active = [worker for worker in able if not worker.draining]
     if not active:

@@ -4,7 +4,7 @@ What a worker runs is the truth; what we believe is corrected by its inventory. 
 its inventory of that shard on this stream and under our epoch, so what a current inventory omits is not there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mainspring import ids, limits
 from mainspring.errors import Failure
@@ -32,6 +32,8 @@ from mainspring_coordinator.engine.events import (
     WorkerDetached,
     WorkerDraining,
 )
+from mainspring_coordinator.engine.placement.base import shard_place, worker_place
+from mainspring_coordinator.engine.ready import ReadyClass
 from mainspring_coordinator.engine.rows import GraceEnded, IncarnationLost, ProgressSaved
 from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -64,7 +66,7 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
         event.incarnation,
         event.host,
         event.zone,
-        event.labels,
+        _labels_of(event),
         event.executors,
         event.slots,
         event.workflows_max,
@@ -72,10 +74,19 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
     state.workers[event.session] = worker
     state.sessions[event.incarnation] = event.session
     state.names[event.name] = event.incarnation
+    state.pool.add(worker.session, worker.name, worker.host, worker.zone, worker.labels, worker.executors)
+    state.update_room(worker.incarnation)
+    state.origins.locate(worker.incarnation, worker.host, worker.zone)
     for ready in state.ready.classes.values():
         if runs(worker, ready.key):
             state.backlog.join(ready, worker.session)
     turn.emit(Welcomed(event.session))
+
+
+def _labels_of(event: WorkerAttached) -> Mapping[str, str]:
+    """Return a worker's labels; where it is may be asked for as if it were one of them."""
+    places = {"host": event.host, "zone": event.zone}
+    return {**{name: place for name, place in places.items() if place}, **event.labels}
 
 
 def _give_up_name(turn: Turn, incarnation: str) -> bool:
@@ -234,15 +245,14 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
     if shard.next_number > limits.assignment_number_max:
         hold_assignments(turn, shard)  # said again, should the first time have come to nothing
     else:
-        worker.reconciled.add(shard.shard)
+        turn.state.reconcile(worker, shard.shard)
     turn.begin(_let_in_parts(turn, shard))
     turn.begin(_reconcile_in_parts(turn, shard, worker, to_stop, missing, unknown))
 
 
 def hold_assignments(turn: Turn, shard: ShardState) -> None:
     """The epoch has no more ids: no worker gets anything of the shard until it is taken under a higher one."""
-    for worker in turn.state.workers.values():
-        worker.reconciled.discard(shard.shard)
+    turn.state.unreconcile(shard.shard)
     turn.emit(EpochSpent(shard.shard))
 
 
@@ -254,6 +264,31 @@ def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
             turn = yield
             if turn.state.shards.get(shard.shard) is not shard:
                 return
+    place = shard_place(shard.shard)
+    yield from _untie_in_parts(turn, place, lambda ready: turn.state.pool.has_stated(ready.want, shard.shard))
+
+
+def _untie_left_behind(turn: Turn, incarnation: str) -> None:
+    """Nobody is to wait for a worker that takes no more work, unless it comes back meanwhile."""
+    state = turn.state
+
+    def is_gone(_: ReadyClass) -> bool:
+        return state.sessions.get(incarnation, 0) not in state.pool.members
+
+    turn.begin(_untie_in_parts(turn, worker_place(incarnation), is_gone))
+
+
+def _untie_in_parts(turn: Turn, place: str, is_void: Callable[[ReadyClass], bool]) -> Act:
+    """What waits for something is to be looked at again, where its wait is void; the rest would only be tied again."""
+    queue = turn.state.ready
+    while True:
+        ready = next((ready for ready in queue.ties.get(place, {}).values() if is_void(ready)), None)
+        if ready is None:
+            return
+        if turn.left <= 0:
+            turn = yield
+            continue
+        turn.left -= queue.untie(ready, place, next(iter(ready.tied[place])), turn.left, turn.now_us)
 
 
 def _is_void(shard: ShardState, worker: WorkerState, number: int) -> bool:
@@ -378,6 +413,7 @@ def load(turn: Turn, event: LoadReported) -> None:
     worker = turn.state.workers.get(event.session)
     if worker is not None:
         worker.cpu, worker.memory = event.cpu, event.memory
+        turn.state.update_room(worker.incarnation)
 
 
 def draining(turn: Turn, event: WorkerDraining) -> None:
@@ -387,6 +423,7 @@ def draining(turn: Turn, event: WorkerDraining) -> None:
         worker.draining = True
         turn.state.update_room(worker.incarnation)
         _leave_classes(turn, worker)
+        _untie_left_behind(turn, worker.incarnation)
 
 
 def _held(turn: Turn, incarnation: str) -> list[Assignment]:
@@ -401,6 +438,7 @@ def _workflow_of(turn: Turn, assignment: Assignment) -> WorkflowState:
 def _leave_classes(turn: Turn, worker: WorkerState) -> None:
     end_reservation(turn.state, worker.session)
     turn.state.roomy.discard(worker.session)
+    turn.state.pool.remove(worker.session)
     for ready in turn.state.ready.classes.values():
         turn.state.backlog.leave(ready, worker.session)
 
@@ -414,3 +452,4 @@ def _remove(turn: Turn, worker: WorkerState) -> None:
         del state.sessions[worker.incarnation]
         if state.names.get(worker.name) == worker.incarnation:
             del state.names[worker.name]
+    _untie_left_behind(turn, worker.incarnation)

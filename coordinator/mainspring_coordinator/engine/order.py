@@ -128,6 +128,31 @@ class Order:
         self._put_last(line, now_us)
         return item
 
+    def withdraw(self, workflow: WorkflowKey, now_us: int) -> tuple[Item, Rank]:
+        """Take the item that `take` would without counting it as served; its workflow goes behind the others."""
+        line = self._line_of(workflow, now_us)
+        item = line.items.popleft()
+        self._shrink(line, 1)
+        self._pass_turn(line)
+        return item, line.rank
+
+    def withdraw_all(self, workflow: WorkflowKey) -> list[tuple[Item, Rank]]:
+        """Take all of a workflow that is not set aside, without counting it as served."""
+        taken: list[tuple[Item, Rank]] = []
+        for line in [line for line in self._lines[workflow] if not line.aside]:
+            taken += [(item, line.rank) for item in line.items]
+            count = len(line.items)
+            line.items.clear()
+            self._shrink(line, count)
+        return taken
+
+    def put_first(self, workflow: WorkflowKey) -> None:
+        """Let a workflow have the next turn of its priorities, unless it is set aside."""
+        for line in self._lines[workflow]:
+            if not line.aside:
+                self._withdraw(line)
+                self._stand(line, first=True)
+
     def put_last(self, workflow: WorkflowKey, now_us: int) -> None:
         """Let a workflow that stands pass its turn."""
         self._put_last(self._line_of(workflow, now_us), now_us)
@@ -251,9 +276,11 @@ class Order:
 
     def _put_last(self, line: Line, now_us: int) -> None:
         """Count a line, which may be empty and gone, as served."""
-        band = self._bands[line.rank.priority]
-        band.since_us = now_us
-        turns, name = band.turns, line.rank.fairness_key or line.workflow
+        self._bands[line.rank.priority].since_us = now_us
+        self._pass_turn(line)
+
+    def _pass_turn(self, line: Line) -> None:
+        turns, name = self._bands[line.rank.priority].turns, line.rank.fairness_key or line.workflow
         group = turns.get(name)
         if group is None:
             return

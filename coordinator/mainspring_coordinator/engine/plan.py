@@ -6,13 +6,16 @@ Everything that can be known before a workflow runs is worked out here, so that 
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mainspring.definition import canonical_bytes, definition_hash
 from mainspring.graph import Graph, build_graph
 from mainspring.limits import priority_max
 from mainspring.paths import Template
-from mainspring.workflow import Definition, Node
+from mainspring.workflow import Affinity, Definition, Needed, Node
 from mainspring_coordinator.engine.ready import ClassKey, Rank
+
+_own_workflow: Final = Affinity()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +28,8 @@ class Plan:
     """The canonical JSON."""
     name: str
     timeout_ms: int
+    strategy: str
+    """How the definition wants workers to be chosen for nodes that say nothing else; empty: as the coordinator does."""
     graph: Graph
     nodes: tuple[Node, ...]
     indegree: "array[int]"
@@ -35,6 +40,8 @@ class Plan:
     """All of them."""
     ranks: tuple[Rank, ...]
     """By node: what its place in the order of those that wait depends on."""
+    affinities: tuple[Affinity, ...]
+    """By node: which others go to the same worker, where affinity is the strategy."""
     input_refs: tuple[tuple[int, ...], ...]
     """By node: the nodes whose outputs its input names."""
     over_refs: tuple[tuple[int, ...], ...]
@@ -52,6 +59,20 @@ def _indexes(graph: Graph, template: Template | None) -> tuple[int, ...]:
     return tuple(sorted(index[name] for name in template.references if name in index))
 
 
+def _class_key(definition: Definition, node: Node) -> ClassKey:
+    requires = tuple(sorted((label, _needed(needed)) for label, needed in node.requires.items()))
+    return ClassKey(node.executor, requires, strategy=_strategy(node) or _strategy(definition))
+
+
+def _strategy(of: Node | Definition) -> str:
+    return of.strategy or ("affinity" if of.affinity is not None else "")
+
+
+def _needed(needed: Needed) -> str | tuple[str, ...]:
+    values = (needed,) if isinstance(needed, str) else tuple(sorted(set(needed)))
+    return values[0] if len(values) == 1 else values
+
+
 def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan:
     """Compile a definition; raises `DefinitionError` with every problem found."""
     graph = build_graph(definition)
@@ -59,10 +80,11 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
     keys: dict[ClassKey, ClassKey] = {}
     class_keys: list[ClassKey] = []
     for node in definition.nodes:
-        key = ClassKey(node.executor, tuple(sorted(node.requires.items())))
+        key = _class_key(definition, node)
         class_keys.append(keys.setdefault(key, key))
     by_priority = [Rank(priority, definition.fairness_key) for priority in range(priority_max + 1)]
     ranks = (by_priority[definition.priority if node.priority is None else node.priority] for node in definition.nodes)
+    affinity = definition.affinity or _own_workflow
     input_refs = tuple(_indexes(graph, template) for template in graph.inputs)
     over_refs = tuple(_indexes(graph, template) for template in graph.overs)
     output_refs = _indexes(graph, graph.output) if graph.output is not None else tuple(graph.sinks)
@@ -75,12 +97,14 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
         definition=data,
         name=definition.name,
         timeout_ms=definition.timeout_ms,
+        strategy=_strategy(definition),
         graph=graph,
         nodes=definition.nodes,
         indegree=array("I", graph.indegree),
         class_keys=tuple(class_keys),
         classes=frozenset(keys),
         ranks=tuple(ranks),
+        affinities=tuple(node.affinity or affinity for node in definition.nodes),
         input_refs=input_refs,
         over_refs=over_refs,
         output_refs=output_refs,

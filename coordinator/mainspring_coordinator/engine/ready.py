@@ -2,27 +2,37 @@
 
 They wait in classes: nodes of one class can run on the same workers, so that a class whose workers are all busy is passed over
 without looking at what waits in it. The order within a class is that of `order`.
+
+An item for which there is a worker with room, and that waits for something else (for the worker that has its key, for one near its
+inputs), is *tied* to that: it is not looked at again before that has changed, so that nobody else waits behind it.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from mainspring.limits import idle_classes_max
 from mainspring_coordinator.engine.order import Item, Line, Order, Rank, WorkflowKey, next_instance
+from mainspring_coordinator.engine.placement.pool import Requires, Want
 
 __all__ = ["ClassKey", "Item", "Rank", "ReadyClass", "ReadyQueue", "WorkflowKey", "next_instance"]
+
+
+Tied: TypeAlias = "deque[tuple[Item, Rank]]"
+"""Items of one workflow that wait for the same."""
 
 
 class ClassKey(NamedTuple):
     """What a worker must have."""
 
     executor: str
-    requires: tuple[tuple[str, str], ...]
-    """Labels with their values, sorted."""
+    requires: Requires
+    """Sorted."""
     alone: bool = False
     """It must have nothing else."""
+    strategy: str = ""
+    """How the definition wants it to be chosen; empty: as the coordinator does."""
 
 
 @dataclass(slots=True)
@@ -36,6 +46,15 @@ class ReadyClass:
     """Sessions that can run it, whether they have room or not, in the order in which they came; kept by the fleet."""
     reported: bool = False
     """At the last report something waited in it."""
+    tied: "dict[str, OrderedDict[WorkflowKey, Tied]]" = field(default_factory=dict[str, OrderedDict[WorkflowKey, Tied]])
+    """By what they wait for, beside `waiting`: items that are not to be looked at before that has changed."""
+    ties: "dict[WorkflowKey, dict[str, None]]" = field(default_factory=dict[WorkflowKey, dict[str, None]])
+    """By workflow: what its tied items wait for."""
+
+    @property
+    def want(self) -> Want:
+        """Return what a worker must have, as the pool of workers knows it."""
+        return (self.key.executor, self.key.requires)
 
 
 class ReadyQueue:
@@ -56,6 +75,10 @@ class ReadyQueue:
         """Those of them whose nodes run alone."""
         self.turned: dict[ClassKey, ReadyClass] = {}
         """Those that became empty or not empty since the last report, and still are."""
+        self.ties: dict[str, dict[ClassKey, ReadyClass]] = {}
+        """By what something waits for: the classes in which it does."""
+        self.fresh: dict[WorkflowKey, None] = {}
+        """Workflows of which something came since all was last looked at."""
         self._held_back: dict[int, OrderedDict[WorkflowKey, dict[tuple[ClassKey, int], Line]]] = {}
         """By shard: what no worker may take yet, apart, so that nobody who looks for work has to pass over it."""
 
@@ -83,6 +106,7 @@ class ReadyQueue:
             return
         ready = self.waiting.get(key) or self._enter(key, eligible)
         ready.count += 1
+        self.fresh[workflow] = None
         ready.waiting.push(workflow, rank, item, now_us, first=first)
 
     def hold_back(self, shard: int) -> None:
@@ -95,11 +119,12 @@ class ReadyQueue:
         if not held:
             self._held_back.pop(shard, None)
             return False
-        _, lines = held.popitem(last=False)
+        workflow, lines = held.popitem(last=False)
         for (key, _), line in lines.items():
             if line.items:
                 ready = self.waiting.get(key) or self._enter(key, eligible)
                 ready.count += len(line.items)
+                self.fresh[workflow] = None
                 # What came of it while the shard was being let in was held back anew, and so stands behind.
                 ready.waiting.join(line, now_us)
         return True
@@ -112,7 +137,17 @@ class ReadyQueue:
         """Return all that waits of a workflow."""
         lines = [line.items for line in self._held(workflow).values()]
         classes = [ready.waiting.items_of(workflow) for ready in self.waiting.values()]
-        return [item for items in (*lines, *classes) for item in items]
+        free = [item for items in (*lines, *classes) for item in items]
+        return free + [item for _, item in self.tied_items_of(workflow)]
+
+    def tied_items_of(self, workflow: WorkflowKey) -> list[tuple[str, Item]]:
+        """Return what waits of a workflow for something else than room, with what that is."""
+        return [
+            (place, item)
+            for ready in self.waiting.values()
+            for place in ready.ties.get(workflow, ())
+            for item, _ in ready.tied[place][workflow]
+        ]
 
     def take(self, ready: ReadyClass, workflow: WorkflowKey, now_us: int) -> Item:
         """Take the next item of one workflow of a class; the workflow and the class go behind the others."""
@@ -128,7 +163,9 @@ class ReadyQueue:
             held.items.remove(item)
             return
         ready = self.waiting.get(key)
-        if ready is not None and ready.waiting.remove(workflow, priority, item):
+        if ready is not None and (
+            self._take_tied(ready, workflow, item) or ready.waiting.remove(workflow, priority, item)
+        ):
             self._shrink(ready, 1)
 
     def drop_workflow(self, keys: Iterable[ClassKey], workflow: WorkflowKey) -> None:
@@ -140,7 +177,73 @@ class ReadyQueue:
         for key in (*keys, *self.alone):
             ready = self.waiting.get(key)
             if ready is not None:
-                self._shrink(ready, ready.waiting.drop(workflow))
+                gone = ready.waiting.drop(workflow)
+                for place in list(ready.ties.get(workflow, ())):
+                    gone += len(self._pop_tied(ready, place, workflow))
+                self._shrink(ready, gone)
+
+    def tie(self, ready: ReadyClass, workflow: WorkflowKey, place: str, now_us: int) -> Item:
+        """Let the next item of a workflow wait for something, and return it; the workflow goes behind the others."""
+        item, rank = ready.waiting.withdraw(workflow, now_us)
+        self._tied(ready, workflow, place).append((item, rank))
+        return item
+
+    def tie_all(self, ready: ReadyClass, workflow: WorkflowKey, place: str) -> None:
+        """Let all items of a workflow that are not tied wait for something."""
+        self._tied(ready, workflow, place).extend(ready.waiting.withdraw_all(workflow))
+
+    def untie(self, ready: ReadyClass, place: str, workflow: WorkflowKey, most: int, now_us: int) -> int:
+        """Let up to so many items of a workflow be looked at again, and before others; return how many there were."""
+        items = ready.tied[place][workflow]
+        loose = [items.popleft() for _ in range(min(most, len(items)))]
+        if not items:
+            self._pop_tied(ready, place, workflow)
+        self._put_first(ready, workflow, loose, now_us)
+        return len(loose)
+
+    def untie_item(self, key: ClassKey, workflow: WorkflowKey, item: Item, now_us: int) -> bool:
+        """Let one item be looked at again if it is tied; tell whether it was."""
+        ready = self.waiting.get(key)
+        rank = self._take_tied(ready, workflow, item) if ready is not None else None
+        if ready is None or rank is None:
+            return False
+        self._put_first(ready, workflow, [(item, rank)], now_us)
+        return True
+
+    def _take_tied(self, ready: ReadyClass, workflow: WorkflowKey, item: Item) -> Rank | None:
+        for place in ready.ties.get(workflow, ()):
+            items = ready.tied[place][workflow]
+            for known, rank in items:
+                if known == item:
+                    items.remove((known, rank))
+                    if not items:
+                        self._pop_tied(ready, place, workflow)
+                    return rank
+        return None
+
+    def _tied(self, ready: ReadyClass, workflow: WorkflowKey, place: str) -> Tied:
+        self.ties.setdefault(place, {})[ready.key] = ready
+        ready.ties.setdefault(workflow, {})[place] = None
+        return ready.tied.setdefault(place, OrderedDict()).setdefault(workflow, deque())
+
+    def _pop_tied(self, ready: ReadyClass, place: str, workflow: WorkflowKey) -> Tied:
+        items = ready.tied[place].pop(workflow)
+        del ready.ties[workflow][place]
+        if not ready.ties[workflow]:
+            del ready.ties[workflow]
+        if not ready.tied[place]:
+            del ready.tied[place], self.ties[place][ready.key]
+            if not self.ties[place]:
+                del self.ties[place]
+        return items
+
+    def _put_first(
+        self, ready: ReadyClass, workflow: WorkflowKey, items: Sequence[tuple[Item, Rank]], now_us: int
+    ) -> None:
+        self.fresh[workflow] = None
+        for item, rank in reversed(items):
+            ready.waiting.push(workflow, rank, item, now_us, first=True)
+        ready.waiting.put_first(workflow)
 
     def _held(self, workflow: WorkflowKey) -> dict[tuple[ClassKey, int], Line]:
         shard = self._held_back.get(workflow[0])
@@ -166,7 +269,7 @@ class ReadyQueue:
 
     def _shrink(self, ready: ReadyClass, by: int) -> None:
         ready.count -= by
-        if not ready.waiting:
+        if not ready.waiting and not ready.tied:
             del self.waiting[ready.key]
             self.alone.pop(ready.key, None)
             if ready.reported:

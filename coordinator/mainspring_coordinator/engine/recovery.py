@@ -63,8 +63,7 @@ def lost(turn: Turn, shard_id: int) -> None:
         # Workers keep what is not acknowledged and state it again; callers must be told.
         if isinstance(event, Submit | Cancel | Read):
             turn.emit(Answer(event.token, shard_id, event.workflow_id, AnswerCode.NOT_OWNER))
-    for worker in state.workers.values():
-        worker.reconciled.discard(shard_id)
+    state.unreconcile(shard_id)
     for key in [key for key in state.changed if key[0] == shard_id]:
         del state.changed[key]
     for key in [key for key in state.ended if key[0] == shard_id]:
@@ -191,6 +190,8 @@ def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:
         expanded.ended += row.status in node_terminal
     statuses[index] = row.status
     attempts[index] = row.attempt
+    if instance < 0 and row.incarnation:
+        turn.state.note_origin(workflow, node, row.incarnation)
     if row.progress is not None:
         workflow.progress[node, instance] = row.progress
     if row.status is NodeStatus.READY:

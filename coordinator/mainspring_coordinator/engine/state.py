@@ -13,6 +13,9 @@ from mainspring import limits
 from mainspring_coordinator.engine.backlog import Backlog
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.events import Event, SubmitExisted, WorkflowEvicted
+from mainspring_coordinator.engine.placement.affinities import Affinities
+from mainspring_coordinator.engine.placement.origins import Origins
+from mainspring_coordinator.engine.placement.pool import Pool, meets
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKey
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -108,6 +111,10 @@ class WorkflowState:
     retry_at_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     start_by_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     """By READY (node, instance) with such a deadline: when it must have been assigned. An attempt may wait more than once."""
+    near_until_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    """By items that wait, or have waited, for a worker near their inputs: until when. All instances of a `map` wait as one, once."""
+    places: "array[int] | None" = None
+    """By node: the number in `State.origins` of the worker that had its last attempt, 0 if not known. None before the first."""
     loading: set[int] = field(default_factory=set[int])
     """Nodes whose outputs have been asked for."""
     parked: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
@@ -133,6 +140,7 @@ class WorkerState:
     host: str
     zone: str
     labels: Mapping[str, str]
+    """Its host and zone are among them, unless it sets labels of these names itself."""
     executors: frozenset[str]
     slots: int
     workflows_max: int
@@ -237,7 +245,15 @@ class State:
     reserved: dict[int, ClassKey] = field(default_factory=dict[int, ClassKey])
     """By session: the workers that are kept for a node that must run alone."""
     rotation: int = 0
-    """For strategies that take turns."""
+    """How many assignments were made; the turns of workers."""
+    pool: Pool = field(default_factory=Pool)
+    """The workers that take work, as strategies look for them. What it knows of their room is kept by `update_room`."""
+    touched: dict[int, None] = field(default_factory=dict[int, None])
+    """Sessions with room that had something change since all that waits was last looked at."""
+    roused: dict[int, None] = field(default_factory=dict[int, None])
+    """Those of them for which what is tied to them was not untied since."""
+    origins: Origins = field(default_factory=Origins)
+    affinities: Affinities = field(default_factory=Affinities)
 
     def __post_init__(self) -> None:
         self.ready = ReadyQueue(self.config.priority_ageing_us)
@@ -292,15 +308,69 @@ class State:
         worker = self.workers.get(session) if session is not None else None
         if worker is None:
             return
-        if self.room(worker) > 0:
+        held = self.held.get(incarnation)
+        has_room = self.room(worker) > 0
+        if has_room:
             self.roomy.add(worker.session)
+            self.touch_worker(worker.session)
         else:
             self.roomy.discard(worker.session)
+        self.pool.note(
+            worker.session,
+            is_open=has_room and (held is None or len(held.workflows) < worker.workflows_max),
+            load=self.load_of(worker),
+        )
+
+    def touch_worker(self, session: int) -> None:
+        """A worker that has room may be able to take what it could not."""
+        self.touched[session] = None
+        self.roused[session] = None
+
+    def load_of(self, worker: WorkerState) -> float:
+        """Return the load of a worker; 0 is idle."""
+        config = self.config
+        held = self.held.get(worker.incarnation)
+        return (
+            config.cpu_weight * worker.cpu / 100.0
+            + config.memory_weight * worker.memory / 100.0
+            + config.workflow_weight * (len(held.assignments) if held is not None else 0) / max(1, worker.slots)
+        )
+
+    def has_workflow(self, session: int, key: WorkflowKey) -> bool:
+        """Tell whether a worker has a live node of a workflow."""
+        held = self.held.get(self.workers[session].incarnation)
+        return held is not None and key in held.workflows
 
     def eligible_sessions(self, key: ClassKey) -> dict[int, None]:
-        """Return the sessions of attached workers that have what a class asks for."""
-        able = (worker for worker in self.workers.values() if worker.attached and not worker.draining)
-        return {worker.session: None for worker in able if runs(worker, key)}
+        """Return the sessions of workers that take work and have what a class asks for, which is met for the first time."""
+        if self.pool.wants_known > len(self.ready.classes):
+            self.pool.keep((known.executor, known.requires) for known in self.ready.classes)
+        self.pool.know((key.executor, key.requires))
+        return {
+            worker.session: None for worker in self.workers.values() if self.may_run(worker, key) and worker.attached
+        }
+
+    def may_run(self, worker: WorkerState, key: ClassKey) -> bool:
+        """Tell whether a worker that is attached, or may attach again, takes nodes of a class when it has room."""
+        return not worker.draining and runs(worker, key)
+
+    def reconcile(self, worker: WorkerState, shard: int) -> None:
+        """A worker has stated its inventory of a shard, so that it may get work of it."""
+        worker.reconciled.add(shard)
+        self.pool.reconcile(worker.session, shard)
+        self.update_room(worker.incarnation)
+
+    def unreconcile(self, shard: int) -> None:
+        """What workers have stated of a shard counts no more."""
+        for worker in self.workers.values():
+            worker.reconciled.discard(shard)
+        self.pool.unreconcile(shard)
+
+    def note_origin(self, workflow: WorkflowState, node: int, incarnation: str) -> None:
+        """A worker has an attempt of a node, so that the node's output will be made there."""
+        if workflow.places is None:
+            workflow.places = array("I", bytes(4 * len(workflow.statuses)))
+        workflow.places[node] = self.origins.number_of(incarnation)
 
     def room(self, worker: WorkerState) -> int:
         """Return how many more assignments a worker may get now."""
@@ -355,7 +425,7 @@ class State:
 
 def runs(worker: WorkerState, key: ClassKey) -> bool:
     """Tell whether a worker has the executor and the labels of a class."""
-    return key.executor in worker.executors and all(worker.labels.get(name) == value for name, value in key.requires)
+    return meets(worker.executors, worker.labels, key.executor, key.requires)
 
 
 def new_workflow_state(

@@ -6,6 +6,7 @@ No step takes long: while the engine is `busy`, the host goes on with it by `Tic
 """
 
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 
 from mainspring import limits
@@ -37,7 +38,7 @@ from mainspring_coordinator.engine.events import (
     WorkflowEvicted,
     WorkflowLoaded,
 )
-from mainspring_coordinator.engine.placement import strategy_of
+from mainspring_coordinator.engine.placement import Strategy, strategies
 from mainspring_coordinator.engine.state import ShardState, State
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
@@ -48,7 +49,8 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.state = State(config)
-        self._strategy = strategy_of(config)
+        self._strategies: Mapping[str, Strategy] = {**strategies, "": strategies[config.strategy]}
+        """By the name that a definition has for it; the empty one is the coordinator's."""
         self._acts: deque[Act] = deque()
         self._assigning = False
         """There was more to assign than the last step might."""
@@ -65,7 +67,7 @@ class Engine:
             self._go_on(turn)
         if self.state.arriving or self.state.woken:
             self._take_in(turn)
-        self._assigning = dispatch.dispatch(turn, self._strategy)
+        self._assigning = dispatch.dispatch(turn, self._strategies)
         return turn.effects
 
     @property
@@ -287,5 +289,7 @@ def _fire(turn: Turn, timer: Timer) -> None:
             fleet.attempt_overdue(turn, shard, timer)
         case TimerKind.WORKFLOW:
             workflows.out_of_time(turn, workflow)
+        case TimerKind.NEARNESS:
+            dispatch.patience_over(turn, workflow, timer)
         case TimerKind.CLOSING:
             workflows.closing_overdue(turn, workflow)

@@ -26,6 +26,8 @@ class TimerKind(IntEnum):
     """An absent worker is lost: `workflow_id` its incarnation, `number` the session that ended."""
     SHARD_GRACE = 7
     """Workers that have not come back since the shard was taken are lost: `number` the epoch."""
+    NEARNESS = 8
+    """A node waits no longer for a worker near its inputs: `workflow_id`, `node`, `instance`."""
 
 
 class Timer(NamedTuple):
