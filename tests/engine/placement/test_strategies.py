@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from mainspring import limits
 from mainspring_coordinator.engine.effects import Assign, StrategyFailed
 from mainspring_coordinator.engine.explain import reasons
 from mainspring_coordinator.engine.plan import Plan
@@ -299,3 +300,32 @@ def test_an_output_that_is_loaded_first_does_not_keep_up_what_waits_for_the_same
     ledger.end(ledger.assigned[2])
     ledger.end(ledger.assigned[1])
     assert (ledger.where("wf", "y"), ledger.where("second", "n0")) == ("", "a")
+
+
+def test_a_worker_of_the_host_that_is_at_its_bound_of_workflows_takes_what_is_of_one_that_it_has() -> None:
+    plan = define(
+        [
+            {"id": "a", "executor": "work", "requires": {"who": "maker"}},
+            {"id": "long", "executor": "work", "requires": {"who": "mate"}},
+            {"id": "b", "executor": "work", "depends_on": ["a"]},
+        ]
+    )
+    ledger = Ledger(strategy="locality")
+    ledger.attach("maker", host="h1", labels={"who": "maker"}, slots=1)
+    ledger.attach("mate", host="h1", labels={"who": "mate"}, workflows_max=1)
+    ledger.submit(plan, "wf")
+    ledger.attach("away", host="h2")
+    ledger.submit(fan(1, requires={"who": "maker"}), "next")
+    ledger.end(ledger.assigned[0])
+    assert ledger.where("next", "n0") == "maker"
+    assert ledger.where("wf", "b") == "mate"
+
+
+def test_an_epoch_that_has_no_more_ids_ends_what_a_worker_at_its_bound_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "assignment_number_max", 3)
+    ledger = Ledger()
+    ledger.attach("w", workflows_max=1, slots=20)
+    ledger.submit(fan(10), "wf")
+    assert len(ledger.assigned) == 4
