@@ -353,3 +353,29 @@ async def test_a_refusal_leaves_only_with_what_it_rests_on() -> None:
         assert (stored.status, stored.assignment) == (NodeStatus.RUNNING, assign.assignment)
         about = [effect for effect in outbox.got if getattr(effect, "assignment", 0) == assign.assignment]
         assert about == [assign]
+
+
+@story
+async def test_an_end_that_rests_on_refused_rows_is_told_to_nobody() -> None:
+    """A workflow has ended in memory when the rows before its end are refused: it is as it was, and nobody hears of another version."""
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach(slots=2)
+        name = rig.name(0)
+        await rig.submit(define([{"id": "a", "executor": "work"}, {"id": "b", "executor": "work"}]), name)
+        first, second = await outbox.wait_for(Assign, 2)
+        told: list[object] = []
+        rig.loop.subscribe(name, told.append)
+        rig.gate.shut()
+        rig.journal.refused.add(name)
+        rig.loop.post(Results(session, [done(first)]))
+        await rig.gate.reached()
+        rig.loop.post(Results(session, [done(second)]))
+        other = rig.submit(one, rig.name(0, 1))
+        await asyncio.sleep(0)
+        rig.gate.open()
+        assert (await other).created
+        view = (await rig.read(name)).view
+        assert view is not None
+        assert view.status is WorkflowStatus.RUNNING
+        assert not told

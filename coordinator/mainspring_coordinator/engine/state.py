@@ -8,6 +8,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mainspring import limits
 from mainspring_coordinator.engine.backlog import Backlog
@@ -161,6 +162,15 @@ class WorkerState:
     """Its grace has passed, and failover is off."""
 
 
+class Ending(NamedTuple):
+    """What is known of a workflow whose end is not stored yet."""
+
+    digest: bytes
+    status: WorkflowStatus
+    plan: bytes
+    """The hash of its plan."""
+
+
 @dataclass(slots=True, eq=False)
 class ShardState:
     """A shard that we own."""
@@ -228,10 +238,8 @@ class State:
     cached_bytes: int = 0
     changed: dict[WorkflowKey, WorkflowState] = field(default_factory=dict[WorkflowKey, WorkflowState])
     """Workflows touched since the last cut."""
-    ended: dict[WorkflowKey, tuple[bytes, WorkflowStatus]] = field(
-        default_factory=dict[WorkflowKey, tuple[bytes, WorkflowStatus]]
-    )
-    """Workflows that ended since the last cut, with digest and status: until their end is stored, only we know that they were there."""
+    ended: dict[WorkflowKey, Ending] = field(default_factory=dict[WorkflowKey, Ending])
+    """Workflows that ended since the last cut: until their end is stored, only we know that they were there."""
     cuts: int = 0
     refused_results: int = 0
     """How many late results were refused."""

@@ -12,7 +12,7 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode, CancelCaus
 from mainspring_coordinator.engine.events import Cancel, Read, Submit, SubmitExisted, WorkflowEvicted
 from mainspring_coordinator.engine.payloads import forget_outputs, lacking, load, output_of
 from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, WorkflowInserted, WorkflowUpdated
-from mainspring_coordinator.engine.state import Assignment, ShardState, WorkflowState, new_workflow_state
+from mainspring_coordinator.engine.state import Assignment, Ending, ShardState, WorkflowState, new_workflow_state
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
@@ -34,7 +34,7 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
     ended = turn.state.ended.get((shard.shard, event.workflow_id))
     if ended is not None:
         # Inserted anew in the batch that holds its end, it would be found in the database, and its end be left out with the rest.
-        digest, status = ended
+        digest, status = ended.digest, ended.status
         code = AnswerCode.OK if digest == event.digest else AnswerCode.ALREADY_EXISTS
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, status, digest=event.digest))
         return
@@ -109,14 +109,17 @@ def _begin_roots(turn: Turn, workflow: WorkflowState) -> Act:
 
 def existed(turn: Turn, shard: ShardState, event: SubmitExisted | WorkflowEvicted) -> None:
     """A workflow leaves memory: the database had it already, or refused its rows."""
-    turn.state.ended.pop((shard.shard, event.workflow_id), None)
+    key = (shard.shard, event.workflow_id)
+    ended = turn.state.ended.pop(key, None)
     workflow = shard.workflows.get(event.workflow_id)
     if workflow is not None:
         # Nothing of a tentative workflow was ever sent; of an evicted one, its workers state what they have.
         shard.plans.discard(workflow.plan.hash)
         forget(turn, workflow)
-        # What changed of it since the last cut was never stored: nobody may hear of it.
-        turn.state.changed.pop(workflow.key, None)
+    elif ended is not None:
+        shard.plans.discard(ended.plan)
+    # What changed of it since the last cut was never stored, its end either: nobody may hear of it.
+    turn.state.changed.pop(key, None)
     if isinstance(event, WorkflowEvicted):
         shard.reloading.add(event.workflow_id)
 
@@ -328,7 +331,7 @@ def _end(turn: Turn, workflow: WorkflowState, status: WorkflowStatus, output: by
             workflow.strategy,
         )
     )
-    turn.state.ended[workflow.key] = (workflow.digest, status)
+    turn.state.ended[workflow.key] = Ending(workflow.digest, status, workflow.plan.hash)
     forget(turn, workflow)
 
 
