@@ -317,7 +317,7 @@ class State:
         if worker is None:
             return
         held = self.held.get(incarnation)
-        has_room = self.room(worker) > 0
+        has_room = _room(worker, held) > 0
         if has_room:
             self.roomy.add(worker.session)
             self.touch_worker(worker.session)
@@ -326,7 +326,7 @@ class State:
         self.pool.note(
             worker.session,
             is_open=has_room and (held is None or len(held.workflows) < worker.workflows_max),
-            load=self.load_of(worker),
+            load=self._load(worker, held),
         )
 
     def touch_worker(self, session: int) -> None:
@@ -336,8 +336,10 @@ class State:
 
     def load_of(self, worker: WorkerState) -> float:
         """Return the load of a worker; 0 is idle."""
+        return self._load(worker, self.held.get(worker.incarnation))
+
+    def _load(self, worker: WorkerState, held: Held | None) -> float:
         config = self.config
-        held = self.held.get(worker.incarnation)
         return (
             config.cpu_weight * worker.cpu / 100.0
             + config.memory_weight * worker.memory / 100.0
@@ -382,12 +384,7 @@ class State:
 
     def room(self, worker: WorkerState) -> int:
         """Return how many more assignments a worker may get now."""
-        if not worker.attached or worker.draining or worker.reserved is not None:
-            return 0
-        held = self.held.get(worker.incarnation)
-        if held is None:
-            return worker.credit
-        return worker.credit - len(held.assignments) if not held.alone else 0
+        return _room(worker, self.held.get(worker.incarnation))
 
     def occupy(self, shard: int) -> None:
         """An act begins that must have a shard for itself."""
@@ -464,3 +461,11 @@ def new_workflow_state(
         unfinished=size,
         version=0,
     )
+
+
+def _room(worker: WorkerState, held: Held | None) -> int:
+    if not worker.attached or worker.draining or worker.reserved is not None:
+        return 0
+    if held is None:
+        return worker.credit
+    return worker.credit - len(held.assignments) if not held.alone else 0

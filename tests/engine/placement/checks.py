@@ -55,9 +55,9 @@ def _wrong_orders(kind: Kind, members: Sequence[Member]) -> Iterator[str]:
             yield f"a group has {sorted(group.members)}"
         loads: list[Rank] = [(one.load, one.name, one.session) for one in expected if one.open]
         # An order that was never asked for stays unmade, so that changes of both sorts are looked at.
-        if group._order is not None and group._order.first() != min(loads, default=None):
-            yield f"the least loaded is {group._order.first()}, and should be {min(loads, default=None)}"
-        if group._order is not None and len(group._order._heap) > 2 * len(group._order) + 64:
+        if group.order is not None and group.order.first() != min(loads, default=None):
+            yield f"the least loaded is {group.order.first()}, and should be {min(loads, default=None)}"
+        if group.order is not None and len(group.order._heap) > 2 * len(group.order) + 64:
             yield "an order keeps more that is stale than it may"
     turns: list[Rank] = [(one.turn, one.name, one.session) for one in members if one.open]
     if kind._turns is not None and kind._turns.first() != min(turns, default=None):

@@ -32,36 +32,37 @@ class Member:
 class Group:
     """Some workers, and the order of their loads from the time on when it is first asked for."""
 
-    __slots__ = ("_order", "members")
+    __slots__ = ("members", "order")
 
     def __init__(self) -> None:
         self.members: dict[int, Member] = {}
         """By session."""
-        self._order: Order | None = None
+        self.order: Order | None = None
+        """None until somebody asks who is least loaded."""
 
     def least_loaded(self) -> Rank | None:
         """Return the open one that is least loaded, None if none is open."""
-        if self._order is None:
-            self._order = Order.of((one.load, one.name, one.session) for one in self.members.values() if one.open)
-        return self._order.first()
+        if self.order is None:
+            self.order = Order.of((one.load, one.name, one.session) for one in self.members.values() if one.open)
+        return self.order.first()
 
     def note(self, member: Member) -> None:
         """Keep the order after a change of a member, or after it was put in."""
-        if self._order is not None:
+        if self.order is not None:
             if member.open:
-                self._order.put(member.session, member.load, member.name)
+                self.order.put(member.session, member.load, member.name)
             else:
-                self._order.drop(member.session)
+                self.order.drop(member.session)
 
     def remove(self, member: Member) -> None:
         """Take a member out."""
         del self.members[member.session]
-        if self._order is not None:
-            self._order.drop(member.session)
+        if self.order is not None:
+            self.order.drop(member.session)
 
     def forget_order(self) -> None:
         """Much is about to change: make the order anew when it is asked for again."""
-        self._order = None
+        self.order = None
 
 
 _nobody: Final = Group()
@@ -123,15 +124,21 @@ class Kind:
 
     def note(self, member: Member, *, was_open: bool) -> None:
         """Keep the orders after a member's load, turn or openness has changed."""
+        # On the path of every node, twice: most groups have no order, and of most changes openness is none.
         self.open += member.open - was_open
-        self.all.note(member)
-        self._hosts[member.host].note(member)
-        self._zones[member.zone].note(member)
-        if self._turns is not None:
+        for group in (self.all, self._hosts[member.host], self._zones[member.zone]):
+            if group.order is not None:
+                group.note(member)
+        if self._turns is not None and member.open is not was_open:
             if member.open:
                 self._turns.put(member.session, member.turn, member.name)
             else:
                 self._turns.drop(member.session)
+
+    def took_turn(self, member: Member) -> None:
+        """Keep the order of turns after that of a member has changed."""
+        if self._turns is not None and member.open:
+            self._turns.put(member.session, member.turn, member.name)
 
     def on_host(self, host: str) -> Group:
         """Return those on a host."""

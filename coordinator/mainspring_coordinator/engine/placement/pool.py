@@ -120,7 +120,7 @@ class Pool:
         member = self.members.get(session)
         if member is not None:
             member.turn = turn
-            member.kind.note(member, was_open=member.open)
+            member.kind.took_turn(member)
 
     def able(self, want: Want) -> Sequence[Kind]:
         """Return the kinds whose workers meet a want that is known."""
