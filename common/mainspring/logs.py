@@ -54,10 +54,16 @@ def _bring_in_libraries(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
+    handler.addFilter(_matters)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # A library's chatter is not ours: only what it warns of, unless everything is asked for.
     root.setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Leave out that a caller was gone before its answer could be sent, which gRPC reports as an error with a stack."""
+    return not (record.name == "grpc._cython.cygrpc" and record.getMessage().startswith("ExecuteBatchError raised in"))
 
 
 def _keep_private(

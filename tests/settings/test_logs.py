@@ -88,3 +88,13 @@ def test_a_stack_is_in_the_line() -> None:
         structlog.get_logger().exception("failed")
     (line,) = lines(out)
     assert "ValueError: invalid literal" in line["exception"]
+
+
+def test_a_caller_that_is_gone_is_no_error_and_other_errors_of_grpc_are() -> None:
+    out = io.StringIO()
+    configure_logs("info", out)
+    grpc = logging.getLogger("grpc._cython.cygrpc")
+    grpc.error("ExecuteBatchError raised in core by servicer method [%s]", "/mainspring.v1.WorkflowsService/Submit")
+    grpc.error("Unexpected [%s] raised by servicer method", "KeyError")
+    (line,) = lines(out)
+    assert line["event"] == "Unexpected [KeyError] raised by servicer method"
