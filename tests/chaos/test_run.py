@@ -21,5 +21,7 @@ def test_a_short_chaos_is_told_and_breaks_no_law(tmp_path: Path) -> None:
     assert report["violations"] == [], run.to_text()
     assert report["faults"] >= 2
     assert report["workflows_acknowledged"] > 0
-    assert report["executions"] >= report["nodes_succeeded"] > 0
+    # Not compared: a `map` node succeeds without an execution of its own, and others have several.
+    assert report["executions"] > 0
+    assert report["nodes_succeeded"] > 0
     assert f"{report['faults']} faults" in run.to_text()

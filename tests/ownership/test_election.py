@@ -159,7 +159,7 @@ def test_a_database_without_a_schema_is_refused_with_the_command_to_type(tmp_pat
 def test_a_database_out_of_reach_is_tried_again_with_a_message_and_given_up_after_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(election_module, "database_start_wait_ms_max", 600)
+    monkeypatch.setattr(election_module, "database_start_wait_ms_max", 2_000)
 
     async def story() -> None:
         one = Coordinator(f"mysql://u:hush@127.0.0.1:{free_port()}/db", "one")
