@@ -199,9 +199,12 @@ async def test_a_worker_that_does_not_read_is_cut_off_and_others_are_served() ->
         host.loop.deliver(2, [assignment(2, 1)])
         message = await fine.read()
         assert message is not None
+        entry = host.services.fleet.book.entries["b" * 32]
         for _ in range(16):
             host.clock.us += 250_000
             await fine.send(heartbeat=worker_pb2.WorkerHeartbeat())
+            while entry.heard_us != host.clock.us:  # noqa: ASYNC110  (the book gives no signal)
+                await asyncio.sleep(0)
             host.services.fleet.beat()
         assert WorkerDetached(1, goodbye=False) in await host.loop.wait_for(WorkerDetached)
 
