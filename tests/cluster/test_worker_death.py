@@ -164,11 +164,10 @@ def test_a_node_that_kills_its_workers_fails_in_the_end_and_its_neighbours_do_no
 
             async def replace_the_dead() -> None:
                 while True:
-                    dead = next((worker for worker in workers if worker.exited.done()), None)
-                    if dead is not None:
-                        workers.remove(dead)
-                        workers.append(await cluster.worker(f"heir-{dead.name}", slots=4))
-                    await asyncio.sleep(0.05)
+                    await asyncio.wait([worker.exited for worker in workers], return_when=asyncio.FIRST_COMPLETED)
+                    dead = next(worker for worker in workers if worker.exited.done())
+                    workers.remove(dead)
+                    workers.append(await cluster.worker(f"heir-{dead.name}", slots=4))
 
             heirs = asyncio.create_task(replace_the_dead())
             # What runs alone waits for a worker that has nothing else; the neighbours hold theirs until the gate is open.
