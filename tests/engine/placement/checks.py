@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mainspring_coordinator.engine.placement.kind import Group, Kind, Member
-from mainspring_coordinator.engine.placement.order import Rank
+from mainspring_coordinator.engine.placement.lazy_heap import Entry
 from mainspring_coordinator.engine.placement.pool import Pool, meets
 from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.engine.state import State
@@ -53,13 +53,13 @@ def _wrong_orders(kind: Kind, members: Sequence[Member]) -> Iterator[str]:
     for group, expected in groups:
         if set(group.members) != {one.session for one in expected}:
             yield f"a group has {sorted(group.members)}"
-        loads: list[Rank] = [(one.load, one.name, one.session) for one in expected if one.open]
+        loads: list[Entry] = [(one.load, one.name, one.session) for one in expected if one.open]
         # An order that was never asked for stays unmade, so that changes of both sorts are looked at.
         if group.order is not None and group.order.first() != min(loads, default=None):
             yield f"the least loaded is {group.order.first()}, and should be {min(loads, default=None)}"
         if group.order is not None and len(group.order._heap) > 2 * len(group.order) + 64:
             yield "an order keeps more that is stale than it may"
-    turns: list[Rank] = [(one.turn, one.name, one.session) for one in members if one.open]
+    turns: list[Entry] = [(one.turn, one.name, one.session) for one in members if one.open]
     if kind._turns is not None and kind._turns.first() != min(turns, default=None):
         yield f"the next in turn is {kind._turns.first()}, and should be {min(turns, default=None)}"
     if kind._ring is not None:

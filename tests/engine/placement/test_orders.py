@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mainspring_coordinator.engine.placement.order import Order
+from mainspring_coordinator.engine.placement.lazy_heap import LazyHeap
 from mainspring_coordinator.engine.placement.ring import Ring, point_of, probes_of
 from tests.engine.placement.checks import wrong_with_pool
 from tests.engine.placement.fleets import Fleet
@@ -16,7 +16,7 @@ changes = st.lists(st.tuples(st.integers(1, 8), st.none() | st.integers(0, 5)), 
 
 @given(changes)
 def test_the_first_of_an_order_is_the_least_whatever_came_before(changes: list[tuple[int, int | None]]) -> None:
-    order, truth = Order(), dict[int, int]()
+    order, truth = LazyHeap(), dict[int, int]()
     for session, value in changes:
         if value is None:
             order.drop(session)
@@ -26,7 +26,7 @@ def test_the_first_of_an_order_is_the_least_whatever_came_before(changes: list[t
             truth[session] = value
         ranks = [(one, f"w{at}", at) for at, one in truth.items()]
         assert order.first() == min(ranks, default=None)
-        assert Order.of(ranks).first() == order.first()
+        assert LazyHeap.of(ranks).first() == order.first()
         assert len(order._heap) <= 2 * len(order) + 64
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mainspring_coordinator.engine.placement.order import Order, Rank
+from mainspring_coordinator.engine.placement.lazy_heap import Entry, LazyHeap
 from mainspring_coordinator.engine.placement.ring import Near, Ring
 
 
@@ -37,13 +37,13 @@ class Group:
     def __init__(self) -> None:
         self.members: dict[int, Member] = {}
         """By session."""
-        self.order: Order | None = None
+        self.order: LazyHeap | None = None
         """None until somebody asks who is least loaded."""
 
-    def least_loaded(self) -> Rank | None:
+    def least_loaded(self) -> Entry | None:
         """Return the open one that is least loaded, None if none is open."""
         if self.order is None:
-            self.order = Order.of((one.load, one.name, one.session) for one in self.members.values() if one.open)
+            self.order = LazyHeap.of((one.load, one.name, one.session) for one in self.members.values() if one.open)
         return self.order.first()
 
     def note(self, member: Member) -> None:
@@ -85,7 +85,7 @@ class Kind:
         """How many of them are open."""
         self._hosts: dict[str, Group] = {}
         self._zones: dict[str, Group] = {}
-        self._turns: Order | None = None
+        self._turns: LazyHeap | None = None
         self._ring: Ring | None = None
 
     @property
@@ -148,11 +148,11 @@ class Kind:
         """Return those in a zone."""
         return self._zones.get(zone, _nobody)
 
-    def next_in_turn(self) -> Rank | None:
+    def next_in_turn(self) -> Entry | None:
         """Return the open one whose last turn is longest ago, None if none is open."""
         if self._turns is None:
             members = self.all.members.values()
-            self._turns = Order.of((one.turn, one.name, one.session) for one in members if one.open)
+            self._turns = LazyHeap.of((one.turn, one.name, one.session) for one in members if one.open)
         return self._turns.first()
 
     def nearest(self, probes: tuple[int, ...]) -> Near | None:
