@@ -78,7 +78,7 @@ class Cluster:
         self.roots: list[Assign] = []
         self._seq = 0
         self.slots = 10 * _TRIES * len(strategy_names) * _CHOICES // case.workers + 100
-        self.step(ShardTaken(0, 1, _NOW_US, frozenset(), "e" * 32))
+        self.step(ShardTaken(0, 1, _NOW_US, "e" * 32))
         self.step(ShardReady(0))
 
     def step(self, event: Event) -> list[Effect]:

@@ -236,8 +236,9 @@ class Coordinator:
         self._spawn(self._loop.release_shards(shards))
 
     def on_peers(self, view: View) -> None:
-        """Who lives or who owns what has changed."""
-        self._loop.epochs_seen({shard: row.epoch for shard, row in view.shards.items()})
+        """See `election.Listener`."""
+        epochs = {shard: row.epoch for shard, row in view.shards.items()}
+        self._loop.looked(epochs, peers_have_workers=view.peers_have_workers(self._election.incarnation))
         self._note_standby(view)
         if self._record is not None:
             self._record.looked(view)

@@ -46,7 +46,7 @@ class Listener(Protocol):
         ...
 
     def on_peers(self, view: View) -> None:
-        """Who lives or who owns what has changed."""
+        """Who lives, who owns what or whether another than we has workers has changed."""
         ...
 
     def on_term_lost(self, reason: str) -> None:
@@ -215,7 +215,7 @@ class Election:
         """The cluster was looked at: tell it if anything is new."""
         self._answered_us = self._clock.now_us()
         owners = {shard: (row.epoch, view.holders[shard]) for shard, row in view.shards.items()}
-        signature = (set(view.live), set(view.dead), owners)
+        signature = (set(view.live), set(view.dead), owners, view.peers_have_workers(self._incarnation))
         if signature != self._signature:
             self._signature = signature
             self._tell(self._take_view, view)

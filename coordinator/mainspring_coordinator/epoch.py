@@ -128,6 +128,10 @@ class View:
     """Shards without a live holder for T: anyone may take them."""
     seize: Sequence[Seizure]
 
+    def peers_have_workers(self, me: str) -> bool:
+        """Tell whether workers are attached to a live coordinator other than `me`."""
+        return any(row.attached_workers > 0 for incarnation, row in self.live.items() if incarnation != me)
+
     def death_of(self, holder: str) -> Death:
         """Return how a shard's holder ended; of one that left no lease row nothing but the incarnation is known."""
         return self.deaths.get(holder) or Death(FailoverKind.COORDINATOR_KILLED, "", holder, self.now_us)

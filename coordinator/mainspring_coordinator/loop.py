@@ -24,7 +24,15 @@ from mainspring_coordinator.batch import Gathered, answered
 from mainspring_coordinator.delivery import Delivery, Notify, checked
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, EpochSpent, LoadOutputs
-from mainspring_coordinator.engine.events import Event, ShardLost, SubmitExisted, Tick, WorkflowAbsent, WorkflowEvicted
+from mainspring_coordinator.engine.events import (
+    Event,
+    PeersSeen,
+    ShardLost,
+    SubmitExisted,
+    Tick,
+    WorkflowAbsent,
+    WorkflowEvicted,
+)
 from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.holdings import Holdings, Proofs, owned_elsewhere, reject, resolve
@@ -68,12 +76,11 @@ class ControlLoop:
         self._clock_us = (clock or BootClock()).now_us
         self._threads = threads or SystemThreads()
         self._aio = asyncio.get_running_loop()
-        self._session = 0
         self._holdings = Holdings()
         self._delivery = Delivery(self._load_outputs, self._raise_epoch, observer.ended, observer.strategy_failed)
         self._engine = Engine(config)
         self._writer: Writer | None = None
-        self._term = 0
+        self._term = self._session = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -114,14 +121,8 @@ class ControlLoop:
             task.cancel()
         error = UnavailableError(f"this coordinator gave up its term ({reason}); the outcome is unknown, try again")
         self._delivery.fail_all(error)
-        waiting = [
-            [mark for mark in self._queue if isinstance(mark, asyncio.Future)],
-            list(self._releasing),
-            self._proofs.waiting(),
-            self._flushing,
-            self._flushed,
-        ]
-        for futures in waiting:
+        marks = [mark for mark in self._queue if isinstance(mark, asyncio.Future)]
+        for futures in (marks, list(self._releasing), self._proofs.waiting(), self._flushing, self._flushed):
             reject(futures, error)
         self._holdings.end_term(error)
         self._reset()
@@ -163,8 +164,9 @@ class ControlLoop:
         self._writer.put(Adopt(row))
         self._recovering[row.shard] = self._spawn(self._recover(row))
 
-    def epochs_seen(self, epochs: Mapping[int, int]) -> None:
-        """The database shows these epochs: what is above ours is another's, even if we have nothing to write that would tell us."""
+    def looked(self, epochs: Mapping[int, int], *, peers_have_workers: bool) -> None:
+        """The database shows this: what is at a higher epoch is another's, even if we have nothing to write that would tell us."""
+        self._post_unbounded(PeersSeen(peers_have_workers))
         for shard, epoch in epochs.items():
             if epoch > self._holdings.epochs.get(shard, epoch):
                 _log.warning("shard_lost", shard=shard, epoch_now=epoch)
@@ -180,8 +182,7 @@ class ControlLoop:
     def _drop(self, shard: int) -> None:
         """Own a shard no longer; what still reads it must not come into the state of a later ownership."""
         self._holdings.drop(shard)
-        recovering = self._recovering.pop(shard, None)
-        if recovering is not None:
+        if (recovering := self._recovering.pop(shard, None)) is not None:
             recovering.cancel()
 
     async def _recover(self, row: ShardRow) -> None:
@@ -378,8 +379,7 @@ class ControlLoop:
         self._proofs.begin()
         self._flushing, self._flushed = self._flushed, []
         self._in_flight = batch
-        if not batch.begun_us:
-            batch.begun_us = self._clock_us()
+        batch.begun_us = batch.begun_us or self._clock_us()
         if batch.rows or prove:
             batch.fenced = {**batch.epochs(known), **prove}
             self._writer.put(Write(Batch(self._new_batch_id(), batch.epochs(known), batch.rows), prove))

@@ -85,9 +85,7 @@ class ShardLoader:
 
         Raises `StoreUnavailableError` when the database goes away; the same recovery can then begin again.
         """
-        lost = await self._in_thread(lambda: self._reader.lost_incarnations(row.shard))
-        incarnations = frozenset(incarnation for incarnation, _ in lost)
-        post(ShardTaken(row.shard, row.epoch, row.grace_until_us, incarnations, row.holder or ""))
+        post(ShardTaken(row.shard, row.epoch, row.grace_until_us, row.holder or ""))
         deaths = noted(row.deaths)
         affected = _Affected()
         after, count = "", 0

@@ -67,6 +67,35 @@ def test_a_coordinator_cut_from_its_database_lets_go_in_time_and_what_it_held_ba
     asyncio.run(play())
 
 
+def test_a_coordinator_cut_from_its_workers_gives_nobody_up_and_its_shards_go_to_one_that_has_them(
+    chosen_url: str, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+            # Its own address cannot be reached, so that the proxy is the only way.
+            await cluster.coordinator("c1", ADVERTISE_HOST="127.0.0.2")
+            async with CuttableProxy(int(cluster.address("c1").rpartition(":")[2])) as proxy:
+                await cluster.coordinator("c2")
+                worker = await cluster.worker(
+                    "w1", MAINSPRING_ADDRESS=f"127.0.0.1:{proxy.port},{cluster.address('c2')}"
+                )
+                client = cluster.client("c1")
+                await cluster.owned(client, c1=8, c2=8)
+                held = [(await client.submit(gate_and_step(), "open")).workflow_id for _ in range(16)]
+                await so(lambda: len(cluster.effects.read("start")) == len(held))
+                proxy.cut()
+                # Much later than the grace, and than it takes to notice: heartbeats each 0.5 s here, and a grace of 2 s.
+                await worker.said("detached")
+                await cluster.owned(client, c1=0, c2=16)
+                cluster.effects.open_gate("open")
+                await all_ended(client, dict.fromkeys(held, 1))
+                await counted_once(client, held, cluster.effects)
+                started_once(cluster.effects)
+                assert not [event async for event in client.failovers()]
+
+    asyncio.run(play())
+
+
 def test_a_half_open_socket_is_found_by_pings_and_its_worker_is_replaced(file_url: str, tmp_path: Path) -> None:
     pings = {"KEEPALIVE_TIME": "500", "KEEPALIVE_TIMEOUT": "500", "KEEPALIVE_PING_TIMEOUT": "500"}
     # Heartbeats that would take a minute to notice.
@@ -92,7 +121,6 @@ def test_a_half_open_socket_is_found_by_pings_and_its_worker_is_replaced(file_ur
                     late_s < 10
                 )  # 0.5 s to a ping, 0.5 s for its answer, 2 s of STREAM_GRACE; the rest is for a busy machine
                 proxy.heal()
-                await cut_off.said("GOODBYE_REASON_INCARNATION_LOST")
                 await so(lambda: [one.pid for one in cluster.effects.read("stopped")] == [cut_off.pid])
                 cluster.effects.open_gate("open")
                 assert await handle.result(30) == {"pid": heir.pid}

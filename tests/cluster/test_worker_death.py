@@ -83,9 +83,8 @@ def test_the_late_result_of_a_worker_that_stood_still_is_not_that_of_its_node(an
             cluster.effects.open_gate("late")
             await so(lambda: [effect.pid for effect in cluster.effects.read("end", "late")] == [heir.pid])
             sleeper.resume()
-            # The sleeper learns that it was lost: what it still runs is told to stop, and it begins anew.
+            # The sleeper attaches again as who it is, and is told to stop what it still runs.
             await so(lambda: [effect.pid for effect in cluster.effects.read("stopped", "stopped")] == [sleeper.pid])
-            await sleeper.said("GOODBYE_REASON_INCARNATION_LOST")
             cluster.effects.open_gate("stopped")
             assert await late.result(30) == await stopped.result(30) == {"pid": heir.pid}
             assert (await late.node("wait")).node.worker == "heir"
@@ -114,8 +113,6 @@ def test_a_worker_that_stood_still_does_not_begin_what_was_sent_meanwhile(any_ur
             await so(lambda: running_on(cluster, heir, 1))
             sleeper.resume()
             await sleeper.said("stood_still")
-            # Only now it learns that it was lost.
-            await sleeper.said("GOODBYE_REASON_INCARNATION_LOST")
             cluster.effects.open_gate("open")
             assert await handle.result(30) == {"pid": heir.pid}
             assert [effect.pid for effect in cluster.effects.read("start", handle.workflow_id)] == [heir.pid]

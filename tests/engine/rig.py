@@ -84,7 +84,7 @@ class Rig:
         """Shards come with assignments of theirs, so that a worker may have more than its slots until some end."""
         if own:
             for shard in range(shards):
-                self.step(ShardTaken(shard, epoch, self.now_us, frozenset(), "e" * 32))
+                self.step(ShardTaken(shard, epoch, self.now_us, "e" * 32))
                 self.step(ShardReady(shard))
 
     def step(self, event: Event) -> list[Effect]:

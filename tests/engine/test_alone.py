@@ -149,7 +149,7 @@ def test_a_successor_lets_it_run_alone_too_and_blames_nothing_that_had_company()
     old = twice_bitten()
     new = Rig(epoch=2, own=False, config=with_config())
     new.rows, new.now_us = old.rows, old.now_us
-    new.step(ShardTaken(0, 2, new.now_us, frozenset(), "e" * 32))
+    new.step(ShardTaken(0, 2, new.now_us, "e" * 32))
     for workflow in fold(old.rows, {killer.hash: killer})[0]:
         new.step(workflow)
     new.step(ShardReady(0))

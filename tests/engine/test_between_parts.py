@@ -43,7 +43,7 @@ def test_what_ends_while_a_workflow_is_built_frees_its_children_once(
     assert old.engine.busy, "its owner dies between two parts"
     new = new_rig()
     new.epoch = 2
-    new.step(ShardTaken(0, 2, new.now_us, frozenset(), "e" * 32))
+    new.step(ShardTaken(0, 2, new.now_us, "e" * 32))
     for workflow in fold(old.rows, {plan.hash: plan})[0]:
         new.step(workflow)
     new.step(ShardReady(0))

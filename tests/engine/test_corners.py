@@ -80,7 +80,7 @@ def test_with_failover_off_work_from_before_a_takeover_goes_to_a_worker_of_the_s
     plan = define(one)
     old.submit(plan)
     new = Rig(epoch=2, own=False, config=config)
-    new.step(ShardTaken(0, 2, new.now_us, frozenset(), "e" * 32))
+    new.step(ShardTaken(0, 2, new.now_us, "e" * 32))
     for workflow in fold(old.rows, {plan.hash: plan})[0]:
         new.step(workflow)
     new.step(ShardReady(0))
@@ -144,10 +144,10 @@ def test_a_node_whose_time_to_start_passed_while_its_input_was_loaded_stays_fail
 
 def test_calls_and_inventories_that_wait_for_a_recovery_outlive_its_second_beginning() -> None:
     rig = Rig(own=False, epoch=2)
-    rig.step(ShardTaken(0, 2, rig.now_us, frozenset(), "e" * 32))
+    rig.step(ShardTaken(0, 2, rig.now_us, "e" * 32))
     rig.attach()
     rig.step(Cancel(7, 0, "wf", ""))
-    rig.step(ShardTaken(0, 2, rig.now_us, frozenset(), "e" * 32))
+    rig.step(ShardTaken(0, 2, rig.now_us, "e" * 32))
     waiting = rig.engine.state.shards[0].deferred
     assert [type(event) for event in waiting] == [Inventory, Cancel]
     assert only(rig.step(ShardLost(0)), Answer).code is AnswerCode.NOT_OWNER

@@ -15,7 +15,6 @@ from mainspring_coordinator.engine.rows import (
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
-    IncarnationLost,
     NodeChanged,
 )
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, Subject
@@ -44,7 +43,6 @@ def test_a_dead_worker_is_on_record_with_what_it_held_in_the_step_that_gives_it_
     rig.drop(worker)
     assert not rows_of(rig.effects, FailoverRecorded)
     effects = rig.after(GRACE)
-    assert len(rows_of(effects, IncarnationLost)) == 3
     events = rows_of(effects, FailoverRecorded)
     assert {row.shard for row in events} == {row.part for row in rows_of(effects, FailoverAffected)}
     assert {(row.event_id, row.kind, row.failed_engine, row.failed_incarnation) for row in events} == {
@@ -89,7 +87,7 @@ def test_a_worker_that_never_came_to_the_new_owner_is_on_record_once_its_grace_i
     old.submit(pair)
     new = Rig(epoch=2, own=False, config=with_config(failover=failover))
     grace_until_us = new.now_us + 10 * SECOND
-    new.step(ShardTaken(0, 2, grace_until_us, frozenset(), "d" * 32))
+    new.step(ShardTaken(0, 2, grace_until_us, "d" * 32))
     for workflow in fold(old.rows, {pair.hash: pair})[0]:
         new.step(workflow)
     new.step(ShardReady(0))
@@ -99,7 +97,7 @@ def test_a_worker_that_never_came_to_the_new_owner_is_on_record_once_its_grace_i
     assert (row.event_id, row.failed_engine) == (event_id(worker.incarnation, "d" * 32), "w1")
     assert row.settles_at_us >= grace_until_us, "other shards may have had nodes of it"
     assert ids(effects, Subject.NODES) == ["wf/a", "wf/b"]
-    assert bool(rows_of(effects, IncarnationLost)) is failover
+    assert bool(rows_of(effects, NodeChanged)) is failover
     new.after(600)
     assert sum(isinstance(row, FailoverRecorded) for row in new.rows) == 1
 
@@ -169,7 +167,7 @@ def test_a_takeover_by_another_incarnation_is_another_event() -> None:
     events: list[str] = []
     for holder in "cd":
         rig = Rig(own=False)
-        rig.step(ShardTaken(0, 3, rig.now_us, frozenset(), holder * 32))
+        rig.step(ShardTaken(0, 3, rig.now_us, holder * 32))
         rig.step(ShardReady(0))
         events.append(only_row(rig.step(found("a" * 32))).event_id)
     assert len(set(events)) == 2
@@ -205,7 +203,7 @@ def test_what_is_missed_in_parts_is_on_record_whole_and_each_part_with_the_step_
     old.attach("w1")
     old.submit(wide)
     new = Rig(epoch=2, own=False, config=with_config(step_nodes=2))
-    new.step(ShardTaken(0, 2, new.now_us + SECOND, frozenset(), "d" * 32))
+    new.step(ShardTaken(0, 2, new.now_us + SECOND, "d" * 32))
     for workflow in fold(old.rows, {wide.hash: wide})[0]:
         new.step(workflow)
     new.step(ShardReady(0))

@@ -143,7 +143,7 @@ def test_after_a_takeover_the_order_is_what_the_plans_say() -> None:
     for number, plan in enumerate(plans):
         old.submit(plan, f"wf{number}")
     new = Rig(epoch=2, own=False)
-    new.step(ShardTaken(0, 2, new.now_us, frozenset(), "e" * 32))
+    new.step(ShardTaken(0, 2, new.now_us, "e" * 32))
     for workflow in fold(old.rows, {plan.hash: plan for plan in plans})[0]:
         new.step(workflow)
     new.step(ShardReady(0))

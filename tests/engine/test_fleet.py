@@ -1,5 +1,7 @@
 """Workers that come, go, come back, and say what they have."""
 
+from dataclasses import replace
+
 import pytest
 
 from mainspring_coordinator.engine.effects import (
@@ -16,13 +18,18 @@ from mainspring_coordinator.engine.effects import (
 from mainspring_coordinator.engine.events import (
     CreditSet,
     Inventory,
+    PeersSeen,
     ResultItem,
+    ShardLost,
+    ShardReady,
+    ShardTaken,
     WorkerAttached,
     WorkerDetached,
     WorkerDraining,
 )
-from mainspring_coordinator.engine.rows import IncarnationLost, NodeAssigned, NodeChanged
+from mainspring_coordinator.engine.rows import NodeAssigned, NodeChanged
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from tests.engine.replay import fold
 from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
 one = define([{"id": "a", "executor": "work"}])
@@ -39,7 +46,6 @@ def test_a_dead_workers_nodes_go_elsewhere_when_its_grace_has_passed() -> None:
     effects = rig.after(0.01)
     assign = only(effects, Assign)
     assert (assign.session, assign.attempt) == (2, 1)
-    assert rows_of(effects, IncarnationLost)[0].incarnation == first.incarnation
     assert rows_of(effects, NodeAssigned)[0].redeliveries == 1
 
 
@@ -55,20 +61,112 @@ def test_a_worker_that_attaches_again_in_time_keeps_its_work() -> None:
     assert only(rig.finish("a"), Ended).status is WorkflowStatus.SUCCEEDED
 
 
-def test_a_lost_incarnation_is_refused_for_ever_and_its_results_too() -> None:
+def test_a_worker_that_was_given_up_and_comes_back_stops_what_is_elsewhere_and_its_result_does_not_count() -> None:
     rig = Rig()
     first = rig.attach("w1")
     rig.submit(one)
     late = rig.running()[0][1]
     rig.drop(first)
+    rig.attach("w2")
     rig.after(GRACE)
-    effects = rig.step(WorkerAttached(9, "w1", first.incarnation, "", "", {}, frozenset({"work"}), 1, 1))
-    assert only(effects, Refuse).reason == "INCARNATION_LOST"
-    fresh = rig.attach("w1")
+    back = rig.attach("w1", incarnation=first.incarnation, running={(0, late.assignment): late})
+    stop = only(rig.effects, Stop)
+    assert (stop.session, stop.assignment, stop.cause) == (back.session, late.assignment, CancelCause.SUPERSEDED)
     item = ResultItem(0, late.assignment, NodeStatus.SUCCEEDED, b"1", None, 1)
-    assert only(rig.report(fresh, item), Ack).disposition is Disposition.STALE
+    assert only(rig.report(back, item), Ack).disposition is Disposition.STALE
     assert rig.engine.state.refused_results == 1
     assert not of(rig.effects, Ended)
+
+
+def test_a_worker_that_was_given_up_here_keeps_what_another_owner_gave_it() -> None:
+    rig = Rig()
+    first = rig.attach("w1")
+    rig.submit(one)
+    (late,) = first.running.values()
+    rig.drop(first)
+    rig.after(GRACE)
+    ours = fold(rig.rows, {one.hash: one})[0][0]
+    rig.step(ShardLost(0))
+    rig.epoch = 3
+    rig.step(ShardTaken(0, 3, rig.now_us + 9 * SECOND, "e" * 32))
+    theirs = 2 << 32
+    (node,) = ours.nodes
+    running = replace(node, status=NodeStatus.RUNNING, assignment=theirs, incarnation=first.incarnation, redeliveries=1)
+    rig.step(replace(ours, nodes=[running]))
+    rig.step(ShardReady(0))
+    before = len(rig.rows)
+    given = replace(late, assignment=theirs)
+    back = rig.attach("w1", incarnation=first.incarnation, running={(0, theirs): given})
+    assert not of(rig.after(60), Stop)
+    assert not [row for row in rig.rows[before:] if isinstance(row, NodeChanged)]
+    assert only(rig.end(back, given, NodeStatus.SUCCEEDED), Ended).status is WorkflowStatus.SUCCEEDED
+
+
+def test_a_coordinator_that_has_no_workers_while_a_peer_has_some_gives_nobody_up() -> None:
+    rig = Rig()
+    first, second = rig.attach("w1"), rig.attach("w2", executors=("other",))
+    rig.submit(one)
+    rig.step(PeersSeen(have_workers=True))
+    rig.drop(first)
+    rig.drop(second)
+    for _ in range(5):
+        assert not rows_of(rig.after(GRACE), NodeChanged)
+    rig.attach("w2", executors=("other",), incarnation=second.incarnation)
+    # It is not cut off any more, and the other one gets a whole grace from then on.
+    assert not rows_of(rig.after(GRACE - 0.1), NodeChanged)
+    rig.attach("w1", incarnation=first.incarnation)
+    assert not rows_of(rig.after(60), NodeChanged)
+    assert only(rig.finish("a"), Ended).status is WorkflowStatus.SUCCEEDED
+
+
+def test_a_coordinator_that_took_a_shard_and_has_no_workers_while_a_peer_has_some_misses_nobody() -> None:
+    old = Rig()
+    old.attach()
+    old.submit(one)
+    new = Rig(epoch=2, own=False)
+    new.step(PeersSeen(have_workers=True))
+    new.step(ShardTaken(0, 2, new.now_us + SECOND, "e" * 32))
+    new.step(fold(old.rows, {one.hash: one})[0][0])
+    new.step(ShardReady(0))
+    assert not rows_of(new.after(60), NodeChanged)
+    new.step(PeersSeen(have_workers=False))
+    assert rows_of(new.after(GRACE), NodeChanged)[0].redeliveries == 1
+
+
+def test_a_coordinator_that_is_cut_off_lets_a_worker_that_was_started_again_in() -> None:
+    rig = Rig()
+    first = rig.attach("w1")
+    rig.submit(one)
+    rig.step(PeersSeen(have_workers=True))
+    rig.drop(first)
+    anew = WorkerAttached(9, "w1", "f" * 32, "", "", {}, frozenset({"work"}), 1, 1)
+    rig.after(GRACE - 0.1)
+    assert only(rig.step(anew), Refuse).reason == "NAME_TAKEN"
+    rig.after(0.1)
+    effects = rig.step(replace(anew, session=10))
+    assert not of(effects, Refuse)
+    assert rows_of(effects, NodeChanged)[0].redeliveries == 1
+
+
+@pytest.mark.parametrize("seen", [[], [False], [True, False]])
+def test_when_no_peer_has_workers_either_they_are_given_up(seen: list[bool]) -> None:
+    rig = Rig()
+    worker = rig.attach("w1")
+    rig.submit(one)
+    for have_workers in seen:
+        rig.step(PeersSeen(have_workers))
+    rig.drop(worker)
+    assert rows_of(rig.after(GRACE), NodeChanged)[0].redeliveries == 1
+
+
+def test_a_worker_that_a_peer_may_have_is_given_up_by_one_that_has_others() -> None:
+    rig = Rig()
+    rig.attach("w2")
+    rig.attach("w1")
+    rig.submit(one)
+    rig.step(PeersSeen(have_workers=True))
+    rig.drop(rig.running()[0][0])
+    assert rows_of(rig.after(GRACE), NodeAssigned)[0].redeliveries == 1
 
 
 def test_of_two_workers_with_one_name_the_live_one_stays() -> None:

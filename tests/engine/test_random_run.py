@@ -172,7 +172,7 @@ class Run:
         """Lose a shard and take it again at once, as another owner would."""
         rig = self.rig
         self.epochs[shard] += 1
-        self.step(ShardTaken(shard, self.epochs[shard], rig.now_us + 9 * SECOND, self.lost(shard), "e" * 32))
+        self.step(ShardTaken(shard, self.epochs[shard], rig.now_us + 9 * SECOND, "e" * 32))
         for workflow in fold(rig.rows, {plan.hash: plan})[0]:
             if workflow.shard == shard:
                 self.step(workflow)
@@ -180,10 +180,6 @@ class Run:
         for worker in list(rig.workers.values()):
             if self.chance.random() < 0.8:
                 self.state(worker, shard)
-
-    def lost(self, shard: int) -> frozenset[str]:
-        from_rows = self.rig.engine.state.shards[shard].lost
-        return frozenset(from_rows)
 
     def state(self, worker: Worker, shard: int) -> None:
         """Let a worker state its inventory; sometimes it has forgotten something, and then it does not run it."""

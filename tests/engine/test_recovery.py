@@ -53,7 +53,7 @@ class Cluster:
         new = Rig(epoch=old.epoch + 1, own=False)
         new.rows = old.rows
         new.now_us = old.now_us + SECOND // 10
-        new.step(ShardTaken(0, new.epoch, new.now_us + int(grace_s * SECOND), frozenset(), "e" * 32))
+        new.step(ShardTaken(0, new.epoch, new.now_us + int(grace_s * SECOND), "e" * 32))
         workflows, _, _ = fold(old.rows, {self.plan.hash: self.plan})
         for workflow in workflows:
             new.step(workflow)
@@ -172,7 +172,7 @@ def test_the_grace_ends_when_all_are_back_so_that_the_next_owner_gives_a_whole_o
 
 def test_the_grace_of_a_shard_on_which_nothing_runs_ends_at_once() -> None:
     rig = Rig(own=False)
-    rig.step(ShardTaken(0, 1, rig.now_us + 9 * SECOND, frozenset(), "e" * 32))
+    rig.step(ShardTaken(0, 1, rig.now_us + 9 * SECOND, "e" * 32))
     assert [row.shard for row in rows_of(rig.step(ShardReady(0)), GraceEnded)] == [0]
 
 
@@ -188,7 +188,7 @@ def test_a_result_from_before_a_takeover_counts_after_it() -> None:
 
 def test_events_about_a_shard_that_is_still_loading_wait_for_it() -> None:
     rig = Rig(own=False, epoch=2)
-    rig.step(ShardTaken(0, 2, rig.now_us, frozenset(), "e" * 32))
+    rig.step(ShardTaken(0, 2, rig.now_us, "e" * 32))
     worker = rig.attach()
     assert not rig.step(Results(worker.session, (ResultItem(0, 1 << 32, NodeStatus.SUCCEEDED, b"1", None, 0),)))
     effects = rig.step(ShardReady(0))
@@ -204,7 +204,7 @@ def test_what_waits_for_a_recovery_has_a_bound_past_which_callers_hear_it_and_wo
     old.attach()
     old.submit(plan)
     new = Rig(epoch=2, own=False)
-    new.step(ShardTaken(0, 2, new.now_us, frozenset(), "e" * 32))
+    new.step(ShardTaken(0, 2, new.now_us, "e" * 32))
     for token in range(2):
         assert not new.step(Read(token, 0, "wf"))
     answer = only(new.step(Cancel(7, 0, "wf", "")), Answer)

@@ -232,15 +232,15 @@ async def test_a_recovery_that_waits_for_the_database_ends_when_its_shard_is_los
     async with a_loop() as rig:
         await rig.take(1)
 
-        def away(shard: int) -> Sequence[Any]:
+        def away(shard: int, _after: str, _limit: int) -> Sequence[Any]:
             raise StoreUnavailableError(f"shard {shard} cannot be read")
 
-        rig.reader.lost_incarnations = away
+        rig.reader.open_workflows = away
         rig.loop.take_shard(rig.move(0, "me"))
         waiting = rig.read(rig.name(0))
         await asyncio.sleep(0)
         rig.move(0, "other")
-        del rig.reader.lost_incarnations
+        del rig.reader.open_workflows
         rig.loop.take_shard(rig.move(0, "me"))
         with pytest.raises(NotOwnerError):
             await waiting
@@ -253,7 +253,7 @@ async def test_a_shard_that_another_took_is_given_up_though_nothing_is_to_be_wri
     async with a_loop() as rig:
         await rig.take(0, 1)
         rig.move(0, "rival")
-        rig.loop.epochs_seen({0: 2, 1: 1, 2: 7})
+        rig.loop.looked({0: 2, 1: 1, 2: 7}, peers_have_workers=True)
         assert dict(rig.loop.serving) == {1: 1}
         with pytest.raises(NotOwnerError):
             await rig.loop.prove(0)
@@ -361,7 +361,7 @@ async def test_a_deadline_that_is_due_when_its_shard_is_lost_does_not_end_the_te
         assert (await rig.submit(timed, rig.name(0))).created
         rig.move(0, "rival")
         rig.now += 6_000_000
-        rig.loop.epochs_seen({0: 2, 1: 1})
+        rig.loop.looked({0: 2, 1: 1}, peers_have_workers=False)
         await rig.loop.prove(1)
         assert not rig.given_up
 

@@ -57,6 +57,14 @@ def test_a_peer_lives_while_the_recorded_connection_holds_its_lock(locked_by: in
     assert view.holders == {0: "a" if live else None}
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs", "locked_by", "have"), [(3, 1, 1, True), (0, 1, 1, True), (3, 0, 1, False), (0, 1, None, False)]
+)
+def test_only_a_live_peer_has_workers(mine: int, theirs: int, locked_by: int | None, have: bool) -> None:
+    both = (Peer(row("me", workers=mine), 1), Peer(row("peer", workers=theirs), locked_by))
+    assert Peers(TIMES).observe(poll(*both), SECOND).peers_have_workers("me") is have
+
+
 def test_a_holder_without_a_lease_row_holds_nothing() -> None:
     assert Peers(TIMES).observe(poll(holder="gone"), SECOND).holders == {0: None}
 

@@ -115,9 +115,6 @@ class FakeReader:
         ]
         return found[:limit]
 
-    def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
-        raise NotImplementedError
-
     def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
         self._read("failovers")
         rows = sorted(self.failover_rows, key=lambda row: (row.detected_at_us, row.event_id), reverse=True)

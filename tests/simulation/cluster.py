@@ -58,6 +58,7 @@ class Cluster:
         self.network = Network(self.world)
         self.witness = Witness(self.world, self.profile.lease_ms * 1_000)
         self.server = Server(self.world, self.network, self.witness, self.profile.shards)
+        self.witness.is_locked = lambda incarnation: incarnation in self.server.store.locks
         self.wires = Wires(self.world, self.network)
         self.wires.sent = self._sent
 
@@ -183,7 +184,7 @@ class Cluster:
             self.world.tell(name, "goes on")
             worker = self.workers.get(name)
             if worker is not None and self.world.now_us - self._paused_us[name] > worker.stall_us:
-                self.witness.went_on(process, worker.attempts)
+                self.witness.went_on(process, worker.begun)
             process.resume()
 
     def process_of(self, name: str) -> Process | None:

@@ -149,7 +149,7 @@ class Coordinator:
         """See `Listener`."""
         self._world.tell(self.name, f"term {incarnation[:6]} begins")
         self.loop.begin_term(journal)
-        self.loop._engine = cast("Engine", Twins(self.loop._engine, self._config, self._witness))
+        self.loop._engine = cast("Engine", Twins(self.loop._engine, self._config, self._witness, incarnation))
         self.fleet.accepting = True
 
     def on_taken(self, row: ShardRow) -> None:
@@ -162,7 +162,8 @@ class Coordinator:
 
     def on_peers(self, view: View) -> None:
         """See `Listener`."""
-        self.loop.epochs_seen({shard: row.epoch for shard, row in view.shards.items()})
+        epochs = {shard: row.epoch for shard, row in view.shards.items()}
+        self.loop.looked(epochs, peers_have_workers=view.peers_have_workers(self.election.incarnation))
         live = self.election.coordinators()
         if live != self._known:
             self._known = live

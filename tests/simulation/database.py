@@ -316,7 +316,7 @@ class SimLockSession:
         """See `LockSession`."""
         sent_us = self._client.process.world.now_us
         db_us = self._ask("renew", lambda: self._inner.renew(incarnation, attached_workers), told=False)
-        self._client.server.witness.renewed(incarnation, sent_us)
+        self._client.server.witness.renewed(incarnation, sent_us, attached_workers)
         return db_us
 
     def record_writer(self, incarnation: str, writer: ConnectionId) -> None:

@@ -106,6 +106,13 @@ def _any_result_counts() -> Sequence[Any]:
     return [patch.object(fleet, "result", lenient), patch.object(State, "add_live", noting)]
 
 
+def _cut_off_judges() -> Sequence[Any]:
+    def absent_until_us(turn: Turn, since_us: int) -> int:
+        return since_us + turn.state.config.stream_grace_us
+
+    return [patch.object(fleet, "absent_until_us", absent_until_us)]
+
+
 def _lease_for_ever() -> Sequence[Any]:
     return [patch.object(Lease, "fresh", lambda lease, _now_us: lease._sent_us is not None)]
 
@@ -205,7 +212,7 @@ def _unproven() -> Sequence[Any]:
 
 
 _all: Final = (
-    Mutation("fence-ignored", "a write transaction does not prove its epochs", _fence_ignored, "law 3", 27),
+    Mutation("fence-ignored", "a write transaction does not prove its epochs", _fence_ignored, "law 3", 19),
     Mutation("epoch-not-raised", "a new owner keeps the epoch of the one before", _epoch_not_raised, "law 3", 1),
     Mutation(
         "ack-before-commit",
@@ -215,35 +222,42 @@ _all: Final = (
         1,
     ),
     Mutation("assign-before-commit", "assignments leave before their commit", lambda: _early(Assign), "law 2", 1),
-    Mutation("omissions-ignored", "what an inventory omits is not offered again", _omissions_ignored, "law 5", 3),
+    Mutation("omissions-ignored", "what an inventory omits is not offered again", _omissions_ignored, "law 5", 7),
     Mutation(
-        "epochs-ignored", "a worker takes assignments of lower epochs than it has seen", _epochs_ignored, "law 11", 4
+        "epochs-ignored", "a worker takes assignments of lower epochs than it has seen", _epochs_ignored, "law 11", 10
     ),
     Mutation(
         "stalls-unnoticed",
         "a worker that stood still begins what was sent meanwhile",
         lambda: [patch.object(Machine, "stood_still", lambda _machine, _ping: None)],
         "law 11",
-        1,
+        9,
     ),
-    Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 33),
+    Mutation(
+        "cut-off-judges",
+        "a coordinator that is cut off from all workers takes them for dead",
+        _cut_off_judges,
+        "law 11",
+        69,
+    ),
+    Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 4),
     Mutation("lease-for-ever", "a coordinator speaks however old its lease is", _lease_for_ever, "law 3", 1),
     Mutation(
         "echo-ignored",
         "a worker gives credit away before the coordinator that had it has let go",
         _echo_ignored,
         "law 6",
-        4,
+        1,
     ),
-    Mutation("state-kept", "a coordinator that loses a shard keeps what it knew of it", _state_kept, "law 6", 2),
-    Mutation("commit-repeated", "a commit whose answer was lost is made again", _commit_repeated, "law 4", 8),
-    Mutation("ids-not-looked-up", "a submit does not look whether its id is taken", _ids_not_looked_up, "law 1", 3),
+    Mutation("state-kept", "a coordinator that loses a shard keeps what it knew of it", _state_kept, "law 6", 4),
+    Mutation("commit-repeated", "a commit whose answer was lost is made again", _commit_repeated, "law 4", 3),
+    Mutation("ids-not-looked-up", "a submit does not look whether its id is taken", _ids_not_looked_up, "law 1", 2),
     Mutation(
         "parents-ignored",
         "a node becomes ready with the first of those that it depends on",
         _parents_ignored,
         "law 4",
-        4,
+        1,
     ),
     Mutation("dispatched-later", "what an end frees waits for another commit", _dispatched_later, "law 7", 1),
     Mutation("placed-by-chance", "the engine draws where a node goes", _placed_by_chance, "law 8", 8),
@@ -252,9 +266,9 @@ _all: Final = (
         "whatever comes for a shard that is being recovered is kept",
         _deferred_without_bound,
         "law 9",
-        24,
+        39,
     ),
-    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 133),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 10),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 2),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}

@@ -4,7 +4,7 @@ It keeps its own account of the database, row by row as it is committed, and com
 A law that is broken is noted, with its number, and ends the run.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,6 @@ from mainspring_coordinator.engine.effects import (
 )
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import (
-    IncarnationLost,
     MapExpanded,
     NodeAssigned,
     NodeChanged,
@@ -41,9 +40,10 @@ from mainspring_coordinator.engine.status import (
     workflow_transitions,
 )
 from mainspring_coordinator.store.protocol import Batch, Committed, ShardRow
-from tests.simulation.world import World
+from tests.simulation.world import SECOND, World
 
 _N = NodeStatus
+_seen_by_all_us = 3 * SECOND
 _results = frozenset({_N.SUCCEEDED, _N.FAILED, _N.BACKOFF})
 _reachable = {
     status: after | (node_transitions[_N.READY] if _N.READY in after else frozenset())
@@ -93,12 +93,16 @@ class Witness:
         """Shards that changed hands without having been given up."""
         self.handovers = 0
         self._minted: dict[tuple[int, int], Place] = {}
+        self._given: dict[tuple[int, int], str] = {}
+        """By (shard, id): the incarnation of the worker that it was committed for."""
         self._closed: set[tuple[int, int]] = set()
         self._refused: set[tuple[int, int]] = set()
-        self._lost: dict[tuple[int, str], int] = {}
-        """By (shard, incarnation of a worker): the epoch whose owner declared it lost."""
         self._epochs: dict[int, int] = {}
         self._renewed_us: dict[str, int] = {}
+        self._served_since_us: dict[str, int] = {}
+        """By incarnation of a coordinator: since when each renewal said that workers are attached to it."""
+        self.is_locked: Callable[[str], bool] = lambda _incarnation: True
+        """Tells whether the database holds the lock of a coordinator's incarnation."""
         self._stated: dict[tuple[object, int], int] = {}
         """By (process of a worker, shard): the highest epoch that it has stated."""
         self._running: set[tuple[object, int, int]] = set()
@@ -129,9 +133,34 @@ class Witness:
         self.takeovers += before.holder is not None
         self.handovers += before.holder is None and before.epoch > 0
 
-    def renewed(self, incarnation: str, sent_us: int) -> None:
+    def renewed(self, incarnation: str, sent_us: int, attached_workers: int) -> None:
         """A lease was renewed, and its holder knows."""
         self._renewed_us[incarnation] = sent_us
+        if attached_workers:
+            self._served_since_us.setdefault(incarnation, sent_us)
+        else:
+            self._served_since_us.pop(incarnation, None)
+
+    def gave_up(self, incarnation: str, row: NodeChanged) -> None:
+        """A coordinator to which no worker is attached counts that an attempt's worker died."""
+        if self._renewed_long_ago(incarnation):
+            return  # whatever it believes, it commits nothing of it
+        now_us = self._world.now_us
+        # A peer that has had workers for so long, and up to now, that everyone has seen it.
+        serving = [
+            peer
+            for peer, since_us in self._served_since_us.items()
+            if peer != incarnation
+            and now_us - since_us > _seen_by_all_us
+            and self.is_locked(peer)
+            and not self._renewed_long_ago(peer)
+        ]
+        self.hold(
+            not serving, 11, f"{row.workflow_id}/{row.node} loses its worker to a coordinator that is cut off from all"
+        )
+
+    def _renewed_long_ago(self, incarnation: str) -> bool:
+        return self._world.now_us - self._renewed_us.get(incarnation, 0) > self._lease_us // 2
 
     # -- commits -----------------------------------------------------------------------------------------------------------
 
@@ -159,8 +188,6 @@ class Witness:
                 case MapExpanded():
                     self.nodes[row.workflow_id, row.node, -1] = Node(_N.RUNNING)
                     self._seen(self.flows[row.workflow_id], row.version)
-                case IncarnationLost():
-                    self._lost[row.shard, row.incarnation] = batch.epochs[row.shard]
                 case _:
                     continue
             self.hold(row.workflow_id not in ended, 4, f"{row.workflow_id} had ended, and changes")
@@ -195,10 +222,9 @@ class Witness:
         self.hold(key not in self._minted, 4, f"assignment {key} is minted twice")
         self.hold(flow.status is WorkflowStatus.RUNNING, 1, f"{place} is assigned, though it is {flow.status.name}")
         self.hold(_N.RUNNING in _reachable[node.status], 4, f"{place} is assigned, though it is {node.status.name}")
-        lost = self._lost.get((row.shard, row.incarnation))
-        self.hold(lost != epoch, 10, f"{place} is assigned to an incarnation that its owner declared lost")
         self._parents_ended(row.workflow_id, row.node, "is assigned")
         self._minted[key] = place
+        self._given[key] = row.incarnation
         node.status, node.attempt, node.assignment = _N.RUNNING, row.attempt, row.assignment
         node.incarnation = row.incarnation
         self._seen(flow, row.version)
@@ -320,7 +346,7 @@ class Witness:
         self._stated[worker, shard] = max(epoch, self._stated.get((worker, shard), 0))
 
     def went_on(self, worker: object, had: Iterable[tuple[int, int]]) -> None:
-        """A worker goes on that stood still for longer than it takes to be given up; `had` are its attempts."""
+        """A worker goes on that stood still for longer than it takes to be given up; `had` are those that it has begun."""
         self._stood_still[worker] = (self._world.now_us, frozenset(had))
 
     def sent(self, keys: Sequence[tuple[int, int]]) -> None:
@@ -329,8 +355,12 @@ class Witness:
             self._sent_us[key] = self._world.now_us
             self.hold(key in self._minted, 2, f"assignment {key} is sent before it is committed")
 
-    def started(self, worker: object, shard: int, assignment: int, epoch: int, running: int, slots: int) -> int:
+    def started(
+        self, worker: object, incarnation: str, shard: int, assignment: int, epoch: int, running: int, slots: int
+    ) -> int:
         """A worker starts the code of an assignment that was sent under an epoch; returns the number of this run."""
+        given = self._given.get((shard, assignment), incarnation)
+        self.hold(given == incarnation, 10, f"({shard}, {assignment}) of {given} is started by {incarnation}")
         stated = self._stated.get((worker, shard), 0)
         promised = epoch < stated and (worker, shard, assignment) not in self._running
         self.hold(not promised, 11, f"({shard}, {assignment}) of epoch {epoch} is started after {stated} was stated")

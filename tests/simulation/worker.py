@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from mainspring_worker.attempts import Phase
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.context import Context
 from mainspring_worker.executors import Executor, describe
@@ -76,9 +77,11 @@ class SimWorker:
         return limit_us * 102 // 100
 
     @property
-    def attempts(self) -> list[tuple[int, int]]:
-        """What it has, begun or not."""
-        return list(self.worker._machine.attempts) if hasattr(self, "worker") else []
+    def begun(self) -> list[tuple[int, int]]:
+        """The attempts that it has begun."""
+        if not hasattr(self, "worker"):
+            return []
+        return [key for key, attempt in self.worker._machine.attempts.items() if attempt.phase is not Phase.QUEUED]
 
     def drain(self, within_ms: int) -> None:
         """Leave in order; a step of its process."""
@@ -102,7 +105,9 @@ class SimWorker:
         self.running += 1
         where = f"{context.workflow_id}/{context.node_id}/{context.instance}#{context.attempt}"
         self._world.tell(self.name, f"starts {where} ({shard}, {number:#x})")
-        run = self._witness.started(self.process, shard, number, sent.epoch, self.running, self.config.slots)
+        run = self._witness.started(
+            self.process, self.worker.incarnation, shard, number, sent.epoch, self.running, self.config.slots
+        )
         try:
             await asyncio.sleep(data["ms"] / 1_000)
         finally:

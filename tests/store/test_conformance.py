@@ -6,7 +6,6 @@ from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableErr
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
     GraceEnded,
-    IncarnationLost,
     MapExpanded,
     NodeChanged,
     PlanSaved,
@@ -359,14 +358,6 @@ def test_an_incarnation_that_holds_a_shard_is_not_forgotten(store: Store) -> Non
 def test_the_writer_is_in_the_lease_row(store: Store) -> None:
     one = join(store, me)
     assert store.reader().coordinators()[0].writer_connection == one.journal.connection
-
-
-def test_lost_incarnations_belong_to_a_shard(store: Store) -> None:
-    member = join(store, me, 0, 1)
-    member.commit(IncarnationLost(0, "", "d" * 32, "late", 5), IncarnationLost(0, "", "d" * 32, "late", 9))
-    member.commit(IncarnationLost(0, "", "d" * 32, "late", 12))
-    assert store.reader().lost_incarnations(0) == [("d" * 32, "late")]
-    assert store.reader().lost_incarnations(1) == []
 
 
 def test_an_attempt_that_is_stored_twice_stays_as_it_was(store: Store) -> None:

@@ -10,7 +10,6 @@ from mainspring_coordinator.engine.rows import (
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
-    IncarnationLost,
     Row,
 )
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, Subject
@@ -84,10 +83,9 @@ def test_a_stale_owner_records_nothing(store: Store) -> None:
     old, new = join(store, me, 0), join(store, rival)
     new.take(0)
     with pytest.raises(FencedError):
-        old.commit(IncarnationLost(0, "", gone, "w", 5), recorded(), affected(Subject.WORKFLOWS, "w1"))
+        old.commit(recorded(), affected(Subject.WORKFLOWS, "w1"))
     assert store.reader().failovers(None, 10) == []
     assert store.reader().affected(event, Subject.WORKFLOWS, 0, 10) == []
-    assert store.reader().lost_incarnations(0) == []
 
 
 def test_ids_come_by_page_across_shards_and_chunks(store: Store) -> None:

@@ -18,7 +18,6 @@ from mainspring_coordinator.engine.rows import (
     FailoverMarked,
     FailoverRecorded,
     GraceEnded,
-    IncarnationLost,
     MapExpanded,
     NodeAssigned,
     NodeChanged,
@@ -154,7 +153,6 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         MapExpanded(shard, name, node, version(), attempt, 9),
         AttemptEnded(shard, name, node, instance, attempt, "one", 1, 2, 3, b"{}"),
         ProgressSaved(shard, name, node, instance, version(), b"at %d" % attempt),
-        IncarnationLost(shard, "", f"{run:030d}{node:02d}", "late", 4),
         DeathsRecorded(shard),
         GraceEnded(shard),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
@@ -255,11 +253,5 @@ def _dump(store: Store, run: int) -> Any:
         "succeeded": reader.list_workflows(
             WorkflowFilter([WorkflowStatus.SUCCEEDED], id_prefix=prefix), (2**40, ""), 9
         ),
-        "lost": [
-            lost
-            for shard in range(shards_total)
-            for lost in reader.lost_incarnations(shard)
-            if lost[0].startswith(f"{run:030d}")
-        ],
         "plans": [reader.plan(shard, plan_hash(run, node)) for shard in range(shards_total) for node in range(3)],
     }

@@ -215,20 +215,6 @@ def test_work_goes_on_without_a_coordinator_unless_the_node_says_otherwise() -> 
     assert machine.cut_off() == []
 
 
-def test_a_lost_incarnation_stops_all_and_forgets_all_but_the_slots_that_are_in_use() -> None:
-    machine = attached(2)
-    machine.assigned(1, [work(1), work(2), work(3)])
-    finish(machine, 1)
-    assert sorted(stop.key for stop in machine.void_all() if isinstance(stop, Stop)) == [(0, 2), (0, 3)]
-    machine.welcomed(2, [(0, 9)])
-    out = machine.outgoing(2)
-    assert (list(out.inventory[0].running), out.results, out.credit) == ([], [], (1, 0))
-    finish(machine, 2)
-    finish(machine, 3)
-    assert machine.outgoing(2).credit == (2, 2)
-    assert machine.idle
-
-
 def test_slots_are_shared_equally_and_a_bound_is_raised_only_when_the_lower_one_was_echoed() -> None:
     machine = Machine(10)
     machine.welcomed(1, [(0, 1)])

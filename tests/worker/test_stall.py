@@ -83,15 +83,15 @@ def test_nothing_is_begun_before_a_ping_of_after_the_stall_was_answered() -> Non
     assert machine.assigned(3, [Work(1, 7, 2, 1)]) == [Start(Work(1, 7, 2, 1))]
 
 
-def test_what_waited_for_its_start_before_the_stall_is_stated_and_started() -> None:
+def test_what_waited_for_its_start_before_the_stall_is_let_go() -> None:
     machine = Machine(1)
     machine.welcomed(1, [(0, 1)])
     machine.assigned(1, [Work(0, 1, 1, 1), Work(0, 2, 1, 2)])
+    machine.outgoing(1)
     machine.stood_still(100)
-    machine.heartbeat(1)
     (stated,) = machine.outgoing(1).inventory
-    assert (list(stated.queued), list(stated.running)) == ([2], [1])
-    assert machine.finished((0, 1), Outcome.SUCCEEDED, None, 1) == [Start(Work(0, 2, 1, 2))]
+    assert (list(stated.queued), list(stated.running), stated.ordinal_seen) == ([], [1], 2), "so it is offered again"
+    assert machine.finished((0, 1), Outcome.SUCCEEDED, None, 1) == []
 
 
 def test_a_worker_that_stood_still_asks_before_it_begins_anything() -> None:

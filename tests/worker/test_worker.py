@@ -260,30 +260,6 @@ def test_a_strange_coordinator_at_an_address_of_ours_does_not_end_a_worker_that_
     play(scene)
 
 
-def test_a_lost_incarnation_stops_its_work_and_comes_back_as_a_new_one() -> None:
-    async def scene() -> None:
-        stopped = asyncio.Event()
-
-        async def never(_: object) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                stopped.set()
-
-        async with coordinators() as [coordinator], running([coordinator.address], {"never": never}):
-            first = await coordinator.session()
-            first.assign(1, executor="never")
-            await first.until(lambda: first.heard)
-            first.say(goodbye=wire.Goodbye(reason=wire.GOODBYE_REASON_INCARNATION_LOST, message="lost"))
-            second = await coordinator.session()
-            assert second.hello.incarnation != first.hello.incarnation
-            await second.message(lambda m: m.credit.limit == 4)
-            assert second.results() == []
-            assert not any(item.running or item.finished for m in second.heard for item in m.inventory)
-
-    play(scene)
-
-
 def test_every_coordinator_is_dialled_once_and_the_slots_are_shared() -> None:
     async def scene() -> None:
         async with coordinators(3) as cluster, running([cluster[0].address], slots=9):

@@ -40,7 +40,7 @@ class Owner(Host, Protocol):
         """A stream that was attached has ended, or another to the same coordinator took its place."""
         ...
 
-    def heard_goodbye(self, stream: Stream, goodbye: wire.Goodbye) -> None:
+    def heard_goodbye(self, goodbye: wire.Goodbye) -> None:
         """A coordinator ended the stream by intent, or refused it."""
         ...
 
@@ -84,12 +84,6 @@ class Links:
         for other in older:
             self._leave(other)
             other.abort()
-
-    def forget_all(self, goodbye: wire.Goodbye) -> None:
-        """End all streams by intent, and begin anew."""
-        for stream in list(self.attached.values()):
-            stream.close(goodbye)
-        self.attached.clear()
 
     async def leave(self, goodbye: wire.Goodbye, within_s: float) -> None:
         """Say goodbye on all streams and wait until they have ended, which is bounded; nothing is dialled any more."""
@@ -143,7 +137,7 @@ class Links:
                 if stream.incarnation or stream.goodbye.reason != told or loop.time() >= tell_from:
                     told, tell_from = stream.goodbye.reason, loop.time() + unreachable_warning_interval_ms / 1_000
                     self._tell(address, stream.goodbye)
-                self._owner.heard_goodbye(stream, stream.goodbye)
+                self._owner.heard_goodbye(stream.goodbye)
             # Only one that lasted shows that its coordinator is well; one that drops us at once must not be stormed.
             failures = 0 if stream.lasted_s * 1_000 > reconnect_delay_ms_max else failures + 1
             if (failures > 1 or stream.goodbye is not None) and not self._closing:

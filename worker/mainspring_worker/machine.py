@@ -6,7 +6,7 @@ The worker holds to six promises:
 * What bears a lower epoch than the highest it has seen for that shard is dropped: assignments, cancels, acknowledgements, and what
   still waits for its start. A shard's new owner offers again what an inventory under its epoch omits.
 * A result is kept, and offered to whoever owns its shard, until it is acknowledged.
-* After it stood still, nothing is begun that a coordinator sent before it has heard from the worker again.
+* After it stood still, nothing is begun that a coordinator sent before it had heard from the worker again.
 * A cancel that overtakes its assignment wins, for as long as the stream lasts.
 * The bounds that it sets its coordinators never add up to more than its slots: a lower one counts only when it was echoed.
 """
@@ -124,13 +124,19 @@ class Machine:
             self._share()
 
     def stood_still(self, ping: int) -> None:
-        """We stood still so long that our work may be others' by now: what came meanwhile waits in the streams, and is not begun.
+        """We stood still so long that our work may be others' by now: what was not begun yet is not begun, nor what came meanwhile.
 
-        A coordinator is trusted again when it answers a ping of at least this number. The inventory omits what was turned away, so
-        that it is offered again, if it still is ours.
+        A coordinator is trusted again when it answers a ping of at least this number. Inventories omit what was let go or turned
+        away, so that it is offered again, if it still is ours.
         """
+        for key in self._queue:
+            del self.attempts[key]
+        self._queue.clear()
         for state in self.sessions.values():
             state.trusted_from = ping
+            # Also where nothing is left of a shard: an inventory that is owed says so.
+            state.inventory_due |= state.owned
+        self._share()
 
     def heard(self, session: int, pong: int) -> None:
         """A coordinator answered a ping, and so it has not given us up."""
@@ -270,21 +276,6 @@ class Machine:
         while self._queue:
             self._finish(self._queue.popleft(), Outcome.NOT_STARTED, None, 0)
         self._share()
-
-    def void_all(self) -> list[Instruction]:
-        """This incarnation is lost: stop everything, and forget every result. Slots are free as the code ends."""
-        instructions: list[Instruction] = []
-        self._queue.clear()
-        for key, attempt in list(self.attempts.items()):
-            if attempt.phase is Phase.RUNNING:
-                attempt.phase = Phase.VOID
-                instructions.append(Stop(key, Cause.SUPERSEDED))
-            elif attempt.phase is not Phase.VOID:
-                del self.attempts[key]
-        self.sessions.clear()
-        self._owners.clear()
-        self._kept = self._kept_bytes = 0
-        return instructions
 
     @property
     def queued(self) -> int:

@@ -63,8 +63,6 @@ class Stream:
         self.address = address
         self.incarnation = ""
         """The coordinator's, once it has welcomed us."""
-        self.said = ""
-        """Our own, as this stream's Hello said."""
         self.goodbye: wire.Goodbye | None = None
         """What it said when it ended the stream by intent."""
         self.failure = ""
@@ -134,7 +132,6 @@ class Stream:
 
     async def _serve(self, call: "grpc.aio.StreamStreamCall[wire.AttachRequest, wire.AttachResponse]") -> None:
         hello = self._host.hello()
-        self.said = hello.incarnation
         await call.write(wire.AttachRequest(seq=1, hello=hello))
         first = await call.read()
         if not isinstance(first, wire.AttachResponse):

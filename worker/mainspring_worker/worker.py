@@ -36,7 +36,6 @@ _version: Final = version("mainspring")
 _noticeable_percent: Final = 5.0
 """A load that moved by less is told with the next heartbeat only."""
 _fatal: Final = frozenset({wire.GOODBYE_REASON_INCOMPATIBLE, wire.GOODBYE_REASON_WRONG_CLUSTER})
-_begins_anew: Final = wire.Goodbye(reason=wire.GOODBYE_REASON_SHUTDOWN, message="the worker begins anew")
 
 
 class RefusedError(MainspringError):
@@ -176,20 +175,12 @@ class Worker:
         self._cut_off_timer = None
         self._execution.obey(self._machine.cut_off())
 
-    def heard_goodbye(self, stream: Stream, goodbye: wire.Goodbye) -> None:
+    def heard_goodbye(self, goodbye: wire.Goodbye) -> None:
         """Do what a Goodbye asks for."""
         # Later on, whoever refuses us for good is not one of ours: another process by now at an address that we knew, or one that
         # has still to be upgraded. Those that took us in go on with us.
         if goodbye.reason in _fatal and not self._taken_in and not self._stopped.done():
             self._stopped.set_exception(RefusedError(goodbye.message))
-        if goodbye.reason == wire.GOODBYE_REASON_INCARNATION_LOST and stream.said == self.incarnation:
-            self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        """This incarnation is lost to the cluster: its work was given to others. Become a new one."""
-        self._execution.obey(self._machine.void_all())
-        self.incarnation = self._surroundings.name_incarnation()
-        self._links.forget_all(_begins_anew)
 
     # -- stream.Host -------------------------------------------------------------------------------------------------------
 
@@ -214,10 +205,6 @@ class Worker:
 
     def welcomed(self, stream: Stream, welcome: wire.Welcome) -> None:
         """A coordinator took us in."""
-        if stream.said != self.incarnation:
-            # We began anew while it was being opened: nobody may know us by an incarnation that is over beside one that knows the present.
-            stream.close(_begins_anew)
-            return
         if self._cut_off_timer is not None:
             self._cut_off_timer.cancel()
             self._cut_off_timer = None

@@ -69,8 +69,6 @@ class _GoodbyeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Goodbye
     """The sender's process ends."""
     GOODBYE_REASON_NAME_TAKEN: _GoodbyeReason.ValueType  # 2
     """Refused: a live worker has this name."""
-    GOODBYE_REASON_INCARNATION_LOST: _GoodbyeReason.ValueType  # 3
-    """Refused: this incarnation was declared lost; attach as a new one."""
     GOODBYE_REASON_INCOMPATIBLE: _GoodbyeReason.ValueType  # 4
     """Refused: protocol or version do not fit."""
     GOODBYE_REASON_WRONG_CLUSTER: _GoodbyeReason.ValueType  # 5
@@ -93,8 +91,6 @@ GOODBYE_REASON_SHUTDOWN: GoodbyeReason.ValueType  # 1
 """The sender's process ends."""
 GOODBYE_REASON_NAME_TAKEN: GoodbyeReason.ValueType  # 2
 """Refused: a live worker has this name."""
-GOODBYE_REASON_INCARNATION_LOST: GoodbyeReason.ValueType  # 3
-"""Refused: this incarnation was declared lost; attach as a new one."""
 GOODBYE_REASON_INCOMPATIBLE: GoodbyeReason.ValueType  # 4
 """Refused: protocol or version do not fit."""
 GOODBYE_REASON_WRONG_CLUSTER: GoodbyeReason.ValueType  # 5

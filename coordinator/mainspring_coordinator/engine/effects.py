@@ -97,7 +97,7 @@ class Refuse:
 
     session: int
     reason: str
-    """NAME_TAKEN or INCARNATION_LOST: a name of the wire's GoodbyeReason."""
+    """NAME_TAKEN: a name of the wire's GoodbyeReason."""
     message: str
 
 

@@ -212,6 +212,13 @@ class WorkerDraining:
     session: int
 
 
+@dataclass(frozen=True, slots=True)
+class PeersSeen:
+    """Whether workers are attached to another coordinator has changed."""
+
+    have_workers: bool
+
+
 # -- ownership -------------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +229,6 @@ class ShardTaken:
     shard: int
     epoch: int
     grace_until_us: int
-    lost_incarnations: frozenset[str]
     holder: str
     """Our own incarnation."""
 
@@ -318,6 +324,7 @@ Event: TypeAlias = (
     | CreditSet
     | LoadReported
     | WorkerDraining
+    | PeersSeen
     | ShardTaken
     | WorkflowLoaded
     | ShardReady

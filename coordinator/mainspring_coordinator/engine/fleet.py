@@ -1,7 +1,8 @@
 """Workers come, go, and say what they have.
 
 What a worker runs is the truth; what we believe is corrected by its inventory. A worker gets work of a shard only after it has stated
-its inventory of that shard on this stream and under our epoch, so what a current inventory omits is not there.
+its inventory of that shard on this stream and under our epoch, so what a current inventory omits is not there. One that was given up
+and comes back is like any other: it keeps what was not offered elsewhere, and is told to stop the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.placement.base import shard_place, worker_place
 from mainspring_coordinator.engine.ready import ReadyClass
-from mainspring_coordinator.engine.rows import GraceEnded, IncarnationLost, ProgressSaved
+from mainspring_coordinator.engine.rows import GraceEnded, ProgressSaved
 from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
@@ -44,10 +45,6 @@ from mainspring_coordinator.engine.turn import Act, Turn
 def attached(turn: Turn, event: WorkerAttached) -> None:
     """A worker's stream is there: welcome it, or say why not."""
     state = turn.state
-    if any(event.incarnation in shard.lost for shard in state.shards.values()):
-        message = f"incarnation {event.incarnation} of worker {event.name!r} was declared lost; stop what it runs and attach as a new one"
-        turn.emit(Refuse(event.session, "INCARNATION_LOST", message))
-        return
     holder = state.names.get(event.name)
     if holder is not None and holder != event.incarnation and not _give_up_name(turn, holder):
         message = (
@@ -90,12 +87,15 @@ def _labels_of(event: WorkerAttached) -> Mapping[str, str]:
 
 
 def _give_up_name(turn: Turn, incarnation: str) -> bool:
-    """With failover off a lost worker keeps its work until one of the same name attaches; tell whether that is so here."""
+    """One of the same name attaches: give up a worker that is absent for longer than its grace, and was not yet; tell whether.
+
+    With failover off it keeps its work until then, as it does while we are cut off from all.
+    """
     state = turn.state
     worker = state.workers[state.sessions[incarnation]]
-    if worker.attached or not worker.overdue:
+    if worker.attached or turn.now_us < worker.absent_since_us + state.config.stream_grace_us:
         return False
-    declare_lost(turn, worker)
+    give_up(turn, worker)
     return True
 
 
@@ -125,22 +125,37 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
 
 def grace_over(turn: Turn, timer: Timer) -> None:
     """A worker did not attach again in time."""
-    worker = turn.state.workers.get(timer.number)
+    state = turn.state
+    worker = state.workers.get(timer.number)
     if worker is None or worker.attached:
         return
-    if turn.state.config.failover:
-        declare_lost(turn, worker)
+    due_us = absent_until_us(turn, worker.absent_since_us)
+    if due_us > turn.now_us:
+        state.timers.set(due_us, TimerKind.WORKER_GRACE, workflow_id=worker.incarnation, number=worker.session)
+    elif state.config.failover:
+        give_up(turn, worker)
     else:
         worker.overdue = True
         _put_on_record(turn, worker)
 
 
-def declare_lost(turn: Turn, worker: WorkerState) -> None:
-    """Give up a worker's incarnation for ever: its work is offered elsewhere."""
+def absent_until_us(turn: Turn, since_us: int) -> int:
+    """Return how long a worker may be absent.
+
+    Who has no workers at all while a peer has some is cut off itself, and judges nobody: its shards go to that peer, which has their
+    workers. If its workers come back first, the absent ones get a whole grace again.
+    """
     state = turn.state
+    # Once a step is enough, however many are absent.
+    asked = not state.peers_have_workers or state.cut_off_us == turn.now_us
+    if not asked and not any(worker.attached for worker in state.workers.values()):
+        state.cut_off_us = turn.now_us
+    return max(since_us, state.cut_off_us) + state.config.stream_grace_us
+
+
+def give_up(turn: Turn, worker: WorkerState) -> None:
+    """Offer a worker's work elsewhere."""
     _remove(turn, worker)
-    for shard in state.shards.values():
-        _lose(turn, shard, worker.incarnation, worker.name)
     if not worker.overdue:
         _put_on_record(turn, worker)
     turn.begin(_offer_in_parts(turn, _held(turn, worker.incarnation), died=True))
@@ -173,7 +188,12 @@ def _put_on_record(turn: Turn, worker: WorkerState) -> None:
 
 def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
     """Workers that have not come back since we took a shard are lost to it."""
-    if timer.number == shard.epoch:
+    if timer.number != shard.epoch:
+        return
+    due_us = absent_until_us(turn, 0)
+    if due_us > turn.now_us:
+        turn.state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
+    else:
         turn.begin(_miss_in_parts(turn, shard, list(shard.live.values())))
 
 
@@ -197,7 +217,6 @@ def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignme
         if not state.config.failover and assignment.worker not in state.names:
             waiting = True  # for a worker of its name
             continue
-        _lose(turn, shard, assignment.incarnation, assignment.worker)
         nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=True)
     _put_missed_on_record(turn, shard, missed)
     if waiting and state.shards.get(shard.shard) is shard:
@@ -217,12 +236,6 @@ def end_grace(turn: Turn, shard: ShardState) -> None:
     if all(assignment.session for assignment in shard.live.values()):
         shard.grace_until_us = 0
         turn.store(GraceEnded(shard.shard))
-
-
-def _lose(turn: Turn, shard: ShardState, incarnation: str, name: str) -> None:
-    if incarnation not in shard.lost:
-        shard.lost.add(incarnation)
-        turn.store(IncarnationLost(shard.shard, "", incarnation, name, turn.now_us))
 
 
 def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:

@@ -45,7 +45,6 @@ def taken(turn: Turn, event: ShardTaken) -> None:
         event.shard,
         event.epoch,
         event.grace_until_us,
-        set(event.lost_incarnations),
         event.holder,
         deferred=waiting,
     )

@@ -139,18 +139,6 @@ class ProgressSaved:
 
 
 @dataclass(frozen=True, slots=True)
-class IncarnationLost:
-    """A worker's incarnation was declared lost in this shard; it may never attach again. Storing it twice changes nothing."""
-
-    shard: int
-    workflow_id: str
-    """Always empty: the row belongs to no workflow."""
-    incarnation: str
-    worker: str
-    lost_at_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class FailoverRecorded:
     """An instance died and another took over from it. Storing it twice changes nothing, whichever shard it comes from."""
 
@@ -213,7 +201,7 @@ class DeathsRecorded:
 
 @dataclass(frozen=True, slots=True)
 class GraceEnded:
-    """Every worker that had work of the shard when it was taken is there again, or is lost: nobody is waited for any more."""
+    """Every worker that had work of the shard when it was taken is there again, or was given up: nobody is waited for any more."""
 
     shard: int
     workflow_id: str = ""
@@ -228,7 +216,6 @@ Row: TypeAlias = (
     | MapExpanded
     | AttemptEnded
     | ProgressSaved
-    | IncarnationLost
     | FailoverRecorded
     | FailoverAffected
     | FailoverMarked

@@ -178,8 +178,6 @@ class ShardState:
     shard: int
     epoch: int
     grace_until_us: int
-    lost: set[str]
-    """Incarnations declared lost."""
     holder: str
     """Our own incarnation, under which we own it."""
     mourned: dict[str, int] = field(default_factory=dict[str, int])
@@ -262,6 +260,10 @@ class State:
     """Those of them for which what is tied to them was not untied since."""
     origins: Origins = field(default_factory=Origins)
     affinities: Affinities = field(default_factory=Affinities)
+    peers_have_workers: bool = False
+    """Workers are attached to another coordinator."""
+    cut_off_us: int = 0
+    """When we, looking for absent workers, had none at all while peers had some; the last time."""
 
     def __post_init__(self) -> None:
         self.ready = ReadyQueue(self.config.priority_ageing_us)

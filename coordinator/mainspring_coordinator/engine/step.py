@@ -22,6 +22,7 @@ from mainspring_coordinator.engine.events import (
     Inventory,
     LoadReported,
     OutputsLoaded,
+    PeersSeen,
     ProgressReported,
     Read,
     Results,
@@ -143,6 +144,8 @@ class Engine:
                 pass
             case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
                 _of_worker(turn, event)
+            case PeersSeen():
+                turn.state.peers_have_workers = event.have_workers
             case FailoverTold():
                 failovers.told(turn, event)
             case ShardTaken() | ShardLost():

@@ -20,7 +20,6 @@ from mainspring_coordinator.engine.rows import (
     FailoverMarked,
     FailoverRecorded,
     GraceEnded,
-    IncarnationLost,
     MapExpanded,
     NodeAssigned,
     NodeChanged,
@@ -146,8 +145,6 @@ attempt_shape: Final = Shape(
     (*_node_keys, "attempt"),
     ("worker", "started_at_us", "ended_at_us", "run_us", "failure"),
 )
-lost_shape: Final = Shape("lost_incarnations", Mode.INSERT_ONCE, ("shard_id", "incarnation"), ("worker", "lost_at_us"))
-
 failover_shape: Final = Shape(
     "failover_events",
     Mode.INSERT_ONCE,
@@ -241,7 +238,6 @@ class _Folding:
         default_factory=lambda: {
             plan_shape: {},
             attempt_shape: {},
-            lost_shape: {},
             failover_shape: {},
             affected_shape: {},
         }
@@ -263,7 +259,6 @@ class _Folding:
             WorkflowUpdated: self._add_updated,
             AttemptEnded: self._add_attempt,
             PlanSaved: self._add_plan,
-            IncarnationLost: self._add_lost,
             FailoverRecorded: self._add_failover,
             FailoverAffected: self._add_affected,
             FailoverMarked: self._add_marked,
@@ -336,10 +331,6 @@ class _Folding:
             key = (row.shard, row.plan_hash, number)
             chunks.setdefault(key, (*key, row.definition[start : start + statement_bytes_max]))
 
-    def _add_lost(self, row: IncarnationLost) -> None:
-        key = (row.shard, row.incarnation)
-        self.once[lost_shape].setdefault(key, (*key, row.worker, row.lost_at_us))
-
     def _add_failover(self, row: FailoverRecorded) -> None:
         values = (row.event_id, int(row.kind), row.failed_engine, row.failed_incarnation)
         taken = (row.takeover_engine, row.takeover_incarnation, row.detected_at_us, row.settles_at_us)
@@ -368,7 +359,7 @@ class _Folding:
         )
         yield TableWrite(updated_shape, [_updated(row) for _, row in sorted(self.updated.items(), key=itemgetter(0))])
         yield from self._node_writes()
-        for shape in (attempt_shape, lost_shape, failover_shape, affected_shape):
+        for shape in (attempt_shape, failover_shape, affected_shape):
             yield self._once(shape)
         for shape, found in self.last.items():
             yield TableWrite(shape, [found[key] for key in sorted(found)])

@@ -37,7 +37,6 @@ class MemoryTables:
     attempts: dict[tuple[str, int, int, int], StoredAttempt] = field(
         default_factory=dict[tuple[str, int, int, int], StoredAttempt]
     )
-    lost: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
     failovers: dict[str, FailoverRecorded] = field(default_factory=dict[str, FailoverRecorded])
     marked: dict[str, FailoverMarked] = field(default_factory=dict[str, FailoverMarked])
     affected: dict[tuple[str, Subject, int, int], FailoverAffected] = field(
@@ -150,13 +149,6 @@ class MemoryReader:
             rows = sorted(self._tables.workflows.values(), key=_age, reverse=True)
             found = [row for row in rows if _shows(wanted, row) and (before is None or _age(row) < before)]
             return [replace(self._whole(row), input=None, output=None) for row in found[:limit]]
-
-    def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
-        """See `Reader`."""
-        with self._tables.lock:
-            return [
-                (incarnation, worker) for (at, incarnation), worker in sorted(self._tables.lost.items()) if at == shard
-            ]
 
     def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
         """See `Reader`."""

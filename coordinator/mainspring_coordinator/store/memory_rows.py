@@ -13,7 +13,6 @@ from mainspring_coordinator.engine.rows import (
     FailoverMarked,
     FailoverRecorded,
     GraceEnded,
-    IncarnationLost,
     MapExpanded,
     NodeAssigned,
     NodeChanged,
@@ -57,8 +56,6 @@ def apply(tables: MemoryTables, row: Row) -> None:
             key = (row.workflow_id, row.node, row.instance, row.attempt)
             ended = StoredAttempt(*key[1:], row.worker, row.started_at_us, row.ended_at_us, row.run_us, row.failure)
             tables.attempts.setdefault(key, ended)
-        case IncarnationLost():
-            tables.lost.setdefault((row.shard, row.incarnation), row.worker)
         case GraceEnded():
             tables.shards[row.shard] = replace(tables.shards[row.shard], grace_until_us=0)
         case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():

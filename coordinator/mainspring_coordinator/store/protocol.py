@@ -281,10 +281,6 @@ class Reader(Protocol):
         """Return workflows newest first (by submit time, then id, both descending), beyond `before`, without payloads."""
         ...
 
-    def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
-        """Return (incarnation, worker name) of all workers declared lost in this shard."""
-        ...
-
     def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
         """Return events newest first (by detection, then id, both descending), beyond `before`."""
         ...

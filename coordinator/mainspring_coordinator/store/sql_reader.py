@@ -260,12 +260,6 @@ class SqlReader:
             )
         return [_stored_workflow(row) for row in self._rows(query)]
 
-    def lost_incarnations(self, shard: int) -> Sequence[tuple[str, str]]:
-        """See `Reader`."""
-        lost = tables.lost_incarnations.c
-        query = select(lost.incarnation, lost.worker).where(lost.shard_id == shard).order_by(lost.incarnation)
-        return [(incarnation, worker) for incarnation, worker in self._rows(query)]
-
     def failovers(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredFailover]:
         """See `Reader`."""
         query = select(*_failover_columns).order_by(_f.detected_at_us.desc(), _f.event_id.desc()).limit(limit)

@@ -164,16 +164,6 @@ attempts: Final = Table(
     **_options,
 )
 
-lost_incarnations: Final = Table(
-    "lost_incarnations",
-    metadata,
-    Column("shard_id", Integer, primary_key=True, autoincrement=False),
-    Column("incarnation", ascii_text(32), primary_key=True),
-    Column("worker", unicode_text(255), nullable=False),
-    _number("lost_at_us"),
-    **_options,
-)
-
 failover_events: Final = Table(
     "failover_events",
     metadata,

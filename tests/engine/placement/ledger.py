@@ -58,7 +58,7 @@ class Ledger:
         self.tokens = 0
         self.sessions = 0
         for shard in range(SHARDS):
-            self.step(ShardTaken(shard, 1, self.now_us, frozenset(), "e" * 32))
+            self.step(ShardTaken(shard, 1, self.now_us, "e" * 32))
             self.step(ShardReady(shard))
 
     def step(self, event: Event) -> list[Effect]:
