@@ -186,8 +186,6 @@ class ControlLoop:
             recovering.cancel()
 
     async def _recover(self, row: ShardRow) -> None:
-        ours = partial(self._holdings.is_ours, row.shard, row.epoch)
-
         async def taken_in() -> None:
             while True:
                 # What is queued now has been stepped; and of this shard, all has been built of it.
@@ -198,7 +196,8 @@ class ControlLoop:
                 if not self._engine.is_taking_in(row.shard):
                     return
 
-        count = await self._loader.until_read(lambda: self._loader.recover(row, self._post_unbounded, taken_in), ours)
+        recover = partial(self._loader.recover, row, self._post_unbounded, taken_in, self._flush)
+        count = await self._loader.until_read(recover, partial(self._holdings.is_ours, row.shard, row.epoch))
         self._recovering.pop(row.shard, None)
         self._holdings.serve(row)
         _log.info("shard_ready", shard=row.shard, epoch=row.epoch, workflows=count)

@@ -77,15 +77,23 @@ class ShardLoader:
         return None
 
     async def recover(
-        self, row: ShardRow, post: Callable[[Event], None], taken_in: Callable[[], Awaitable[None]]
+        self,
+        row: ShardRow,
+        post: Callable[[Event], None],
+        taken_in: Callable[[], Awaitable[None]],
+        stored: Callable[[], Awaitable[None]],
     ) -> int:
         """Post all that makes up a shard, from `ShardTaken` to `ShardReady`; return how many workflows it has.
 
-        `taken_in` returns when what was posted is part of the state; so no more than a page of it is ever on its way.
+        `taken_in` returns when what was posted is part of the state; so no more than a page of it is ever on its way. `stored`
+        returns when the database has all that the state led to so far.
 
         Raises `StoreUnavailableError` when the database goes away; the same recovery can then begin again.
         """
         post(ShardTaken(row.shard, row.epoch, row.grace_until_us, row.holder or ""))
+        # A try before this one may have led to something, a deadline that was over say, which must be among what is read now.
+        await taken_in()
+        await stored()
         deaths = noted(row.deaths)
         affected = _Affected()
         after, count = "", 0

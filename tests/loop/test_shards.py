@@ -1,9 +1,11 @@
 """Shards come and go under load, and are never served from what another owner may have changed."""
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -11,7 +13,7 @@ from mainspring import limits
 from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
 from mainspring_coordinator.engine.events import Inventory, ResultItem, Results
-from mainspring_coordinator.engine.rows import WorkflowUpdated
+from mainspring_coordinator.engine.rows import NodeChanged, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.memory import MemoryJournal
 from mainspring_coordinator.store.protocol import Batch, Committed
@@ -79,11 +81,11 @@ async def test_a_recovery_of_before_a_loss_does_not_feed_the_one_after_it() -> N
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         recover = rig.loader.recover
 
-        async def slow(row: Any, post: Any, taken_in: Any) -> int:
+        async def slow(row: Any, post: Any, taken_in: Any, stored: Any) -> int:
             calls.append(row.epoch)
             if len(calls) == 1:
                 await held
-            return await recover(row, post, taken_in)
+            return await recover(row, post, taken_in, stored)
 
         rig.loader.recover = slow  # type: ignore[method-assign]  # the seam at which a read can be held
         rig.loop.take_shard(rig.move(0, "me"))
@@ -96,6 +98,47 @@ async def test_a_recovery_of_before_a_loss_does_not_feed_the_one_after_it() -> N
         await asyncio.sleep(0)
         assert (await rig.read(rig.name(0))).code is AnswerCode.OK
         assert rig.loop.serving == {0: 4}
+
+
+@story
+async def test_what_a_recovery_led_to_before_it_began_again_is_stored_before_it_reads_anew() -> None:
+    slow = define([{"id": "a", "executor": "work", "timeouts": {"start_to_close": "1s"}}])
+    with patch.object(limits, "recovery_page_workflows", 1):
+        async with a_loop() as rig:
+            await rig.take(0)
+            _, outbox = rig.attach()
+            for number in range(2):
+                await rig.submit(slow, rig.name(0, number))
+            await outbox.wait_for(Assign, 2)
+            await rig.loop.release_shards([0])
+            rig.now += 10_000_000
+            read, again = rig.reader.open_workflows, asyncio.Event()
+            loop, calls = asyncio.get_running_loop(), list[str]()
+
+            def away_at_the_second_page(shard: int, after: str, limit: int) -> Any:
+                calls.append(after)
+                if len(calls) == 2:
+                    raise StoreUnavailableError("away")
+                if len(calls) == 3:
+                    loop.call_soon_threadsafe(again.set)
+                return read(shard, after, limit)
+
+            rig.reader.open_workflows = away_at_the_second_page
+            rig.gate.shut()
+            rig.loop.take_shard(rig.move(0, "me"))
+            # The attempt of the first page is over for long; that this is so is about to be stored, and the recovery begins again.
+            await rig.gate.reached()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(again.wait(), 0.5)
+            rig.gate.open()
+            await rig.loop.prove(0)
+            ends = [
+                row.workflow_id
+                for batch in rig.journal.batches
+                for row in batch.rows
+                if isinstance(row, NodeChanged) and row.status is NodeStatus.BACKOFF
+            ]
+            assert sorted(ends) == sorted(rig.name(0, number) for number in range(2))
 
 
 @story
@@ -320,7 +363,7 @@ async def test_who_waits_for_a_shard_when_the_term_ends_gets_one_error_and_leave
         reported: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
 
-        async def never(row: Any, post: Any, taken_in: Any) -> int:
+        async def never(row: Any, post: Any, taken_in: Any, stored: Any) -> int:
             await asyncio.get_running_loop().create_future()
             raise AssertionError
 
