@@ -16,7 +16,7 @@ DB ?= mariadb
 EVERY ?= 5
 REPORT ?=
 
-.PHONY: help env demo test test-mysql chaos simulate lint types imports protos verify wheel check bench bench-placement clean
+.PHONY: help env demo test test-mysql chaos simulate lint types imports protos verify wheel check bench bench-placement bench-strategies clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench: env  ## Measure (BENCH_JSON=file writes the figures)
 
 bench-placement: env  ## Measure what the choice of a worker costs, in small and large fleets (ARGS=--json)
 	@$(PY) -m bench.placement $(ARGS)
+
+bench-strategies: env  ## Compare the strategies on recorded workflows by simulation (MAINSPRING_TRACES=folder, ARGS=--json)
+	@$(PY) -m bench.strategies $(ARGS)
 
 clean:  ## Remove the environment, caches and what was built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .mainspring

@@ -1,4 +1,4 @@
-"""`python -m mainspring_coordinator`, also `mainspring coordinator`; with `db upgrade` or `db check`, the acts on its database."""
+"""`python -m mainspring_coordinator`, also `mainspring coordinator`; its words may be `db`, the acts on its database, or `simulate`."""
 
 import asyncio
 import signal
@@ -64,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return database.main(words[1:])
             sys.stdout.write(database.usage())
             return 0
+        if words[:1] == ["simulate"]:
+            from mainspring_coordinator.simulate import command  # noqa: PLC0415  (as above)
+
+            return command.main(words[1:])
         if asks_help:
             sys.stdout.write(usage())
             return 0

@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from examples.wfformat.trace import Bounds, Trace, TraceError, read_trace
 from mainspring.errors import MainspringError
 from mainspring_client import Client, HistoryEvent
 from mainspring_client.dev import DevCluster
+from mainspring_coordinator.simulate.wfformat import Bounds, Trace, TraceError, read_trace
 
 executors = "examples.wfformat.tasks"
 run_timeout_s = 24 * 3600

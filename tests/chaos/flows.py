@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from examples.wfformat.trace import read_trace
 from mainspring import Workflow
 from mainspring.builder import NodeReference
 from mainspring.graph import build_graph
 from mainspring.workflow import Definition, Json, Retry
+from mainspring_coordinator.simulate.wfformat import read_trace
 
 _root: Final = Path(__file__).parents[2]
 _shipped: Final = _root / "examples/wfformat/traces/small.json"

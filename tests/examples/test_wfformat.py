@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from examples.wfformat.run import Run, find_problems, run_trace, table_of
-from examples.wfformat.trace import Trace, read_trace
 from mainspring_client import Client, HistoryEvent
 from mainspring_client.dev import DevCluster
+from mainspring_coordinator.simulate.wfformat import Trace, read_trace
 
 root = Path(__file__).parents[2]
 shipped = root / "examples/wfformat/traces/small.json"

@@ -1,4 +1,4 @@
-"""The commands that run the other parts: dev, coordinator, worker, db.
+"""The commands that run the other parts: dev, coordinator, worker, db, simulate.
 
 The parts are started as `python -m mainspring_...`, so that a client's install needs none of their packages.
 """
@@ -99,6 +99,12 @@ def worker(ctx: typer.Context) -> None:
 def db(ctx: typer.Context) -> None:
     """Prepare the database, or check it."""
     _become(session_of(ctx), "coordinator", ["db", *ctx.args])
+
+
+@app.command(context_settings=_pass_on, add_help_option=False)
+def simulate(ctx: typer.Context) -> None:
+    """Find out on virtual time which strategy, and how many workers, suit a workflow."""
+    _exec("coordinator", ["simulate", *(["--json"] if session_of(ctx).out.as_json else []), *ctx.args])
 
 
 async def _run(session: Session, cluster: DevCluster) -> int:
@@ -209,5 +215,9 @@ def _become(session: Session, part: str, arguments: list[str]) -> NoReturn:
     _require(part)
     if session.address is not None:
         os.environ["MAINSPRING_ADDRESS"] = session.address
+    _exec(part, arguments)
+
+
+def _exec(part: str, arguments: list[str]) -> NoReturn:
     hold_interrupts()
     os.execv(sys.executable, [sys.executable, "-m", f"mainspring_{part}", *arguments])  # noqa: S606  (our own part, no shell)

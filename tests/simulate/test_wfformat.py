@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from examples.wfformat.trace import TraceError, read_trace
+from mainspring_coordinator.simulate.wfformat import TraceError, read_trace
 
 shipped = Path(__file__).parents[2] / "examples/wfformat/traces/small.json"
 

@@ -1,18 +1,21 @@
-"""Reads a workflow trace in WfFormat 1.5 (https://wfcommons.org/format): who waited for whom, and how long each ran.
+"""Reads a workflow trace in WfFormat 1.5 (https://wfcommons.org/format): who waited for whom, how long each ran, what they passed on.
 
 Pure: text in, values out. What is not a trace, or does not hold together, is refused with the place and the reason.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import orjson
 
 from mainspring.workflow import Definition, Node, Retry
+from mainspring_coordinator.simulate.recording import Recording, RecordingError
+
+_version: Final = "1.5"
 
 
-class TraceError(Exception):
+class TraceError(RecordingError):
     """The text is not a WfFormat 1.5 trace that can be run."""
 
 
@@ -26,6 +29,10 @@ class Task:
     """How long it ran when it was recorded."""
     parents: tuple[str, ...]
     """The tasks that had to end first."""
+    made: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The files that it makes, with their bytes."""
+    used: tuple[str, ...] = ()
+    """The files that it reads."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,16 @@ class Trace:
         ]
         return Definition(self.name, tuple(nodes), output=len(nodes))
 
+    def recording(self) -> Recording:
+        """Return it as a simulation runs it."""
+        return Recording(
+            self.name,
+            self.definition(1.0),
+            run_us={(task.id, -1): round(task.runtime_s * 1e6) for task in self.tasks},
+            made={task.id: task.made for task in self.tasks},
+            used={task.id: task.used for task in self.tasks},
+        )
+
     def bounds(self, slots: int, speedup: float) -> Bounds:
         """Return what a run with so many slots cannot beat."""
         ends: dict[str, float] = {}
@@ -73,6 +90,11 @@ class Trace:
         return Bounds(max(ends.values()) / speedup, work_s / slots / speedup)
 
 
+def is_trace(document: object) -> bool:
+    """Tell whether a JSON document means to be a trace."""
+    return isinstance(document, dict) and "schemaVersion" in document and "workflow" in document
+
+
 def read_trace(text: bytes | str) -> Trace:
     """Return the trace that `text` holds; raise `TraceError` if it holds none."""
     try:
@@ -80,12 +102,13 @@ def read_trace(text: bytes | str) -> Trace:
     except orjson.JSONDecodeError as error:
         raise TraceError(f"not JSON: {error}") from error
     version = _get(document, "schemaVersion", str, "the document")
-    if version != "1.5":
-        raise TraceError(f"schemaVersion is {version!r}; this program reads WfFormat 1.5")
+    if version != _version:
+        raise TraceError(f"schemaVersion is {version!r}; this program reads WfFormat {_version}")
     workflow = _get(document, "workflow", dict, "the document")
     specified = _tasks(workflow, "specification")
     executed = _tasks(workflow, "execution")
     _same_ids(specified, executed)
+    sizes = _sizes(workflow["specification"])
     tasks: dict[str, Task] = {}
     for task_id, entry in specified.items():
         where = f"task {task_id!r}"
@@ -96,7 +119,9 @@ def read_trace(text: bytes | str) -> Trace:
         for parent in parents:
             if parent not in specified:
                 raise TraceError(f"{where}: its parent {parent!r} is no task of this trace")
-        tasks[task_id] = Task(task_id, float(runtime_s), parents)
+        made = {name: sizes.get(name, 0) for name in _names(entry, "outputFiles", where)}
+        used = tuple(dict.fromkeys(_names(entry, "inputFiles", where)))
+        tasks[task_id] = Task(task_id, float(runtime_s), parents, made, used)
     return Trace(_get(document, "name", str, "the document"), _parents_first(tasks))
 
 
@@ -111,6 +136,27 @@ def _tasks(workflow: Mapping[str, Any], part: str) -> dict[str, Mapping[str, Any
     if not found:
         raise TraceError(f"workflow.{part}.tasks is empty")
     return found
+
+
+def _sizes(specification: Mapping[str, Any]) -> dict[str, int]:
+    """Return the bytes of each file; traces may leave files out."""
+    sizes: dict[str, int] = {}
+    for i, entry in enumerate(_optional(specification, "files", "workflow.specification")):
+        where = f"workflow.specification.files[{i}]"
+        sizes[_get(entry, "id", str, where)] = int(_get(entry, "sizeInBytes", (int, float), where))
+    return sizes
+
+
+def _names(entry: Mapping[str, Any], key: str, where: str) -> list[str]:
+    names = _optional(entry, key, where)
+    for name in names:
+        if not isinstance(name, str):
+            raise TraceError(f"{where}: {key} holds {type(name).__name__}, which is no file's id")
+    return names
+
+
+def _optional(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    return _get(entry, key, list, where) if entry.get(key) is not None else []
 
 
 def _same_ids(specified: Mapping[str, object], executed: Mapping[str, object]) -> None:
