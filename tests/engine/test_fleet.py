@@ -119,6 +119,23 @@ def test_a_coordinator_that_has_no_workers_while_a_peer_has_some_gives_nobody_up
     assert only(rig.finish("a"), Ended).status is WorkflowStatus.SUCCEEDED
 
 
+def test_whoever_comes_back_to_a_coordinator_that_was_cut_off_has_a_whole_grace_however_long_after_the_last_look() -> (
+    None
+):
+    rig = Rig()
+    first, second = rig.attach("w1"), rig.attach("w2", executors=("other",))
+    rig.submit(one)
+    rig.step(PeersSeen(have_workers=True))
+    rig.drop(first)
+    rig.drop(second)
+    rig.after(GRACE)
+    rig.after(GRACE - 0.1)
+    rig.attach("w2", executors=("other",), incarnation=second.incarnation)
+    assert not rows_of(rig.after(0.1), NodeChanged), "it could be reached for a tenth of a second"
+    assert not rows_of(rig.after(GRACE - 0.2), NodeChanged)
+    assert rows_of(rig.after(0.1), NodeChanged)[0].redeliveries == 1
+
+
 def test_a_coordinator_that_took_a_shard_and_has_no_workers_while_a_peer_has_some_misses_nobody() -> None:
     old = Rig()
     old.attach()

@@ -68,6 +68,9 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
         event.slots,
         event.workflows_max,
     )
+    if state.cut_off:
+        # Not from when that was last looked at: the others cannot have come back before now either.
+        state.cut_off, state.cut_off_us = False, turn.now_us
     state.workers[event.session] = worker
     state.sessions[event.incarnation] = event.session
     state.names[event.name] = event.incarnation
@@ -147,9 +150,10 @@ def absent_until_us(turn: Turn, since_us: int) -> int:
     """
     state = turn.state
     # Once a step is enough, however many are absent.
-    asked = not state.peers_have_workers or state.cut_off_us == turn.now_us
-    if not asked and not any(worker.attached for worker in state.workers.values()):
-        state.cut_off_us = turn.now_us
+    if state.cut_off_us != turn.now_us:
+        state.cut_off = state.peers_have_workers and not any(worker.attached for worker in state.workers.values())
+        if state.cut_off:
+            state.cut_off_us = turn.now_us
     return max(since_us, state.cut_off_us) + state.config.stream_grace_us
 
 

@@ -262,8 +262,10 @@ class State:
     affinities: Affinities = field(default_factory=Affinities)
     peers_have_workers: bool = False
     """Workers are attached to another coordinator."""
+    cut_off: bool = False
+    """When we last looked for absent workers we had none at all while peers had some, and none has come since."""
     cut_off_us: int = 0
-    """When we, looking for absent workers, had none at all while peers had some; the last time."""
+    """Until when that was so, as far as we know; the last time."""
 
     def __post_init__(self) -> None:
         self.ready = ReadyQueue(self.config.priority_ageing_us)
