@@ -46,7 +46,7 @@ def test_a_dead_worker_is_on_record_with_what_it_held_in_the_step_that_gives_it_
     events = rows_of(effects, FailoverRecorded)
     assert {row.shard for row in events} == {row.part for row in rows_of(effects, FailoverAffected)}
     assert {(row.event_id, row.kind, row.failed_engine, row.failed_incarnation) for row in events} == {
-        (event_id(worker.incarnation, HOLDER), FailoverKind.WORKER_LOST, "w1", worker.incarnation)
+        (event_id(worker.incarnation, HOLDER, worker.session), FailoverKind.WORKER_LOST, "w1", worker.incarnation)
     }
     assert {(row.takeover_engine, row.takeover_incarnation) for row in events} == {("c1", HOLDER)}
     assert {(row.detected_at_us, row.settles_at_us) for row in events} == {(gone_us, rig.now_us)}
@@ -100,6 +100,22 @@ def test_a_worker_that_never_came_to_the_new_owner_is_on_record_once_its_grace_i
     assert bool(rows_of(effects, NodeChanged)) is failover
     new.after(600)
     assert sum(isinstance(row, FailoverRecorded) for row in new.rows) == 1
+
+
+def test_a_worker_that_was_given_up_and_came_back_is_on_record_again_when_it_dies() -> None:
+    rig = Rig()
+    worker = rig.attach("w1")
+    rig.submit(one)
+    rig.drop(worker)
+    first = only_row(rig.after(GRACE))
+    back = rig.attach("w1", incarnation=worker.incarnation)
+    assert [assign.node_id for _, assign in rig.running()] == ["a"]
+    rig.drop(back)
+    effects = rig.after(GRACE)
+    second = only_row(effects)
+    assert second.failed_incarnation == first.failed_incarnation
+    assert second.event_id != first.event_id, "whoever stores it would take it for one that was told long ago"
+    assert ids(effects, Subject.NODES) == ["wf/a"]
 
 
 @pytest.mark.parametrize("failover", [True, False])

@@ -1,7 +1,7 @@
 """Every death is put on record: who failed, who took over, and what that affected.
 
-An event's id follows from the two incarnations, and each shard adds what was affected in it under a key of its own. So whoever is
-killed while he records, and whoever does it again, the event is there once and whole.
+An event's id follows from the two incarnations (see `event_id`), and each shard adds what was affected in it under a key of its own. So
+whoever is killed while he records, and whoever does it again, the event is there once and whole.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from mainspring import limits
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import Death, DeathsFound, FailoverTold, IdChunk
 from mainspring_coordinator.engine.rows import DeathsRecorded, FailoverAffected, FailoverMarked, FailoverRecorded
-from mainspring_coordinator.engine.state import Assignment, ShardState
+from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState
 from mainspring_coordinator.engine.status import FailoverKind, Subject
 from mainspring_coordinator.engine.turn import Turn
 
@@ -23,9 +23,13 @@ _no_chunk: Final = -1
 """The number of the empty chunk, by which a part of an event is there even if it affected nothing."""
 
 
-def event_id(failed: str, takeover: str) -> str:
-    """Return the id of the event of two incarnations; `takeover` is empty when nobody may take over."""
-    return hashlib.sha256(f"{failed}/{takeover}".encode()).hexdigest()[:32]
+def event_id(failed: str, takeover: str, session: int = 0) -> str:
+    """Return the id of the event of two incarnations; `takeover` is empty when nobody may take over.
+
+    A worker that was given up can come back, and be given up again: the number of its last stream to us tells these apart.
+    """
+    last = f"/{session}" if session else ""
+    return hashlib.sha256(f"{failed}/{takeover}{last}".encode()).hexdigest()[:32]
 
 
 def id_chunks(ids: Sequence[str]) -> list[IdChunk]:
@@ -65,14 +69,15 @@ def deaths_found(turn: Turn, shard: ShardState, event: DeathsFound) -> None:
         turn.store(DeathsRecorded(shard.shard))
 
 
-def worker_died(turn: Turn, name: str, incarnation: str, detected_at_us: int, held: Sequence[Assignment]) -> None:
-    """A worker's incarnation is given up: record it with all that it held, or that it held nothing."""
-    shards = turn.state.shards
+def worker_died(turn: Turn, worker: WorkerState, held: Sequence[Assignment]) -> None:
+    """A worker is given up: record it with all that it held, or that it held nothing."""
+    name, incarnation, shards = worker.name, worker.incarnation, turn.state.shards
     if not shards:
         return  # whoever owns some has seen it too
+    turn.state.remember_given_up(worker)
     loading = [shard for shard in shards.values() if not shard.ready]
     settles_at_us = max((shard.grace_until_us for shard in loading), default=turn.now_us)
-    death = Death(FailoverKind.WORKER_LOST, name, incarnation, detected_at_us)
+    death = Death(FailoverKind.WORKER_LOST, name, incarnation, worker.absent_since_us)
     parts: dict[int, Missed] = {}
     for assignment in held:
         parts.setdefault(assignment.shard, Missed(name)).add(shards[assignment.shard], assignment)
@@ -86,7 +91,7 @@ def worker_died(turn: Turn, name: str, incarnation: str, detected_at_us: int, he
 
 def worker_never_came(turn: Turn, shard: ShardState, incarnation: str, held: Missed) -> None:
     """A worker has not come back since we took a shard: record it with what it held of the shard."""
-    if incarnation in shard.mourned and not turn.state.config.failover:
+    if _id_of(turn, incarnation, shard.holder) in shard.mourned and not turn.state.config.failover:
         return  # what it held is still waiting
     graces = (other.grace_until_us for other in turn.state.shards.values())
     settles_at_us = max((*graces, turn.now_us)) + turn.state.config.stream_grace_us
@@ -104,8 +109,12 @@ def told(turn: Turn, event: FailoverTold) -> None:
     turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK, claims=False))
 
 
+def _id_of(turn: Turn, incarnation: str, holder: str) -> str:
+    return event_id(incarnation, holder, turn.state.given_up.get(incarnation, 0))
+
+
 def _record(turn: Turn, shard: ShardState, death: Death, *, holder: str, settles_at_us: int) -> str:
-    found = event_id(death.incarnation, holder)
+    found = _id_of(turn, death.incarnation, holder)
     turn.store(
         FailoverRecorded(
             shard.shard,
@@ -125,10 +134,10 @@ def _record(turn: Turn, shard: ShardState, death: Death, *, holder: str, settles
 
 def _mourn(turn: Turn, shard: ShardState, death: Death, held: Missed, settles_at_us: int) -> None:
     """Record a worker's death with what it held of one shard; a second time adds what was loaded meanwhile."""
-    first = shard.mourned.get(death.incarnation, 0)
-    workflows, nodes = id_chunks(list(held.workflows)), id_chunks(held.nodes)
-    shard.mourned[death.incarnation] = first + max(len(workflows), len(nodes))
     found = _record(turn, shard, death, holder=shard.holder, settles_at_us=settles_at_us)
+    first = shard.mourned.get(found, 0)
+    workflows, nodes = id_chunks(list(held.workflows)), id_chunks(held.nodes)
+    shard.mourned[found] = first + max(len(workflows), len(nodes))
     _affect(turn, shard.shard, shard.shard, found, workflows, nodes, first=first)
 
 

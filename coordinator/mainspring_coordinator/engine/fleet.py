@@ -73,6 +73,7 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
         state.cut_off, state.cut_off_us = False, turn.now_us
     state.workers[event.session] = worker
     state.sessions[event.incarnation] = event.session
+    state.given_up.pop(event.incarnation, None)
     state.names[event.name] = event.incarnation
     state.pool.add(worker.session, worker.name, worker.host, worker.zone, worker.labels, worker.executors)
     state.update_room(worker.incarnation)
@@ -187,7 +188,7 @@ def _put_missed_on_record(turn: Turn, shard: ShardState, missed: dict[str, failo
 
 def _put_on_record(turn: Turn, worker: WorkerState) -> None:
     held = [assignment for assignment in _held(turn, worker.incarnation) if turn.state.has(assignment)]
-    failovers.worker_died(turn, worker.name, worker.incarnation, worker.absent_since_us, held)
+    failovers.worker_died(turn, worker, held)
 
 
 def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:

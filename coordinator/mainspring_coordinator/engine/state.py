@@ -181,7 +181,7 @@ class ShardState:
     holder: str
     """Our own incarnation, under which we own it."""
     mourned: dict[str, int] = field(default_factory=dict[str, int])
-    """Incarnations of workers whose death is on record here, with how many chunks of ids they had."""
+    """The events of workers' deaths that are on record here, with how many chunks of ids they have."""
     ready: bool = False
     """Its workflows are all loaded. Until then events about them wait in `deferred`."""
     deferred: list[Event] = field(default_factory=list[Event])
@@ -227,6 +227,8 @@ class State:
     """By incarnation."""
     names: dict[str, str] = field(default_factory=dict[str, str])
     """By worker name: the incarnation that has it."""
+    given_up: "OrderedDict[str, int]" = field(default_factory=OrderedDict[str, int])
+    """By incarnation: the last session of a worker that was given up and has not come back."""
     roomy: set[int] = field(default_factory=set[int])
     """Sessions that may get more assignments."""
     ready: ReadyQueue = field(init=False)
@@ -420,6 +422,12 @@ class State:
         shard.recent[assignment.id] = assignment.workflow_id
         if len(shard.recent) > limits.recent_results_a_shard_max:
             shard.recent.popitem(last=False)
+
+    def remember_given_up(self, worker: WorkerState) -> None:
+        """Keep for a while under which session a worker was given up: what is found of it later is of the same death."""
+        self.given_up[worker.incarnation] = worker.session
+        if len(self.given_up) > limits.workers_max:
+            self.given_up.popitem(last=False)
 
     def touch(self, workflow: WorkflowState, node: int = -1, instance: int = -1) -> int:
         """Note a change of a workflow, raise its version once a batch, and return it."""
