@@ -126,6 +126,32 @@ def test_a_worker_that_stood_still_asks_before_it_begins_anything() -> None:
     play(scene())
 
 
+def test_what_ends_first_after_a_stall_begins_nothing_that_waited() -> None:
+    begun: list[object] = []
+
+    async def scene() -> None:
+        clock = FakeClock()
+
+        async def block(data: object) -> None:
+            begun.append(data)
+            # The event loop stands still with it, so that its end is the first thing that happens afterwards.
+            clock.us += _limit_us + 1
+
+        async with (
+            coordinators() as [coordinator],
+            running([coordinator.address], {"block": block}, slots=1, surroundings=Surroundings(clock=clock)),
+        ):
+            session = await coordinator.session()
+            await session.message(lambda m: m.HasField("credit"))
+            session.assign(1, 2, executor="block")
+            await session.result(1)
+            let_go = await session.message(lambda m: any(item.ordinal_seen == 2 for item in m.inventory))
+            assert [list(item.queued) for item in let_go.inventory] == [[]]
+            assert len(begun) == 1
+
+    play(scene())
+
+
 def test_a_worker_that_is_not_answered_goes_on_by_a_new_stream() -> None:
     async def scene() -> None:
         clock = FakeClock()

@@ -33,16 +33,21 @@ class Execution:
         progress: ProgressBook,
         *,
         on_ended: EndedListener,
+        going_on: Callable[[], None],
         changed: Callable[[], None],
         elapsed_s: Callable[[], float],
     ) -> None:
-        """`changed` is called when an attempt has ended and the machine knows it; `elapsed_s` measures how long code runs."""
+        """`going_on` is called when an attempt has ended, before the machine knows it and has another one begin; `changed` after that.
+
+        `elapsed_s` measures how long code runs.
+        """
         self.orders: dict[Key, Order] = {}
         """What runs."""
         self._executors = executors
         self._machine = machine
         self._progress = progress
         self._on_ended = on_ended
+        self._going_on = going_on
         self._changed = changed
         modules = config.modules or modules_of_processes(executors.values())
         processes = ProcessPool(modules, config.processes or config.slots)
@@ -78,6 +83,8 @@ class Execution:
         self._runner.start(order)
 
     def _attempt_ended(self, order: Order, ended: Ended, run_us: int) -> None:
+        # The process may have stood still until now, or this code itself may have held the loop.
+        self._going_on()
         del self.orders[order.key]
         self._progress.ended(order.key, failed=ended.failure is not None)
         found = self._executors.get(order.executor)

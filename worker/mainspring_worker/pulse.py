@@ -1,7 +1,7 @@
 """Notices that this process stood still: SIGSTOP, a suspended machine, a blocked event loop.
 
 While it stands still, coordinators may take it for lost and give its work to others; what they sent before that waits in its sockets.
-Which callback runs first when it goes on is chance, so each that takes something in beats before, and a task beats at a steady pace.
+Which callback runs first when it goes on is chance, so each that may have something begun beats before, and a task beats at a steady pace.
 """
 
 from collections.abc import Callable

@@ -78,19 +78,20 @@ class Worker:
         self._on_attached = on_attached
         self._machine = Machine(config.slots)
         self._progress = ProgressBook(self._wake_every_stream)
+        timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
+        limit_us = stall_limit_us(timings.heartbeat_ms, timings.silence_ms, timings.keepalive)
+        self._pulse = Pulse(self._surroundings.clock, limit_us, self._stood_still)
         self._execution = Execution(
             config,
             self._executors,
             self._machine,
             self._progress,
             on_ended=on_ended,
+            going_on=self._pulse.beat,
             changed=self._attempts_changed,
             elapsed_s=self._surroundings.elapsed_s,
         )
-        timings = Timings(config.heartbeat_interval_ms, config.failure_detection_timeout_ms, config.keepalive)
         self._links = Links(self, config.addresses, timings, self._surroundings)
-        limit_us = stall_limit_us(timings.heartbeat_ms, timings.silence_ms, timings.keepalive)
-        self._pulse = Pulse(self._surroundings.clock, limit_us, self._stood_still)
         self._cut_off_timer: asyncio.TimerHandle | None = None
         self._cluster = config.cluster
         """The cluster that we are of: as configured, else that of the coordinator that took us in first."""
