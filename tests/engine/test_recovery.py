@@ -22,12 +22,12 @@ from mainspring_coordinator.engine.events import (
     ShardTaken,
 )
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.engine.rows import GraceEnded, WorkflowInserted
+from mainspring_coordinator.engine.rows import FailoverRecorded, GraceEnded, NodeChanged, WorkflowInserted
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.shard_loader import collect_output
 from mainspring_coordinator.store.protocol import StoredNode
 from tests.engine.replay import fold
-from tests.engine.rig import SECOND, Rig, define, of, only, rows_of
+from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
 nodes: list[dict[str, Any]] = [
     {"id": "fetch", "executor": "work"},
@@ -154,6 +154,33 @@ def test_workers_that_do_not_come_back_are_lost_after_the_grace_which_a_takeover
     cluster.rig.attach("w2")
     assert not of(cluster.rig.after(4.8), Assign)
     assert only(cluster.rig.after(0.3), Assign).node_id == "fetch"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
+@pytest.mark.parametrize("failover", [True, False])
+def test_who_says_goodbye_about_the_time_of_a_takeover_is_neither_waited_for_nor_dead(
+    when: str, *, failover: bool
+) -> None:
+    plan = define([{"id": "a", "executor": "work"}])
+    old = Rig()
+    leaver = old.attach("w1")
+    old.submit(plan)
+    new = Rig(epoch=2, own=False, config=with_config(failover=failover))
+    leaving, heir = new.attach("w1", incarnation=leaver.incarnation), new.attach("w2")
+    if when == "before":
+        new.drop(leaving, goodbye=True)
+    new.step(ShardTaken(0, 2, new.now_us + 10 * SECOND, "e" * 32))
+    if when == "meanwhile":
+        new.drop(leaving, goodbye=True)
+    new.step(fold(old.rows, {plan.hash: plan})[0][0])
+    new.step(ShardReady(0))
+    if when == "after":
+        new.drop(leaving, goodbye=True)
+    new.inventory(heir)
+    assert [worker.name for worker, _ in new.running()] == ["w2"]
+    new.after(60)
+    assert {row.redeliveries for row in new.rows if isinstance(row, NodeChanged)} == {0}
+    assert not [row for row in new.rows if isinstance(row, FailoverRecorded)]
 
 
 def test_the_grace_ends_when_all_are_back_so_that_the_next_owner_gives_a_whole_one() -> None:

@@ -74,6 +74,7 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
     state.workers[event.session] = worker
     state.sessions[event.incarnation] = event.session
     state.given_up.pop(event.incarnation, None)
+    state.departed.pop(event.incarnation, None)
     state.names[event.name] = event.incarnation
     state.pool.add(worker.session, worker.name, worker.host, worker.zone, worker.labels, worker.executors)
     state.update_room(worker.incarnation)
@@ -116,6 +117,7 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
     for assignment in held:
         assignment.session = 0
     if event.goodbye:
+        state.remember_departed(worker.incarnation)
         _remove(turn, worker)
         turn.begin(_offer_in_parts(turn, held, died=False))
         return
@@ -125,6 +127,15 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
         workflow_id=worker.incarnation,
         number=worker.session,
     )
+
+
+def offer_departed(turn: Turn, shard: ShardState) -> None:
+    """A shard is ready: offer again what is with workers that said goodbye before it was, maybe not to the owner before us."""
+    state = turn.state
+    gone = [held for incarnation, held in state.held.items() if incarnation in state.departed]
+    left = [one for held in gone for one in held.assignments.values() if one.shard == shard.shard]
+    if left:
+        turn.begin(_offer_in_parts(turn, left, died=False))
 
 
 def grace_over(turn: Turn, timer: Timer) -> None:
@@ -217,6 +228,9 @@ def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignme
         if assignment.incarnation in state.sessions:
             # It is attached, or in its own grace; what it has, its inventory will say.
             waiting = True
+            continue
+        if assignment.incarnation in state.departed:
+            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
             continue
         missed.setdefault(assignment.incarnation, failovers.Missed(assignment.worker)).add(shard, assignment)
         if not state.config.failover and assignment.worker not in state.names:

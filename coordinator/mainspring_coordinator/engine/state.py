@@ -229,6 +229,8 @@ class State:
     """By worker name: the incarnation that has it."""
     given_up: "OrderedDict[str, int]" = field(default_factory=OrderedDict[str, int])
     """By incarnation: the last session of a worker that was given up and has not come back."""
+    departed: "OrderedDict[str, None]" = field(default_factory=OrderedDict[str, None])
+    """Incarnations of workers that said goodbye to us; the owner of a shard before us may not have heard it."""
     roomy: set[int] = field(default_factory=set[int])
     """Sessions that may get more assignments."""
     ready: ReadyQueue = field(init=False)
@@ -428,6 +430,12 @@ class State:
         self.given_up[worker.incarnation] = worker.session
         if len(self.given_up) > limits.workers_max:
             self.given_up.popitem(last=False)
+
+    def remember_departed(self, incarnation: str) -> None:
+        """Keep for a while that a worker said goodbye."""
+        self.departed[incarnation] = None
+        if len(self.departed) > limits.workers_max:
+            self.departed.popitem(last=False)
 
     def touch(self, workflow: WorkflowState, node: int = -1, instance: int = -1) -> int:
         """Note a change of a workflow, raise its version once a batch, and return it."""

@@ -210,6 +210,7 @@ class Engine:
                 workflows.existed(turn, shard, event)
             case ShardReady():
                 recovery.ready(turn, shard, event)
+                fleet.offer_departed(turn, shard)
             case DeathsFound():
                 failovers.deaths_found(turn, shard, event)
 
