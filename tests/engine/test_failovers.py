@@ -6,6 +6,7 @@ from itertools import pairwise
 import orjson
 import pytest
 
+from mainspring import limits
 from mainspring.limits import failover_ids_a_chunk_max
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Effect
 from mainspring_coordinator.engine.events import Death, DeathsFound, FailoverTold, ShardReady, ShardTaken
@@ -211,6 +212,18 @@ def test_what_was_told_is_answered_with_its_commit_and_refused_where_the_fence_i
     refused = rig.step(FailoverTold(6, 3, "f" * 32, FailoverStage.CLOSED, 1, 1))
     assert (only(refused, Answer).token, only(refused, Answer).code) == (6, AnswerCode.NOT_OWNER)
     assert not rows_of(refused, FailoverMarked)
+
+
+def test_how_many_deaths_are_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "workers_max", 3)
+    rig = Rig()
+    for number in range(9):
+        worker = rig.attach(f"w{number}")
+        rig.submit(one, f"wf-{number}")
+        rig.drop(worker)
+        assert only_row(rig.after(GRACE)).failed_engine == worker.name
+    state = rig.engine.state
+    assert (len(state.given_up), len(state.shards[0].mourned)) == (3, 3)
 
 
 def test_what_is_missed_in_parts_is_on_record_whole_and_each_part_with_the_step_that_gives_it_up() -> None:

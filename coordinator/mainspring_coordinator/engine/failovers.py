@@ -138,6 +138,8 @@ def _mourn(turn: Turn, shard: ShardState, death: Death, held: Missed, settles_at
     first = shard.mourned.get(found, 0)
     workflows, nodes = id_chunks(list(held.workflows)), id_chunks(held.nodes)
     shard.mourned[found] = first + max(len(workflows), len(nodes))
+    if len(shard.mourned) > limits.workers_max:
+        del shard.mourned[next(iter(shard.mourned))]
     _affect(turn, shard.shard, shard.shard, found, workflows, nodes, first=first)
 
 

@@ -181,7 +181,7 @@ class ShardState:
     holder: str
     """Our own incarnation, under which we own it."""
     mourned: dict[str, int] = field(default_factory=dict[str, int])
-    """The events of workers' deaths that are on record here, with how many chunks of ids they have."""
+    """The events of workers' deaths that went on record here last, with how many chunks of ids they have."""
     ready: bool = False
     """Its workflows are all loaded. Until then events about them wait in `deferred`."""
     deferred: list[Event] = field(default_factory=list[Event])
