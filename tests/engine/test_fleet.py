@@ -49,6 +49,18 @@ def test_a_dead_workers_nodes_go_elsewhere_when_its_grace_has_passed() -> None:
     assert rows_of(effects, NodeAssigned)[0].redeliveries == 1
 
 
+def test_a_coordinator_that_stood_still_when_a_grace_ended_gives_it_once_more() -> None:
+    rig = Rig()
+    first = rig.attach("w1")
+    rig.submit(one)
+    rig.drop(first)
+    rig.after(GRACE + 2)
+    rig.drop(rig.attach("w1", incarnation=first.incarnation, running=first.running))
+    rig.after(GRACE + 2)
+    assert not [row for row in rig.rows if isinstance(row, NodeChanged)]
+    assert rows_of(rig.after(GRACE + 2), NodeChanged)[0].redeliveries == 1
+
+
 def test_a_worker_that_attaches_again_in_time_keeps_its_work() -> None:
     rig = Rig()
     first = rig.attach("w1")

@@ -6,6 +6,7 @@ and comes back is like any other: it keeps what was not offered elsewhere, and i
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from mainspring import ids, limits
 from mainspring.errors import Failure
@@ -40,6 +41,9 @@ from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerSt
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
+
+_stall_us: Final = 1_000_000
+"""The host looks for what is due several times a second."""
 
 
 def attached(turn: Turn, event: WorkerAttached) -> None:
@@ -145,6 +149,10 @@ def grace_over(turn: Turn, timer: Timer) -> None:
     if worker is None or worker.attached:
         return
     due_us = absent_until_us(turn, worker.absent_since_us)
+    if turn.now_us - timer.due_us > _stall_us and not worker.extended:
+        # We stood still ourselves, and it may have come back meanwhile. Once, so that one who is always late gives up too.
+        worker.extended = True
+        due_us = turn.now_us + state.config.stream_grace_us
     if due_us > turn.now_us:
         state.timers.set(due_us, TimerKind.WORKER_GRACE, workflow_id=worker.incarnation, number=worker.session)
     elif state.config.failover:

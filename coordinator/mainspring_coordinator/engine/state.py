@@ -156,6 +156,8 @@ class WorkerState:
     last_ordinal: int = 0
     absent_since_us: int = 0
     """When its stream ended."""
+    extended: bool = False
+    """Its grace was over while we stood still, and was given once more."""
     reserved: ClassKey | None = None
     """It gets no other work until it has run a node of this class, which waits for a worker that has nothing else."""
     overdue: bool = False
