@@ -143,6 +143,8 @@ cancel_grace_ms: Final = 30_000
 move_seen_ms_max: Final = 200  # that a planned move waits for workers to have heard what was sent them
 redeliveries_alone_min: Final = 2  # from so many on a node runs alone on a worker
 redeliveries_max: Final = 3  # a node under which so many workers died, the last one running it alone, has failed
+asked_of_an_absence: Final = 8
+"""So many other workers are asked to answer when one went without a word."""
 backlogged_workers_max: Final = 64
 idle_classes_max: Final = 1_000
 origins_max: Final = 65_536  # workers of which it is known where their outputs were made

@@ -12,6 +12,7 @@ Heartbeats go both ways: each side sends one with a `ping` at its interval, and 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from heapq import nlargest
 from typing import Any, Final
 
 import structlog
@@ -124,6 +125,13 @@ class FleetService(FleetServiceServicer):
             self._sessions.pop(session, None)
             if not self._sessions:
                 self._none_left.set()
+            if session.lost:
+                self._ask_others()
+
+    def _ask_others(self) -> None:
+        """A worker went without a word: let some of the others answer, so that it shows whether it is we who cannot be reached."""
+        for session in nlargest(limits.asked_of_an_absence, self._sessions, key=lambda session: session.heard_us):
+            session.ask()
 
     def beat(self) -> None:
         """Look at every stream once: send heartbeats that are due, end what is silent, stuck or late."""

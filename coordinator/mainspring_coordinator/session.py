@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from mainspring.v1 import worker_pb2
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context, incident
 from mainspring_coordinator.engine.effects import Ack, Assign, Disposition, Refuse, Replace, Welcomed
-from mainspring_coordinator.engine.events import Event, WorkerAttached, WorkerDetached
+from mainspring_coordinator.engine.events import Event, WorkerAttached, WorkerDetached, WorkerHeard
 from mainspring_coordinator.fleet_wire import HelloRefusedError, Outbox, check_hello, events_of, load_of
 from mainspring_coordinator.holdings import resolve
 from mainspring_coordinator.ports import Directory, Loop, SessionEffect
@@ -68,6 +69,8 @@ class Session:
         self._welcomed = False
         self._goodbye = False
         """The worker said that it leaves."""
+        self._wanted = False
+        """We had a reason of our own to end it."""
         self._told: dict[int, int] = {}
         """The shards, with their epochs, that the worker was told we own."""
         now_us = fleet.clock.now_us()
@@ -77,6 +80,8 @@ class Session:
         self._ping = 0
         self._pinged_us = 0
         self._worker_ping = 0
+        self._asked = 0
+        """The ping whose answer the loop is to be told of; 0: none."""
         self._unseen: list[tuple[int, asyncio.Future[None]]] = []
         """Who waits for the answer to which ping."""
         self._heartbeat_due_us = now_us + fleet.timings.heartbeat_ms * 1_000
@@ -128,6 +133,22 @@ class Session:
         self._unseen.append((self._ping, seen))
         return seen
 
+    @property
+    def heard_us(self) -> int:
+        """When the last message came."""
+        return self._heard_us
+
+    @property
+    def lost(self) -> bool:
+        """Whether the stream of a worker that was taken in ended, or was ended for its silence, though nobody wanted it to."""
+        return self._welcomed and not self._goodbye and not self._wanted
+
+    def ask(self) -> None:
+        """Let the loop know when the worker answers; what it said before does not count."""
+        if self._welcomed and not self._outbox.closed and not self._asked:
+            self._send_ping(self._fleet.clock.now_us())
+            self._asked = self._ping
+
     def coordinators_changed(self) -> None:
         """Tell the worker which coordinators are live."""
         if not self._welcomed or self._outbox.closed:
@@ -167,6 +188,7 @@ class Session:
 
     def end(self, reason: worker_pb2.GoodbyeReason.ValueType, message: str) -> None:
         """End the stream by intent, behind what still waits to be written."""
+        self._wanted = reason != worker_pb2.GOODBYE_REASON_SILENT
         self._outbox.close(reason, clip(message, limits.reason_bytes_max))
         self._to_write.set()
         self._over.set()
@@ -302,6 +324,10 @@ class Session:
                 entry.round_trip_us = max(1, self._fleet.clock.now_us() - self._pinged_us)
                 self._pinged_us = 0
             self._seen(heartbeat.pong)
+            if self._asked and heartbeat.pong >= self._asked:
+                self._asked = 0
+                with suppress(BusyError):  # then others are heard
+                    self._loop.post(WorkerHeard(self.number))
             if heartbeat.ping:
                 self._worker_ping = heartbeat.ping
                 self._heartbeat(ping=0)

@@ -70,22 +70,30 @@ def test_a_coordinator_cut_from_its_database_lets_go_in_time_and_what_it_held_ba
 def test_a_coordinator_cut_from_its_workers_gives_nobody_up_and_its_shards_go_to_one_that_has_them(
     chosen_url: str, tmp_path: Path
 ) -> None:
+    # Only pings of the transport notice, stream by stream, up to two seconds apart and so by more than the grace.
+    pings = {"KEEPALIVE_TIME": "2000", "KEEPALIVE_TIMEOUT": "1000", "STREAM_GRACE": "500"}
+    silent = {"HEARTBEAT_INTERVAL": "20000", "FAILURE_DETECTION_TIMEOUT": "60000", "LOCK_TIMEOUT": "60000"}
+
     async def play() -> None:
-        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true", **pings, **silent) as cluster:
             # Its own address cannot be reached, so that the proxy is the only way.
             await cluster.coordinator("c1", ADVERTISE_HOST="127.0.0.2")
             async with CuttableProxy(int(cluster.address("c1").rpartition(":")[2])) as proxy:
                 await cluster.coordinator("c2")
-                worker = await cluster.worker(
-                    "w1", MAINSPRING_ADDRESS=f"127.0.0.1:{proxy.port},{cluster.address('c2')}"
-                )
+                addresses = f"127.0.0.1:{proxy.port},{cluster.address('c2')}"
+                workers = [await cluster.worker("w1", MAINSPRING_ADDRESS=addresses)]
                 client = cluster.client("c1")
                 await cluster.owned(client, c1=8, c2=8)
+                for name in ("w2", "w3", "w4"):
+                    await asyncio.sleep(0.5)
+                    workers.append(await cluster.worker(name, MAINSPRING_ADDRESS=addresses))
                 held = [(await client.submit(gate_and_step(), "open")).workflow_id for _ in range(16)]
                 await so(lambda: len(cluster.effects.read("start")) == len(held))
+                # Each stream is left to its own pings.
+                await asyncio.sleep(3)
                 proxy.cut()
-                # Much later than the grace, and than it takes to notice: heartbeats each 0.5 s here, and a grace of 2 s.
-                await worker.said("detached")
+                for worker in workers:
+                    await worker.said("detached")
                 await cluster.owned(client, c1=0, c2=16)
                 cluster.effects.open_gate("open")
                 await all_ended(client, dict.fromkeys(held, 1))

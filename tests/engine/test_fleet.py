@@ -26,6 +26,7 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkerDetached,
     WorkerDraining,
+    WorkerHeard,
 )
 from mainspring_coordinator.engine.rows import NodeAssigned, NodeChanged
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -194,8 +195,25 @@ def test_a_worker_that_a_peer_may_have_is_given_up_by_one_that_has_others() -> N
     rig.attach("w1")
     rig.submit(one)
     rig.step(PeersSeen(have_workers=True))
-    rig.drop(rig.running()[0][0])
-    assert rows_of(rig.after(GRACE), NodeAssigned)[0].redeliveries == 1
+    held = rig.running()[0][0]
+    rig.drop(held)
+    rig.now_us += 1_000
+    rig.step(WorkerHeard(3 - held.session))
+    assert not rows_of(rig.after(GRACE - 0.002), NodeAssigned)
+    assert rows_of(rig.after(0.001), NodeAssigned)[0].redeliveries == 1
+
+
+def test_nobody_is_given_up_before_another_worker_was_heard_that_only_seems_attached() -> None:
+    rig = Rig()
+    first, second = rig.attach("w1"), rig.attach("w2", executors=("other",))
+    rig.submit(one)
+    rig.step(PeersSeen(have_workers=True))
+    rig.drop(first)
+    # A cut is noticed stream by stream; the other one may end any moment.
+    assert not rows_of(rig.after(3 * GRACE), NodeChanged)
+    rig.step(WorkerHeard(second.session))
+    assert not rows_of(rig.after(GRACE - 0.1), NodeChanged)
+    assert rows_of(rig.after(GRACE), NodeChanged)[0].redeliveries == 1
 
 
 def test_of_two_workers_with_one_name_the_live_one_stays() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from mainspring_coordinator import batch
-from mainspring_coordinator.engine import dispatch, fleet, nodes, recovery, step, workflows
+from mainspring_coordinator.engine import absence, dispatch, fleet, nodes, recovery, step, workflows
 from mainspring_coordinator.engine.choices import Candidates
 from mainspring_coordinator.engine.effects import Ack, Assign, Effect
 from mainspring_coordinator.engine.events import Inventory, ResultItem
@@ -110,7 +110,7 @@ def _cut_off_judges() -> Sequence[Any]:
     def absent_until_us(turn: Turn, since_us: int) -> int:
         return since_us + turn.state.config.stream_grace_us
 
-    return [patch.object(fleet, "absent_until_us", absent_until_us)]
+    return [patch.object(absence, "absent_until_us", absent_until_us)]
 
 
 def _lease_for_ever() -> Sequence[Any]:

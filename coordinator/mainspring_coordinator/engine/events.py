@@ -213,6 +213,13 @@ class WorkerDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerHeard:
+    """A worker answered, whatever it said."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
 class PeersSeen:
     """Whether workers are attached to another coordinator has changed."""
 
@@ -324,6 +331,7 @@ Event: TypeAlias = (
     | CreditSet
     | LoadReported
     | WorkerDraining
+    | WorkerHeard
     | PeersSeen
     | ShardTaken
     | WorkflowLoaded

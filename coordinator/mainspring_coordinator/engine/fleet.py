@@ -5,14 +5,22 @@ its inventory of that shard on this stream and under our epoch, so what a curren
 and comes back is like any other: it keeps what was not offered elsewhere, and is told to stop the rest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
 
 from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
-from mainspring_coordinator.engine import failovers, nodes, workflows
-from mainspring_coordinator.engine.alone import end_reservation
+from mainspring_coordinator.engine import nodes, workflows
+from mainspring_coordinator.engine.absence import (
+    end_grace,
+    give_up,
+    held_by,
+    leave_classes,
+    remove,
+    untie_in_parts,
+    untie_left_behind,
+    workflow_of,
+)
 from mainspring_coordinator.engine.effects import (
     Ack,
     CancelCause,
@@ -31,19 +39,14 @@ from mainspring_coordinator.engine.events import (
     ProgressReported,
     ResultItem,
     WorkerAttached,
-    WorkerDetached,
     WorkerDraining,
 )
-from mainspring_coordinator.engine.placement.base import shard_place, worker_place
-from mainspring_coordinator.engine.ready import ReadyClass
-from mainspring_coordinator.engine.rows import GraceEnded, ProgressSaved
+from mainspring_coordinator.engine.placement.base import shard_place
+from mainspring_coordinator.engine.rows import ProgressSaved
 from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
-from mainspring_coordinator.engine.timers import Timer, TimerKind
+from mainspring_coordinator.engine.timers import Timer
 from mainspring_coordinator.engine.turn import Act, Turn
-
-_stall_us: Final = 1_000_000
-"""The host looks for what is due several times a second."""
 
 
 def attached(turn: Turn, event: WorkerAttached) -> None:
@@ -59,7 +62,7 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
         return
     before = state.sessions.get(event.incarnation)
     if before is not None:
-        _remove(turn, state.workers[before])
+        remove(turn, state.workers[before])
         turn.emit(Replace(before))
     worker = WorkerState(
         event.session,
@@ -72,9 +75,6 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
         event.slots,
         event.workflows_max,
     )
-    if state.cut_off:
-        # Not from when that was last looked at: the others cannot have come back before now either.
-        state.cut_off, state.cut_off_us = False, turn.now_us
     state.workers[event.session] = worker
     state.sessions[event.incarnation] = event.session
     state.given_up.pop(event.incarnation, None)
@@ -108,163 +108,6 @@ def _give_up_name(turn: Turn, incarnation: str) -> bool:
     return True
 
 
-def detached(turn: Turn, event: WorkerDetached) -> None:
-    """A stream ended. The end of an older session never touches a newer one."""
-    state = turn.state
-    worker = state.workers.get(event.session)
-    if worker is None or not worker.attached:
-        return
-    worker.attached = False
-    worker.absent_since_us = turn.now_us
-    _leave_classes(turn, worker)
-    held = _held(turn, worker.incarnation)
-    for assignment in held:
-        assignment.session = 0
-    if event.goodbye:
-        state.remember_departed(worker.incarnation)
-        _remove(turn, worker)
-        turn.begin(_offer_in_parts(turn, held, died=False))
-        return
-    state.timers.set(
-        turn.now_us + state.config.stream_grace_us,
-        TimerKind.WORKER_GRACE,
-        workflow_id=worker.incarnation,
-        number=worker.session,
-    )
-
-
-def offer_departed(turn: Turn, shard: ShardState) -> None:
-    """A shard is ready: offer again what is with workers that said goodbye before it was, maybe not to the owner before us."""
-    state = turn.state
-    gone = [held for incarnation, held in state.held.items() if incarnation in state.departed]
-    left = [one for held in gone for one in held.assignments.values() if one.shard == shard.shard]
-    if left:
-        turn.begin(_offer_in_parts(turn, left, died=False))
-
-
-def grace_over(turn: Turn, timer: Timer) -> None:
-    """A worker did not attach again in time."""
-    state = turn.state
-    worker = state.workers.get(timer.number)
-    if worker is None or worker.attached:
-        return
-    due_us = absent_until_us(turn, worker.absent_since_us)
-    if turn.now_us - timer.due_us > _stall_us and not worker.extended:
-        # We stood still ourselves, and it may have come back meanwhile. Once, so that one who is always late gives up too.
-        worker.extended = True
-        due_us = turn.now_us + state.config.stream_grace_us
-    if due_us > turn.now_us:
-        state.timers.set(due_us, TimerKind.WORKER_GRACE, workflow_id=worker.incarnation, number=worker.session)
-    elif state.config.failover:
-        give_up(turn, worker)
-    else:
-        worker.overdue = True
-        _put_on_record(turn, worker)
-
-
-def absent_until_us(turn: Turn, since_us: int) -> int:
-    """Return how long a worker may be absent.
-
-    Who has no workers at all while a peer has some is cut off itself, and judges nobody: its shards go to that peer, which has their
-    workers. If its workers come back first, the absent ones get a whole grace again.
-    """
-    state = turn.state
-    # Once a step is enough, however many are absent.
-    if state.cut_off_us != turn.now_us:
-        state.cut_off = state.peers_have_workers and not any(worker.attached for worker in state.workers.values())
-        if state.cut_off:
-            state.cut_off_us = turn.now_us
-    return max(since_us, state.cut_off_us) + state.config.stream_grace_us
-
-
-def give_up(turn: Turn, worker: WorkerState) -> None:
-    """Offer a worker's work elsewhere."""
-    _remove(turn, worker)
-    if not worker.overdue:
-        _put_on_record(turn, worker)
-    turn.begin(_offer_in_parts(turn, _held(turn, worker.incarnation), died=True))
-
-
-def _offer_in_parts(turn: Turn, absent: Sequence[Assignment], *, died: bool) -> Act:
-    """Offer again what an absent worker had. Its rows name the incarnation, so that a successor misses it as well."""
-    for assignment in absent:
-        if turn.left <= 0:
-            turn = yield
-        while assignment.shard in turn.state.occupied:
-            turn = yield
-        # With a session it is adopted: the same process came back, and has it.
-        if not assignment.session and turn.state.has(assignment):
-            turn.left -= 1
-            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=died)
-
-
-def _put_missed_on_record(turn: Turn, shard: ShardState, missed: dict[str, failovers.Missed]) -> None:
-    if turn.state.shards.get(shard.shard) is shard:
-        for incarnation, held in missed.items():
-            failovers.worker_never_came(turn, shard, incarnation, held)
-    missed.clear()
-
-
-def _put_on_record(turn: Turn, worker: WorkerState) -> None:
-    held = [assignment for assignment in _held(turn, worker.incarnation) if turn.state.has(assignment)]
-    failovers.worker_died(turn, worker, held)
-
-
-def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
-    """Workers that have not come back since we took a shard are lost to it."""
-    if timer.number != shard.epoch:
-        return
-    due_us = absent_until_us(turn, 0)
-    if due_us > turn.now_us:
-        turn.state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
-    else:
-        turn.begin(_miss_in_parts(turn, shard, list(shard.live.values())))
-
-
-def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignment]) -> Act:
-    state = turn.state
-    waiting = False
-    missed: dict[str, failovers.Missed] = {}
-    for assignment in assignments:
-        if turn.left <= 0:
-            if state.config.failover:
-                _put_missed_on_record(turn, shard, missed)
-            turn = yield
-        if assignment.session or not state.has(assignment):
-            continue
-        turn.left -= 1
-        if assignment.incarnation in state.sessions:
-            # It is attached, or in its own grace; what it has, its inventory will say.
-            waiting = True
-            continue
-        if assignment.incarnation in state.departed:
-            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
-            continue
-        missed.setdefault(assignment.incarnation, failovers.Missed(assignment.worker)).add(shard, assignment)
-        if not state.config.failover and assignment.worker not in state.names:
-            waiting = True  # for a worker of its name
-            continue
-        nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=True)
-    _put_missed_on_record(turn, shard, missed)
-    if waiting and state.shards.get(shard.shard) is shard:
-        due_us = turn.now_us + state.config.stream_grace_us
-        state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
-
-
-def end_grace(turn: Turn, shard: ShardState) -> None:
-    """End the grace as soon as nobody is waited for, so that the next owner gives workers a whole one and not what is left of it.
-
-    While somebody is, it stays: takeovers that follow each other must not renew it.
-    """
-    if turn.state.shards.get(shard.shard) is not shard or shard.grace_until_us <= turn.now_us:
-        return
-    if not shard.ready or shard.reloading:
-        return  # somebody may have work in what is still to come
-    if all(assignment.session for assignment in shard.live.values()):
-        shard.grace_until_us = 0
-        turn.store(GraceEnded(shard.shard))
-
-
 def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
     """A worker says what it has of a shard: adopt it, offer again what is not there, stop what should not be."""
     worker = turn.state.workers.get(event.session)
@@ -274,7 +117,7 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
     has = {*event.queued, *event.running, *event.finished}
     to_stop: list[Assignment] = []
     missing: list[Assignment] = []
-    for assignment in [held for held in _held(turn, worker.incarnation) if held.shard == shard.shard]:
+    for assignment in [held for held in held_by(turn, worker.incarnation) if held.shard == shard.shard]:
         if assignment.id in has:
             assignment.session = worker.session
             if assignment.cancelling:
@@ -305,30 +148,7 @@ def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
             if turn.state.shards.get(shard.shard) is not shard:
                 return
     place = shard_place(shard.shard)
-    yield from _untie_in_parts(turn, place, lambda ready: turn.state.pool.has_stated(ready.want, shard.shard))
-
-
-def _untie_left_behind(turn: Turn, incarnation: str) -> None:
-    """Nobody is to wait for a worker that takes no more work, unless it comes back meanwhile."""
-    state = turn.state
-
-    def is_gone(_: ReadyClass) -> bool:
-        return state.sessions.get(incarnation, 0) not in state.pool.members
-
-    turn.begin(_untie_in_parts(turn, worker_place(incarnation), is_gone))
-
-
-def _untie_in_parts(turn: Turn, place: str, is_void: Callable[[ReadyClass], bool]) -> Act:
-    """What waits for something is to be looked at again, where its wait is void; the rest would only be tied again."""
-    queue = turn.state.ready
-    while True:
-        ready = next((ready for ready in queue.ties.get(place, {}).values() if is_void(ready)), None)
-        if ready is None:
-            return
-        if turn.left <= 0:
-            turn = yield
-            continue
-        turn.left -= queue.untie(ready, place, next(iter(ready.tied[place])), turn.left, turn.now_us)
+    yield from untie_in_parts(turn, place, lambda ready: turn.state.pool.has_stated(ready.want, shard.shard))
 
 
 def _is_void(shard: ShardState, worker: WorkerState, number: int) -> bool:
@@ -351,14 +171,14 @@ def _reconcile_in_parts(
             turn = yield
         if turn.state.has(assignment):
             turn.left -= 1
-            workflow = _workflow_of(turn, assignment)
+            workflow = workflow_of(turn, assignment)
             workflows.stop(turn, workflow, assignment, workflows.stop_cause(workflow))
     for assignment in missing:
         if turn.left <= 0:
             turn = yield
         if turn.state.has(assignment):
             turn.left -= 1
-            nodes.offer_again(turn, _workflow_of(turn, assignment), assignment, died=False)
+            nodes.offer_again(turn, workflow_of(turn, assignment), assignment, died=False)
     for number in unknown:
         if turn.left <= 0:
             turn = yield
@@ -462,34 +282,5 @@ def draining(turn: Turn, event: WorkerDraining) -> None:
     if worker is not None:
         worker.draining = True
         turn.state.update_room(worker.incarnation)
-        _leave_classes(turn, worker)
-        _untie_left_behind(turn, worker.incarnation)
-
-
-def _held(turn: Turn, incarnation: str) -> list[Assignment]:
-    held = turn.state.held.get(incarnation)
-    return list(held.assignments.values()) if held is not None else []
-
-
-def _workflow_of(turn: Turn, assignment: Assignment) -> WorkflowState:
-    return turn.state.shards[assignment.shard].workflows[assignment.workflow_id]
-
-
-def _leave_classes(turn: Turn, worker: WorkerState) -> None:
-    end_reservation(turn.state, worker.session)
-    turn.state.roomy.discard(worker.session)
-    turn.state.pool.remove(worker.session)
-    for ready in turn.state.ready.classes.values():
-        turn.state.backlog.leave(ready, worker.session)
-
-
-def _remove(turn: Turn, worker: WorkerState) -> None:
-    """Forget a session."""
-    state = turn.state
-    _leave_classes(turn, worker)
-    del state.workers[worker.session]
-    if state.sessions.get(worker.incarnation) == worker.session:
-        del state.sessions[worker.incarnation]
-        if state.names.get(worker.name) == worker.incarnation:
-            del state.names[worker.name]
-    _untie_left_behind(turn, worker.incarnation)
+        leave_classes(turn, worker)
+        untie_left_behind(turn, worker.incarnation)

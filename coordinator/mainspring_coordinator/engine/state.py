@@ -268,10 +268,15 @@ class State:
     affinities: Affinities = field(default_factory=Affinities)
     peers_have_workers: bool = False
     """Workers are attached to another coordinator."""
+    heard_us: int = 0
+    """When a worker said something, the last time that the engine was told of it."""
     cut_off: bool = False
-    """When we last looked for absent workers we had none at all while peers had some, and none has come since."""
+    """Somebody was looked for, while no worker had been heard that would show that it is not we who cannot be reached."""
     cut_off_us: int = 0
-    """Until when that was so, as far as we know; the last time."""
+    """When that was over, the last time."""
+    any_attached: bool = False
+    """Whether any worker was attached at `looked_us`."""
+    looked_us: int = 0
 
     def __post_init__(self) -> None:
         self.ready = ReadyQueue(self.config.priority_ageing_us)

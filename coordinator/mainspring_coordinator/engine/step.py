@@ -8,9 +8,10 @@ No step takes long: while the engine is `busy`, the host goes on with it by `Tic
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Final
 
 from mainspring import limits
-from mainspring_coordinator.engine import dispatch, failovers, fleet, nodes, recovery, workflows
+from mainspring_coordinator.engine import absence, dispatch, failovers, fleet, nodes, recovery, workflows
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
 from mainspring_coordinator.engine.events import (
@@ -35,6 +36,7 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkerDetached,
     WorkerDraining,
+    WorkerHeard,
     WorkflowAbsent,
     WorkflowEvicted,
     WorkflowLoaded,
@@ -43,6 +45,11 @@ from mainspring_coordinator.engine.placement import Strategy, strategies
 from mainspring_coordinator.engine.state import ShardState, State
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
+
+_from_workers: Final = (
+    *(Results, Inventory, CreditSet, LoadReported, ProgressReported, WorkerAttached, WorkerDraining),
+    WorkerHeard,
+)
 
 
 class Engine:
@@ -134,13 +141,15 @@ class Engine:
             shard = state.shards.get(shard_id)
             if shard is not None and shard.ready and shard_id not in state.occupied:
                 self._handle_deferred(turn, shard)
-                fleet.end_grace(turn, shard)
+                absence.end_grace(turn, shard)
 
     def _handle(self, turn: Turn, event: Event) -> None:
+        if isinstance(event, _from_workers):
+            absence.heard(turn)
         match event:
             case Results():
                 _results(turn, event)
-            case Tick():
+            case Tick() | WorkerHeard():
                 pass
             case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
                 _of_worker(turn, event)
@@ -210,7 +219,7 @@ class Engine:
                 workflows.existed(turn, shard, event)
             case ShardReady():
                 recovery.ready(turn, shard, event)
-                fleet.offer_departed(turn, shard)
+                absence.offer_departed(turn, shard)
             case DeathsFound():
                 failovers.deaths_found(turn, shard, event)
 
@@ -238,7 +247,7 @@ def _of_worker(turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | 
         case WorkerAttached():
             fleet.attached(turn, event)
         case WorkerDetached():
-            fleet.detached(turn, event)
+            absence.detached(turn, event)
         case CreditSet():
             fleet.credit(turn, event)
         case LoadReported():
@@ -270,7 +279,7 @@ def _results(turn: Turn, event: Results) -> None:
 
 def _fire(turn: Turn, timer: Timer) -> None:
     if timer.kind is TimerKind.WORKER_GRACE:
-        fleet.grace_over(turn, timer)
+        absence.grace_over(turn, timer)
         return
     shard = turn.state.shards.get(timer.shard)
     if shard is None:
@@ -279,7 +288,7 @@ def _fire(turn: Turn, timer: Timer) -> None:
         shard.put_off.append(timer)
         return
     if timer.kind is TimerKind.SHARD_GRACE:
-        fleet.shard_grace_over(turn, shard, timer)
+        absence.shard_grace_over(turn, shard, timer)
         return
     workflow = shard.workflows.get(timer.workflow_id)
     if workflow is None:

@@ -164,6 +164,17 @@ attempts: Final = Table(
     **_options,
 )
 
+# Neither read nor written: coordinators of the version before, which may still run beside ours, do both. The next version drops it.
+lost_incarnations: Final = Table(
+    "lost_incarnations",
+    metadata,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("incarnation", ascii_text(32), primary_key=True),
+    Column("worker", unicode_text(255), nullable=False),
+    _number("lost_at_us"),
+    **_options,
+)
+
 failover_events: Final = Table(
     "failover_events",
     metadata,
