@@ -23,6 +23,7 @@ from mainspring_client import following, submitting, wire_nouns
 from mainspring_client.handle import Handle
 from mainspring_client.nouns import (
     CoordinatorInfo,
+    Explanation,
     HistoryEvent,
     NodeDetail,
     NodeInfo,
@@ -125,6 +126,11 @@ class Client:
         """Read one node, or one instance of a `map` node, with its payloads and attempts."""
         request = client_pb2.GetNodeRequest(workflow_id=workflow_id, node_id=node_id, instance=instance)
         return wire_nouns.node_detail(await self._transport.call(lambda at: at.workflows.GetNode, request))
+
+    async def explain(self, workflow_id: str, node_id: str = "", instance: int = -1) -> Explanation:
+        """Tell why a node does not run, with a reason for each worker; without `node_id`, why the nodes of a workflow do not."""
+        request = client_pb2.ExplainRequest(workflow_id=workflow_id, node_id=node_id, instance=instance)
+        return wire_nouns.explanation(await self._transport.call(lambda at: at.workflows.Explain, request))
 
     async def history(self, workflow_id: str) -> AsyncGenerator[HistoryEvent]:
         """Read what happened to a workflow, in the order of time."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mainspring.workflow import Json
 from mainspring_client.nouns import (
+    Explanation,
     HistoryEvent,
     NodeDetail,
     NodeInfo,
@@ -63,6 +64,10 @@ class Handle:
     async def node(self, node_id: str, instance: int = -1) -> NodeDetail:
         """Read one node, or one instance of a `map` node, with its payloads and attempts."""
         return await self._client.node(self.workflow_id, node_id, instance)
+
+    async def explain(self, node_id: str = "", instance: int = -1) -> Explanation:
+        """Tell why a node does not run, or, without one, why its nodes do not."""
+        return await self._client.explain(self.workflow_id, node_id, instance)
 
     def history(self) -> AsyncGenerator[HistoryEvent]:
         """Read what happened, in the order of time."""

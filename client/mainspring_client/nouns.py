@@ -154,6 +154,50 @@ class NodeDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeExplanation:
+    """Why a node is as it is."""
+
+    node_id: str
+    """The node."""
+    instance: int
+    """The `map` instance, -1 for the node itself."""
+    status: NodeStatus
+    """How far it is."""
+    reason: str
+    """Why, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersExplanation:
+    """Workers that have not got a node for one reason."""
+
+    verdict: str
+    """The reason: ABLE, NEARER, KEY, WORKFLOWS, INVENTORY, FULL, ALONE, DRAINING, ABSENT, LABELS or EXECUTOR."""
+    reason: str
+    """The same in words, said of one of them."""
+    count: int
+    """How many workers."""
+    workers: tuple[str, ...]
+    """Their names, at most 50."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a workflow's nodes do not run."""
+
+    status: WorkflowStatus
+    """How far the workflow is."""
+    nodes: tuple[NodeExplanation, ...]
+    """The one that was asked for, or up to 100 of those that have not ended."""
+    nodes_left_out: int
+    """How many more have not ended."""
+    strategy: str
+    """By which a worker is chosen for the one node."""
+    workers: tuple[WorkersExplanation, ...]
+    """For one node that is ready: why each worker has not got it, those that come closest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryEvent:
     """One line of a workflow's history."""
 

@@ -22,6 +22,7 @@ from mainspring_client.client import Client
 from mainspring_client.handle import Handle
 from mainspring_client.nouns import (
     CoordinatorInfo,
+    Explanation,
     HistoryEvent,
     NodeDetail,
     NodeInfo,
@@ -128,6 +129,10 @@ class SyncHandle:
         """Read one node with its payloads and attempts."""
         return self._client.node(self.workflow_id, node_id, instance)
 
+    def explain(self, node_id: str = "", instance: int = -1) -> Explanation:
+        """Tell why a node does not run, or, without one, why its nodes do not."""
+        return self._client.explain(self.workflow_id, node_id, instance)
+
     def history(self) -> Iterator[HistoryEvent]:
         """Read what happened, in the order of time."""
         return self._client.history(self.workflow_id)
@@ -194,6 +199,10 @@ class SyncClient:
     def node(self, workflow_id: str, node_id: str, instance: int = -1) -> NodeDetail:
         """Read one node with its payloads and attempts."""
         return self._run(self._client.node(workflow_id, node_id, instance))
+
+    def explain(self, workflow_id: str, node_id: str = "", instance: int = -1) -> Explanation:
+        """Tell why a node does not run, with a reason for each worker; without `node_id`, why the nodes of a workflow do not."""
+        return self._run(self._client.explain(workflow_id, node_id, instance))
 
     def history(self, workflow_id: str) -> Iterator[HistoryEvent]:
         """Read what happened to a workflow, in the order of time."""

@@ -10,13 +10,16 @@ from mainspring.wire import from_failure
 from mainspring_client.nouns import (
     AttemptInfo,
     CoordinatorInfo,
+    Explanation,
     HistoryEvent,
     NodeDetail,
+    NodeExplanation,
     NodeInfo,
     NodeStatus,
     Result,
     ShardInfo,
     WorkerInfo,
+    WorkersExplanation,
     WorkflowInfo,
     WorkflowStatus,
 )
@@ -115,6 +118,29 @@ def node_detail(message: client_pb2.GetNodeResponse) -> NodeDetail:
         decode_json(message.progress),
         attempts,
     )
+
+
+def explanation(message: client_pb2.ExplainResponse) -> Explanation:
+    """Read why nodes do not run."""
+    return Explanation(
+        status=workflow_status(message.status),
+        nodes=tuple(
+            NodeExplanation(one.node_id, one.instance, node_status(one.status), one.reason) for one in message.nodes
+        ),
+        nodes_left_out=message.nodes_left_out,
+        strategy=message.strategy,
+        workers=tuple(
+            WorkersExplanation(_verdict(one.verdict), one.reason, one.count, tuple(one.workers))
+            for one in message.workers
+        ),
+    )
+
+
+def _verdict(verdict: "client_pb2.WorkerVerdict.ValueType") -> str:
+    try:
+        return client_pb2.WorkerVerdict.Name(verdict).removeprefix("WORKER_VERDICT_")
+    except ValueError:
+        return str(verdict)  # of a newer cluster: shown by its number
 
 
 def history_event(message: client_pb2.HistoryEvent) -> HistoryEvent:

@@ -68,6 +68,8 @@ submit_many_items_max: Final = 1_000
 wait_many_ids_max: Final = 10_000
 result_wait_ms_max: Final = 60_000
 page_size_max: Final = 1_000
+explained_workers_max: Final = 50
+"""So many names of workers that have not got a node for the same reason are told."""
 history_events_max: Final = 1_000_000
 watchers_a_workflow_max: Final = 100
 watchers_max: Final = 10_000

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc.aio
@@ -15,6 +16,7 @@ from mainspring.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from mainspring.v1.client_pb2_grpc import add_WorkflowsServiceServicer_to_server
 from mainspring.v1.worker_pb2_grpc import add_FleetServiceServicer_to_server
 from mainspring_coordinator.admin import AdminService, Build
+from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
 from mainspring_coordinator.plans import PlanCache
@@ -80,7 +82,13 @@ async def add_services(
     forwarder = Forwarder(loop, directory, dial)
     fleet = FleetService(loop, directory, build.cluster, timings, version=build.version, clock=clock, vitals=vitals)
     services = Services(fleet, forwarder, reads, health.aio.HealthServicer())
-    add_WorkflowsServiceServicer_to_server(WorkflowsService(loop, reads, plans, forwarder, strategy), server)
+    # Two heartbeats: what is longer is told of a worker, though it is not counted as lost yet.
+    explaining = partial(
+        Explaining, workers=lambda: fleet.book.entries, clock=clock, silent_ms=2 * timings.heartbeat_ms
+    )
+    add_WorkflowsServiceServicer_to_server(
+        WorkflowsService(loop, reads, plans, forwarder, strategy, explaining), server
+    )
     add_FleetServiceServicer_to_server(fleet, server)
     add_AdminServiceServicer_to_server(AdminService(loop, directory, reads, fleet.book, build, clock), server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)

@@ -20,7 +20,7 @@ from mainspring.paths import PathError
 from mainspring.v1 import client_pb2
 from mainspring.wire import null, to_payload
 from mainspring_coordinator import history, views
-from mainspring_coordinator.engine.effects import Answer, AnswerCode, View
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, Explanation, View
 from mainspring_coordinator.engine.events import Read
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -82,6 +82,24 @@ class WorkflowReads:
             if views.has_ended(stored.status):
                 return stored
             # It was submitted, or came back into memory, between the two looks.
+        raise UnavailableError(f"workflow {workflow_id!r} is being loaded; try again")
+
+    async def explained(
+        self, shard: int, workflow_id: str, about: tuple[str, int]
+    ) -> tuple[Explanation | StoredWorkflow, Plan]:
+        """Return why a workflow, or one node and instance of it, does not run, or the row of one that has ended; and its plan."""
+        for _ in range(_looks_max):
+            answer = check_answer(
+                await self._loop.ask(shard, lambda token: Read(token, shard, workflow_id, about=about))
+            )
+            stored = await self.row(shard, workflow_id)
+            if answer.explanation is not None and stored is not None:
+                return answer.explanation, await self._plan(stored)
+            if stored is None:
+                raise not_found(workflow_id)
+            if views.has_ended(stored.status):
+                return stored, await self._plan(stored)
+            # As in `glance`.
         raise UnavailableError(f"workflow {workflow_id!r} is being loaded; try again")
 
     async def ended(self, shard: int, workflow_id: str) -> StoredWorkflow | None:

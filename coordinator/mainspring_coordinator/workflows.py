@@ -1,6 +1,6 @@
 """The clients' service: each call of `WorkflowsService`, and where it is answered."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Final
 
 from mainspring import limits
@@ -10,6 +10,7 @@ from mainspring.v1.client_pb2_grpc import WorkflowsServiceServicer
 from mainspring_coordinator.answering import Context, answers, streams
 from mainspring_coordinator.engine.effects import AnswerCode
 from mainspring_coordinator.engine.events import Cancel
+from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.forward import Forwarder
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Loop
@@ -26,10 +27,19 @@ _cancel_tries_max: Final = 5
 class WorkflowsService(WorkflowsServiceServicer):
     """Answers clients; any coordinator takes any call."""
 
-    def __init__(self, loop: Loop, reads: Reads, plans: PlanCache, forwarder: Forwarder, strategy: str) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        reads: Reads,
+        plans: PlanCache,
+        forwarder: Forwarder,
+        strategy: str,
+        explaining: Callable[[WorkflowReads], Explaining],
+    ) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._reads = WorkflowReads(loop, reads, plans)
+        self._explaining = explaining(self._reads)
         self._submits = Submits(loop, plans, forwarder, strategy)
         self._results = Results(loop, self._reads, forwarder)
         self._watching = Watching(loop, self._reads, forwarder)
@@ -78,6 +88,14 @@ class WorkflowsService(WorkflowsServiceServicer):
         shard = self._shard(request.workflow_id)
         return await self._forwarder.pass_on(
             shard, context, request, lambda: self._reads.get_node(shard, request), lambda stub: stub.GetNode
+        )
+
+    @answers
+    async def Explain(self, request: client_pb2.ExplainRequest, context: Context) -> client_pb2.ExplainResponse:
+        """Tell why nodes do not run."""
+        shard = self._shard(request.workflow_id)
+        return await self._forwarder.pass_on(
+            shard, context, request, lambda: self._explaining.explain(shard, request), lambda stub: stub.Explain
         )
 
     @answers

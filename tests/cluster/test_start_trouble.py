@@ -26,6 +26,8 @@ def test_a_node_that_no_worker_can_run_waits_and_says_so_until_one_can(file_url:
                 return "no worker runs executor 'step'" in node.waiting_reason
 
             await eventually(said, 10)
+            told = await handle.explain(next(iter([node.node_id async for node in handle.nodes()])))
+            assert [(one.verdict, one.workers) for one in told.workers] == [("EXECUTOR", ("w1",))]
             await cluster.worker("w2")
             assert await handle.result(30) == 2
 

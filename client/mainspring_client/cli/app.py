@@ -37,7 +37,7 @@ _exit_codes: Final[tuple[tuple[tuple[type[MainspringError], ...], int], ...]] = 
     ((UnavailableError, DeadlineError, BusyError, StoreUnavailableError), exit_unavailable),
 )
 _order: Final = (
-    *("dev", "init", "validate", "submit", "watch", "get", "result", "history", "list", "cancel"),
+    *("dev", "init", "validate", "submit", "watch", "get", "explain", "result", "history", "list", "cancel"),
     *("workers", "coordinators", "shards", "failovers", "simulate", "coordinator", "worker", "db"),
 )
 _help: Final = """Durable workflows for teams that already run MySQL.

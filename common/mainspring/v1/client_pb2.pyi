@@ -27,6 +27,66 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _WorkerVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_VERDICT_UNSPECIFIED: _WorkerVerdict.ValueType  # 0
+    """Not set."""
+    WORKER_VERDICT_ABLE: _WorkerVerdict.ValueType  # 1
+    """It could take the node, whose turn has not come."""
+    WORKER_VERDICT_NEARER: _WorkerVerdict.ValueType  # 2
+    """Others are nearer to the node's inputs, and it waits a moment for them."""
+    WORKER_VERDICT_KEY: _WorkerVerdict.ValueType  # 3
+    """Another worker has the node's affinity key."""
+    WORKER_VERDICT_WORKFLOWS: _WorkerVerdict.ValueType  # 4
+    """It is at its bound of workflows."""
+    WORKER_VERDICT_INVENTORY: _WorkerVerdict.ValueType  # 5
+    """It has not stated yet what it has of the workflow's shard."""
+    WORKER_VERDICT_FULL: _WorkerVerdict.ValueType  # 6
+    """What it gives this coordinator is taken."""
+    WORKER_VERDICT_ALONE: _WorkerVerdict.ValueType  # 7
+    """It, or the node, has to do with a node that must run alone."""
+    WORKER_VERDICT_DRAINING: _WorkerVerdict.ValueType  # 8
+    """It takes no more work."""
+    WORKER_VERDICT_ABSENT: _WorkerVerdict.ValueType  # 9
+    """Its stream dropped; it may come back."""
+    WORKER_VERDICT_LABELS: _WorkerVerdict.ValueType  # 10
+    """It does not have the labels that the node requires."""
+    WORKER_VERDICT_EXECUTOR: _WorkerVerdict.ValueType  # 11
+    """It does not run the node's executor."""
+
+class WorkerVerdict(_WorkerVerdict, metaclass=_WorkerVerdictEnumTypeWrapper):
+    """Why a worker has not got a node."""
+
+WORKER_VERDICT_UNSPECIFIED: WorkerVerdict.ValueType  # 0
+"""Not set."""
+WORKER_VERDICT_ABLE: WorkerVerdict.ValueType  # 1
+"""It could take the node, whose turn has not come."""
+WORKER_VERDICT_NEARER: WorkerVerdict.ValueType  # 2
+"""Others are nearer to the node's inputs, and it waits a moment for them."""
+WORKER_VERDICT_KEY: WorkerVerdict.ValueType  # 3
+"""Another worker has the node's affinity key."""
+WORKER_VERDICT_WORKFLOWS: WorkerVerdict.ValueType  # 4
+"""It is at its bound of workflows."""
+WORKER_VERDICT_INVENTORY: WorkerVerdict.ValueType  # 5
+"""It has not stated yet what it has of the workflow's shard."""
+WORKER_VERDICT_FULL: WorkerVerdict.ValueType  # 6
+"""What it gives this coordinator is taken."""
+WORKER_VERDICT_ALONE: WorkerVerdict.ValueType  # 7
+"""It, or the node, has to do with a node that must run alone."""
+WORKER_VERDICT_DRAINING: WorkerVerdict.ValueType  # 8
+"""It takes no more work."""
+WORKER_VERDICT_ABSENT: WorkerVerdict.ValueType  # 9
+"""Its stream dropped; it may come back."""
+WORKER_VERDICT_LABELS: WorkerVerdict.ValueType  # 10
+"""It does not have the labels that the node requires."""
+WORKER_VERDICT_EXECUTOR: WorkerVerdict.ValueType  # 11
+"""It does not run the node's executor."""
+Global___WorkerVerdict: _TypeAlias = WorkerVerdict  # noqa: Y015
+
 class _HistoryEventType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -698,6 +758,150 @@ class GetNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetNodeResponse: _TypeAlias = GetNodeResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """What to explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """The workflow's id."""
+    node_id: _builtins.str
+    """The node's id; empty for all nodes that have not ended."""
+    instance: _builtins.int
+    """The `map` instance, -1 for the node itself."""
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node_id", b"node_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """Why nodes do not run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    status: _workflow_pb2.WorkflowStatus.ValueType
+    """How far the workflow is."""
+    nodes_left_out: _builtins.int
+    """How many nodes that have not ended are not among them."""
+    strategy: _builtins.str
+    """By which strategy a worker is chosen for the one node; empty for a workflow."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeExplanation]:
+        """The node that was asked for, or those that have not ended: what is ready first, then what waits for its next attempt, runs, and
+        waits for other nodes. At most 100.
+        """
+
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkersExplanation]:
+        """For one node that is ready: why each worker has not got it, workers with the same reason together, and those that come closest first."""
+
+    def __init__(
+        self,
+        *,
+        status: _workflow_pb2.WorkflowStatus.ValueType = ...,
+        nodes: _abc.Iterable[Global___NodeExplanation] | None = ...,
+        nodes_left_out: _builtins.int = ...,
+        strategy: _builtins.str = ...,
+        workers: _abc.Iterable[Global___WorkersExplanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "nodes_left_out", b"nodes_left_out", "status", b"status", "strategy", b"strategy", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class NodeExplanation(_message.Message):
+    """Why a node is as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    instance: _builtins.int
+    """The `map` instance, -1 for the node itself."""
+    status: _workflow_pb2.NodeStatus.ValueType
+    """How far it is."""
+    reason: _builtins.str
+    """Why, in words. At most 1 KiB."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+        status: _workflow_pb2.NodeStatus.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node_id", b"node_id", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeExplanation: _TypeAlias = NodeExplanation  # noqa: Y015
+
+@_typing.final
+class WorkersExplanation(_message.Message):
+    """Workers that have not got a node for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    verdict: Global___WorkerVerdict.ValueType
+    """The reason."""
+    reason: _builtins.str
+    """The same in words, said of one of them: "drains". At most 1 KiB."""
+    count: _builtins.int
+    """How many workers."""
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their names. At most 50."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___WorkerVerdict.ValueType = ...,
+        reason: _builtins.str = ...,
+        count: _builtins.int = ...,
+        workers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason", "verdict", b"verdict", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkersExplanation: _TypeAlias = WorkersExplanation  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):

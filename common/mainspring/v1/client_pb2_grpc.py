@@ -65,6 +65,11 @@ class WorkflowsServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_client__pb2.GetNodeRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_client__pb2.GetNodeResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/mainspring.v1.WorkflowsService/Explain',
+                request_serializer=mainspring_dot_v1_dot_client__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_client__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.GetHistory = channel.unary_unary(
                 '/mainspring.v1.WorkflowsService/GetHistory',
                 request_serializer=mainspring_dot_v1_dot_client__pb2.GetHistoryRequest.SerializeToString,
@@ -139,6 +144,13 @@ class WorkflowsServiceServicer(object):
 
     def GetNode(self, request, context):
         """Reads one node, or one instance of a `map` node, with its input, output, failure, progress and attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Tells why nodes do not run: what they wait for and, of one node, for each worker why it has not got it. Current as of the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,6 +233,11 @@ def add_WorkflowsServiceServicer_to_server(servicer, server):
                     servicer.GetNode,
                     request_deserializer=mainspring_dot_v1_dot_client__pb2.GetNodeRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_client__pb2.GetNodeResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=mainspring_dot_v1_dot_client__pb2.ExplainRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_client__pb2.ExplainResponse.SerializeToString,
             ),
             'GetHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHistory,
@@ -416,6 +433,33 @@ class WorkflowsService(object):
             '/mainspring.v1.WorkflowsService/GetNode',
             mainspring_dot_v1_dot_client__pb2.GetNodeRequest.SerializeToString,
             mainspring_dot_v1_dot_client__pb2.GetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.WorkflowsService/Explain',
+            mainspring_dot_v1_dot_client__pb2.ExplainRequest.SerializeToString,
+            mainspring_dot_v1_dot_client__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,8 @@ class WorkflowsServiceStub:
     """Lists the nodes of a workflow by page, in the order of the definition; instances of a `map` follow their node."""
     GetNode: _grpc.UnaryUnaryMultiCallable[_client_pb2.GetNodeRequest, _client_pb2.GetNodeResponse]
     """Reads one node, or one instance of a `map` node, with its input, output, failure, progress and attempts."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_client_pb2.ExplainRequest, _client_pb2.ExplainResponse]
+    """Tells why nodes do not run: what they wait for and, of one node, for each worker why it has not got it. Current as of the call."""
     GetHistory: _grpc.UnaryUnaryMultiCallable[_client_pb2.GetHistoryRequest, _client_pb2.GetHistoryResponse]
     """Lists what happened to a workflow in the order of time, by page."""
     GetResult: _grpc.UnaryUnaryMultiCallable[_client_pb2.GetResultRequest, _client_pb2.GetResultResponse]
@@ -92,6 +94,8 @@ class WorkflowsServiceAsyncStub(WorkflowsServiceStub):
     """Lists the nodes of a workflow by page, in the order of the definition; instances of a `map` follow their node."""
     GetNode: _aio.UnaryUnaryMultiCallable[_client_pb2.GetNodeRequest, _client_pb2.GetNodeResponse]  # type: ignore[assignment]
     """Reads one node, or one instance of a `map` node, with its input, output, failure, progress and attempts."""
+    Explain: _aio.UnaryUnaryMultiCallable[_client_pb2.ExplainRequest, _client_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Tells why nodes do not run: what they wait for and, of one node, for each worker why it has not got it. Current as of the call."""
     GetHistory: _aio.UnaryUnaryMultiCallable[_client_pb2.GetHistoryRequest, _client_pb2.GetHistoryResponse]  # type: ignore[assignment]
     """Lists what happened to a workflow in the order of time, by page."""
     GetResult: _aio.UnaryUnaryMultiCallable[_client_pb2.GetResultRequest, _client_pb2.GetResultResponse]  # type: ignore[assignment]
@@ -163,6 +167,14 @@ class WorkflowsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_client_pb2.GetNodeResponse, _abc.Awaitable[_client_pb2.GetNodeResponse]]:
         """Reads one node, or one instance of a `map` node, with its input, output, failure, progress and attempts."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _client_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_pb2.ExplainResponse, _abc.Awaitable[_client_pb2.ExplainResponse]]:
+        """Tells why nodes do not run: what they wait for and, of one node, for each worker why it has not got it. Current as of the call."""
 
     @_abc_1.abstractmethod
     def GetHistory(

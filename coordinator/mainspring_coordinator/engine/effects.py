@@ -7,7 +7,7 @@ is refused; -1 and "" where it belongs to none.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TypeAlias
 
 from mainspring_coordinator.engine.rows import Row
@@ -195,6 +195,70 @@ class View:
         return views
 
 
+class Verdict(StrEnum):
+    """Why a worker does not get a node now."""
+
+    EXECUTOR = "executor"
+    """It does not run the node's executor."""
+    LABELS = "labels"
+    """It does not have the labels that the node requires."""
+    ABSENT = "absent"
+    """Its stream dropped; it may come back."""
+    DRAINING = "draining"
+    """It takes no more work."""
+    ALONE = "alone"
+    """It, or the node, has to do with a node that must run alone."""
+    FULL = "full"
+    """What it gives this coordinator is taken."""
+    INVENTORY = "inventory"
+    """It has not stated yet what it has of the workflow's shard."""
+    WORKFLOWS = "workflows"
+    """It is at its bound of workflows."""
+    KEY = "key"
+    """Another worker has the node's affinity key."""
+    NEARER = "nearer"
+    """Others are nearer to the node's inputs, and it waits a moment for them."""
+    ABLE = "able"
+    """It could take the node, whose turn has not come."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReason:
+    """Why a node is as it is."""
+
+    node: int
+    instance: int
+    status: NodeStatus
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReason:
+    """Why a worker does not get a node."""
+
+    worker: str
+    """Its name."""
+    incarnation: str
+    verdict: Verdict
+    reason: str
+    """Said of the worker: "drains"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why nodes do not run."""
+
+    status: WorkflowStatus
+    nodes: Sequence[NodeReason]
+    """Empty: there is no such node."""
+    left_out: int
+    """How many nodes that have not ended are not told of."""
+    strategy: str
+    """By which the one node's worker is chosen."""
+    workers: Sequence[WorkerReason]
+    """For one node that waits for a worker: each worker's reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Answer a caller."""
@@ -206,6 +270,7 @@ class Answer:
     status: WorkflowStatus | None = None
     created: bool = False
     view: View | None = None
+    explanation: Explanation | None = None
     message: str = ""
     claims: bool = True
     """The client will be told something of it, so that it must be proven current."""

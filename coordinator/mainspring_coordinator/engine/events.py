@@ -64,6 +64,8 @@ class Read:
     workflow_id: str
     brief: bool = False
     """Only whether it is in memory is asked; nothing of the answer may be told to the client."""
+    about: tuple[str, int] | None = None
+    """Answered with an explanation of this node and instance, or of the workflow if the node's id is empty, instead of a view."""
 
 
 # -- the record ------------------------------------------------------------------------------------------------------------

@@ -1,13 +1,23 @@
-"""Why a node does not run, in words."""
+"""Why a node does not run, in words: what it waits for, and for each worker why it has not got it."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from mainspring_coordinator.engine.alone import must_run_alone
-from mainspring_coordinator.engine.ready import ClassKey
-from mainspring_coordinator.engine.state import State, WorkflowState, runs
-from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.engine.effects import Explanation, NodeReason, Verdict, WorkerReason
+from mainspring_coordinator.engine.ready import ClassKey, Item
+from mainspring_coordinator.engine.state import Assignment, State, WorkerState, WorkflowState, runs
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
 
 _reasons_max: Final = 1_000
+_nodes_max: Final = 100
+_parents_max: Final = 10
+_able: Final = "could take it; its turn has not come yet"
+_order: Final = (
+    *(NodeStatus.READY, NodeStatus.BACKOFF, NodeStatus.CANCELLING, NodeStatus.RUNNING),
+    NodeStatus.WAITING,
+)
+"""What is told first of a whole workflow."""
 
 
 def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
@@ -33,6 +43,183 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
         if must_run_alone(workflow, node, instance) and (node in found or len(found) < _reasons_max):
             found[node] = f"waits for a worker of its own, because {deaths} workers died while they ran it"
     return found
+
+
+def explain(state: State, workflow: WorkflowState, node_id: str, instance: int, now_us: int) -> Explanation:
+    """Explain a node, or an instance of a `map` node, with a reason for each worker; without a node's id, up to 100 nodes that go on.
+
+    A node that is not there has no reason.
+    """
+    if not node_id:
+        return _whole(state, workflow, now_us)
+    node = workflow.plan.graph.index.get(node_id)
+    expanded = workflow.maps.get(node) if node is not None else None
+    if node is None or (instance >= 0 and (expanded is None or instance >= expanded.width)):
+        return Explanation(workflow.status, (), 0, "", ())
+    status = NodeStatus(workflow.statuses[node] if instance < 0 or expanded is None else expanded.statuses[instance])
+    told = reasons(state, workflow) if status is NodeStatus.READY or expanded is not None else {}
+    reason = NodeReason(node, instance, status, _why(state, workflow, node, instance, status, told, now_us))
+    strategy = workflow.plan.class_keys[node].strategy or state.config.strategy
+    waits = status is NodeStatus.READY or (instance < 0 and expanded is not None and expanded.queued)
+    workers = tuple(_of_workers(state, workflow, (node, instance), now_us)) if waits else ()
+    return Explanation(workflow.status, (reason,), 0, strategy, workers)
+
+
+def _whole(state: State, workflow: WorkflowState, now_us: int) -> Explanation:
+    told = reasons(state, workflow)
+    by_status: dict[int, list[int]] = {status: [] for status in _order}
+    left = 0
+    for node, status in enumerate(workflow.statuses):
+        if status in by_status:
+            left += 1
+            if len(by_status[status]) < _nodes_max:
+                by_status[status].append(node)
+    nodes = [(node, status) for status in _order for node in by_status[status]][:_nodes_max]
+    found = [NodeReason(node, -1, s, _why(state, workflow, node, -1, s, told, now_us)) for node, s in nodes]
+    return Explanation(workflow.status, tuple(found), left - len(found), "", ())
+
+
+def _why(
+    state: State,
+    workflow: WorkflowState,
+    node: int,
+    instance: int,
+    status: NodeStatus,
+    told: dict[int, str],
+    now_us: int,
+) -> str:
+    if status in node_terminal:
+        return f"it has ended: {status.name}"
+    if workflow.status is not WorkflowStatus.RUNNING and status is not NodeStatus.CANCELLING:
+        return f"the workflow is {workflow.status.name}: nothing of it is started any more"
+    attempts = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
+    match status:
+        case NodeStatus.WAITING:
+            return _what_is_missing(workflow, node, instance)
+        case NodeStatus.BACKOFF:
+            left_us = max(0, workflow.retry_at_us.get((node, instance), now_us) - now_us)
+            return f"attempt {attempts} failed; the next one is due in {left_us / 1e6:,.1f} s"
+        case NodeStatus.READY:
+            if (node, instance) in workflow.parked:
+                return "what it gets is being read from the database"
+            return told.get(node, "its turn has not come yet")
+        case _ if instance < 0 and node in workflow.maps:
+            return _of_a_map(workflow, node, told)
+        case _:
+            return _with_a_worker(state, workflow, node, instance, status, now_us)
+
+
+def _what_is_missing(workflow: WorkflowState, node: int, instance: int) -> str:
+    if instance >= 0:
+        spec = workflow.plan.nodes[node].map
+        most = spec.max_parallel if spec is not None else 0
+        if most and workflow.maps[node].live >= most:
+            return f"{most} instances are running, as many as `max_parallel` allows"
+        return "instances begin in their order, and those before it have not all begun"
+    graph = workflow.plan.graph
+    waits = [parent for parent in graph.parents_of(node) if workflow.statuses[parent] not in node_terminal]
+    if not waits:
+        return "what it gets is being read from the database"
+    named = ", ".join(graph.ids[parent] for parent in waits[:_parents_max])
+    more = len(waits) - _parents_max
+    return f"waits for {named}{f' and {more} more' if more > 0 else ''}"
+
+
+def _of_a_map(workflow: WorkflowState, node: int, told: dict[int, str]) -> str:
+    expanded = workflow.maps[node]
+    said = f"{expanded.ended} of {expanded.width} instances have ended, {expanded.live} are with workers"
+    return f"{said}; the next one: {told[node]}" if node in told else said
+
+
+def _with_a_worker(
+    state: State, workflow: WorkflowState, node: int, instance: int, status: NodeStatus, now_us: int
+) -> str:
+    held = next((one for one in workflow.live.values() if (one.node, one.instance) == (node, instance)), None)
+    if held is None:
+        return "its elements are being made"
+    since = f"for {max(0, now_us - held.started_at_us) / 1e6:,.1f} s"
+    if status is NodeStatus.CANCELLING:
+        return f"worker {held.worker!r}, which has had it {since}, is told to stop it"
+    if not held.session:
+        return f"worker {held.worker!r} has had it {since}, and {_absence(state, held, now_us)}"
+    return f"attempt {held.attempt} has been with worker {held.worker!r} {since}"
+
+
+def _absence(state: State, held: Assignment, now_us: int) -> str:
+    worker = state.workers.get(state.sessions.get(held.incarnation, 0))
+    if worker is not None and not worker.attached:
+        left_us = max(0, worker.absent_since_us + state.config.stream_grace_us - now_us)
+        return f"is away; it is waited for, {left_us / 1e6:,.1f} s more (STREAM_GRACE)"
+    return "has not told this coordinator yet that it still has it"
+
+
+def _of_workers(state: State, workflow: WorkflowState, item: Item, now_us: int) -> Iterator[WorkerReason]:
+    key = workflow.plan.class_keys[item[0]]
+    tied = next((place for place, (node, _) in state.ready.tied_items_of(workflow.key) if node == item[0]), "")
+    alone = must_run_alone(workflow, *item)
+    for worker in state.workers.values():
+        verdict, reason = _verdict(state, workflow, key, worker, now_us)
+        if verdict is Verdict.ABLE and alone and worker.incarnation in state.held:
+            verdict, reason = Verdict.ALONE, "has other nodes, and this one must run alone"
+        if verdict is Verdict.ABLE and tied:
+            verdict, reason = _by_tie(worker, tied)
+        yield WorkerReason(worker.name, worker.incarnation, verdict, reason)
+
+
+def _by_tie(worker: WorkerState, tied: str) -> tuple[Verdict, str]:
+    kind, _, what = tied.partition(":")
+    if kind == "host" and worker.host != what:
+        return Verdict.NEARER, f"is not on host {what!r}, where its inputs are; it waits a moment for one that is"
+    if kind == "worker" and worker.incarnation != what:
+        return Verdict.KEY, "does not have its affinity key"
+    return Verdict.ABLE, _able
+
+
+def _verdict(
+    state: State, workflow: WorkflowState, key: ClassKey, worker: WorkerState, now_us: int
+) -> tuple[Verdict, str]:
+    """Tell why a worker does not get a node now; the first reason of those that hold, the most lasting first."""
+    if key.executor not in worker.executors:
+        return Verdict.EXECUTOR, f"does not run executor {key.executor!r}"
+    if not runs(worker, key):
+        return Verdict.LABELS, _labels_missing(worker, key)
+    if not worker.attached:
+        return Verdict.ABSENT, f"is away for {max(0, now_us - worker.absent_since_us) / 1e6:,.0f} s"
+    if worker.draining:
+        return Verdict.DRAINING, "drains"
+    return _verdict_on_room(state, workflow, worker)
+
+
+def _verdict_on_room(state: State, workflow: WorkflowState, worker: WorkerState) -> tuple[Verdict, str]:
+    held = state.held.get(worker.incarnation)
+    if worker.reserved is not None:
+        return Verdict.ALONE, "is kept free for a node that must run alone"
+    if held is not None and held.alone:
+        return Verdict.ALONE, "has a node that must run alone"
+    if state.room(worker) <= 0:
+        taken = len(held.assignments) if held is not None else 0
+        return (
+            Verdict.FULL,
+            f"gives this coordinator {worker.credit} of its {worker.slots} slots, and {taken} are taken",
+        )
+    if workflow.shard not in worker.reconciled:
+        return Verdict.INVENTORY, f"has not stated yet what it has of shard {workflow.shard}"
+    if held is not None and len(held.workflows) >= worker.workflows_max and workflow.key not in held.workflows:
+        return Verdict.WORKFLOWS, f"has {worker.workflows_max} workflows, its bound (MAX_CONCURRENT_WORKFLOWS)"
+    return Verdict.ABLE, _able
+
+
+def _labels_missing(worker: WorkerState, key: ClassKey) -> str:
+    missing: list[str] = []
+    for name, needed in key.requires:
+        wanted = (needed,) if isinstance(needed, str) else needed
+        has = worker.labels.get(name)
+        if has not in wanted:
+            missing.append(f"{name} is {has!r}" if has is not None else f"it has no {name}")
+    labels = ", ".join(
+        f"{name}={needed if isinstance(needed, str) else '|'.join(needed)}" for name, needed in key.requires
+    )
+    return f"lacks labels ({labels}): {', '.join(missing)}"
 
 
 def _tied_reason(state: State, place: str) -> str:

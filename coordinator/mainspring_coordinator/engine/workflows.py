@@ -357,6 +357,10 @@ def read(turn: Turn, shard: ShardState, event: Read) -> None:
     if event.brief:
         turn.emit(Answer(event.token, shard.shard, workflow.id, AnswerCode.OK, claims=False))
         return
+    if event.about is not None:
+        told = explain.explain(turn.state, workflow, *event.about, turn.now_us)
+        turn.emit(Answer(event.token, shard.shard, workflow.id, AnswerCode.OK, workflow.status, explanation=told))
+        return
     active: dict[tuple[int, int], NodeView] = {}
     for assignment in workflow.live.values():
         status = NodeStatus.CANCELLING if assignment.cancelling else NodeStatus.RUNNING
