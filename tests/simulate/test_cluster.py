@@ -108,6 +108,22 @@ def test_a_workflow_that_no_worker_can_run_is_told_and_others_end() -> None:
 
 
 @pytest.mark.parametrize("strategy", strategies)
+def test_a_small_workflow_behind_a_wide_one_ends_within_five_times_its_time_on_an_idle_cluster(strategy: str) -> None:
+    nodes = [{"id": "each", "executor": "work", "map": {"over": "${input}"}}]
+    definition = definition_from_json({"name": "fan", "nodes": nodes})
+    fan = described(definition, name="fan", widths={"each": 100_000}, default_s=0.7)
+    small = chain(1, 1, 1, 1)
+    _, alone = simulate(equal_workers(4, 16), Arrival(0, small), strategy=strategy, hop_us=2_000)
+    arrivals = [Arrival(0, fan), Arrival(5_300_000, small)]
+    cluster = SimulatedCluster(equal_workers(4, 16), arrivals, EngineConfig(strategy=strategy), hop_us=2_000)
+    cluster.run(until=lambda: 1 in cluster.ended_us)
+    took_s = cluster.ended_us[1] / 1e6 - 5.3
+    assert sum(ran.workflow == 0 for ran in cluster.ran) > 64 * 7, "the fan fills all slots"
+    print(f"{strategy}: {took_s:.1f} s behind 100,000 nodes, {alone.makespan_s:.1f} s alone")
+    assert took_s < 5 * alone.makespan_s
+
+
+@pytest.mark.parametrize("strategy", strategies)
 def test_the_same_workload_ends_the_same_way(strategy: str) -> None:
     flows = [Arrival(n * SECOND, chain(1, 2, 1)) for n in range(10)]
     first, second = (simulate(equal_workers(3, 2), *flows, strategy=strategy)[0].ran for _ in range(2))

@@ -142,9 +142,12 @@ class SimulatedCluster:
         for number, arrival in enumerate(arrivals):
             self._at(_begin_us + arrival.at_us, partial(self._submit, number, arrival.recording))
 
-    def run(self) -> None:
-        """Run until nothing is left to happen; what `ended_us` lacks then waits for a worker that this fleet does not have."""
-        while self._agenda or self._open:
+    def run(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Run until nothing is left to happen; what `ended_us` lacks then waits for a worker that this fleet does not have.
+
+        Or until `until` says so, which is asked after each moment.
+        """
+        while (self._agenda or self._open) and not until():
             due_us = self._engine.next_due_us()
             if self._agenda and (due_us is None or self._agenda[0][0] <= due_us):
                 self._now_us, _, act = heappop(self._agenda)
