@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any, Self
 
 import pymysql
 import pytest
 
 from mainspring.errors import FencedError, PoisonBatchError, RowLockedError, StoreError, StoreUnavailableError
-from mainspring_coordinator.store.mysql_connection import connect, identity
+from mainspring_coordinator.store.mysql_connection import connect, identity, kill
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import ConnectionId, Store, WorkflowFilter
 from mainspring_coordinator.store.schema import upgrade
@@ -142,6 +143,42 @@ def test_only_the_connection_that_is_meant_is_killed(direct: Store) -> None:
     assert not member.lock.kill(ConnectionId(2**31, writer.peer))
     member.commit(workflow("w"))
     assert member.journal.connection == writer
+
+
+class Muddled:
+    """A connection to a server that cannot show at first what its connections execute."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.statements: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def cursor(self) -> "Muddled":
+        return self
+
+    def execute(self, statement: str) -> None:
+        self.statements.append(statement)
+        self.times -= 1
+        if self.times >= 0:
+            raise pymysql.err.OperationalError(3854, "Cannot convert string '\\xB4\\xEC...' from utf8mb4 to utf8mb3")
+
+    def fetchall(self) -> list[tuple[int, str]]:
+        return [(7, "10.0.0.1:1")]
+
+
+def test_a_list_of_connections_that_changes_while_it_is_read_is_read_again() -> None:
+    muddled: Any = Muddled(2)
+    assert kill(muddled, ConnectionId(7, "10.0.0.1:1"))
+    assert muddled.statements[-1] == "KILL 7"
+    for_good: Any = Muddled(1_000)
+    with pytest.raises(pymysql.err.OperationalError):
+        kill(for_good, ConnectionId(7, "10.0.0.1:1"))
+    assert len(for_good.statements) < 10
 
 
 def test_a_killed_lock_session_has_lost_its_lock_and_stays_closed(direct: Store) -> None:

@@ -16,6 +16,8 @@ from mainspring_coordinator.store.protocol import ConnectionId
 from mainspring_coordinator.store.url import ServerAddress
 
 _no_such_thread: Final = 1094
+_cannot_convert: Final = 3854
+_looks_max: Final = 5
 now_us_sql: Final = "TIMESTAMPDIFF(MICROSECOND,'1970-01-01 00:00:00',UTC_TIMESTAMP(6))"
 """Database time; independent of the session's time zone."""
 
@@ -89,8 +91,15 @@ def kill(connection: "Connection[Any]", other: ConnectionId) -> bool:
 def _peers(connection: "Connection[Any]") -> dict[int, str]:
     """Return the peers of all connections of our user, by number."""
     with connection.cursor() as cursor:
-        # Not SHOW PROCESSLIST: it shows statements, whose payloads are bytes that the driver fails to decode.
-        cursor.execute("SELECT ID,HOST FROM information_schema.PROCESSLIST")
+        for left in reversed(range(_looks_max)):
+            try:
+                # Not SHOW PROCESSLIST: it shows statements, whose payloads are bytes that the driver fails to decode.
+                cursor.execute("SELECT ID,HOST FROM information_schema.PROCESSLIST")
+                break
+            except pymysql.MySQLError as error:
+                # MySQL copies what each connection executes, which may change under its eyes to bytes that it cannot convert.
+                if not left or not error.args or error.args[0] != _cannot_convert:
+                    raise
         return {int(row[0]): str(row[1]) for row in cursor.fetchall()}
 
 
