@@ -29,6 +29,8 @@ class Kind(StrEnum):
     CUT_CLIENT = "cut client from all"
     LOSS = "packet loss"
     LATENCY = "latency"
+    FLAPPING = "a network that comes and goes"
+    THIN = "a thin network"
 
 
 _weights: Final[Mapping[Kind, int]] = {
@@ -51,9 +53,12 @@ _weights: Final[Mapping[Kind, int]] = {
     Kind.CUT_CLIENT: 1,
     Kind.LOSS: 2,
     Kind.LATENCY: 2,
+    Kind.FLAPPING: 2,
+    Kind.THIN: 1,
 }
+_of_anybody: Final = (Kind.LOSS, Kind.LATENCY, Kind.FLAPPING, Kind.THIN)
 on_networks: Final = frozenset(
-    {Kind.CUT_FROM_DATABASE, Kind.CUT_FROM_WORKERS, Kind.CUT_WORKER, Kind.CUT_CLIENT, Kind.LOSS, Kind.LATENCY}
+    {Kind.CUT_FROM_DATABASE, Kind.CUT_FROM_WORKERS, Kind.CUT_WORKER, Kind.CUT_CLIENT, *_of_anybody}
 )
 """Those that need a network that can be broken."""
 _rest_s: Final = 3.0
@@ -96,6 +101,10 @@ class Fault:
     drop: float = 0.0
     delay_ms: int = 0
     jitter_ms: int = 0
+    bytes_a_s: int = 0
+    """What passes from one to another; 0: all."""
+    period_s: float = 0.0
+    """Of what comes and goes: it is there for so long, and then away for so long."""
 
 
 def schedule(seed: int, seconds: float, every_s: float, cast: Cast, *, breakable: bool) -> Sequence[Fault]:
@@ -136,7 +145,7 @@ def _claim(kind: Kind, target: str) -> str:
 def _targets(kind: Kind, cast: Cast) -> Sequence[str]:
     if kind in (Kind.KILL_DATABASE, Kind.PAUSE_DATABASE):
         return [cast.database]
-    if kind in (Kind.LOSS, Kind.LATENCY):
+    if kind in _of_anybody:
         return cast.all
     if kind in (Kind.KILL_WORKER, Kind.PAUSE_WORKER, Kind.HANG_WORKER, Kind.STOP_WORKER, Kind.CUT_WORKER):
         return cast.workers
@@ -173,6 +182,11 @@ def _draw(chance: random.Random, name: str, at_s: float, kind: Kind, target: str
     if kind is Kind.LATENCY:
         delay_ms = chance.randrange(20, 250)
         return Fault(name, at_s, kind, target, seconds, outwards, delay_ms=delay_ms, jitter_ms=delay_ms // 2)
+    if kind is Kind.THIN:
+        return Fault(name, at_s, kind, target, seconds, outwards + inwards, bytes_a_s=chance.randrange(20_000, 200_000))
+    if kind is Kind.FLAPPING:
+        period_s = round(chance.uniform(0.05, 1.5), 3)
+        return Fault(name, at_s, kind, target, seconds, outwards + inwards, drop=1.0, period_s=period_s)
     pairs = {"both": outwards + inwards, "out": outwards, "in": inwards}[way]
     return Fault(name, at_s, kind, target, seconds, pairs, way, drop=1.0)
 

@@ -17,7 +17,10 @@ settle_ns: Final = 12_000_000_000
 """For so long after it is over a fault may still be the reason for something: silence is noticed, streams are made again, and a new
 owner gives workers its recovery grace."""
 _of_coordinators: Final = frozenset(
-    {Kind.PAUSE_COORDINATOR, Kind.HANG_COORDINATOR, Kind.CUT_FROM_WORKERS, Kind.LOSS, Kind.LATENCY}
+    {
+        *(Kind.PAUSE_COORDINATOR, Kind.HANG_COORDINATOR, Kind.CUT_FROM_WORKERS),
+        *(Kind.LOSS, Kind.LATENCY, Kind.FLAPPING, Kind.THIN),
+    }
 )
 """Faults of a coordinator that can part it from a worker for longer than its grace."""
 

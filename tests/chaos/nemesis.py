@@ -47,7 +47,8 @@ class Nemesis:
         self.under_way[fault.name] = fault
         held = {str(shard): epoch for shard, epoch in self._held(fault.target).items()}
         line = {"name": fault.name, "kind": fault.kind, "target": fault.target, "seconds": fault.seconds}
-        more = {"way": fault.way, "drop": fault.drop, "delay_ms": fault.delay_ms} if fault.kind in on_networks else {}
+        network = {"way": fault.way, "drop": fault.drop, "delay_ms": fault.delay_ms, "bytes_a_s": fault.bytes_a_s}
+        more = {**network, "period_s": fault.period_s} if fault.kind in on_networks else {}
         began_ns = now_ns()
         try:
             done = await self._act(fault)
@@ -60,12 +61,7 @@ class Nemesis:
     async def _act(self, fault: Fault) -> bool:
         """Begin, last and end; tell whether it really was done."""
         if fault.kind in on_networks:
-            network = self._cluster.network
-            await network.trouble(
-                fault.name, fault.pairs, drop=fault.drop, delay_ms=fault.delay_ms, jitter_ms=fault.jitter_ms
-            )
-            await asyncio.sleep(fault.seconds)
-            await network.heal(fault.name)
+            await self._act_on_network(fault)
             return True
         if fault.kind is Kind.KILL_DATABASE:
             server = self._cluster.server
@@ -81,6 +77,22 @@ class Nemesis:
         if fault.kind in (Kind.END_LOCK, Kind.END_WRITER):
             return await asyncio.to_thread(self._end_connection, fault)
         return await self._act_on_process(fault)
+
+    async def _act_on_network(self, fault: Fault) -> None:
+        network, loop = self._cluster.network, asyncio.get_running_loop()
+        until_s = loop.time() + fault.seconds
+        while (left_s := until_s - loop.time()) > 0:
+            await network.trouble(
+                fault.name,
+                fault.pairs,
+                drop=fault.drop,
+                delay_ms=fault.delay_ms,
+                jitter_ms=fault.jitter_ms,
+                bytes_a_s=fault.bytes_a_s,
+            )
+            await asyncio.sleep(min(left_s, fault.period_s or left_s))
+            await network.heal(fault.name)
+            await asyncio.sleep(fault.period_s)
 
     async def _act_on_process(self, fault: Fault) -> bool:
         member = self._cluster.members[fault.target]

@@ -37,7 +37,7 @@ class Network(Protocol):
         """Return the command that runs a command in its place."""
         ...
 
-    async def trouble(self, name: str, pairs: Pairs, *, drop: float = 0, delay_ms: int = 0, jitter_ms: int = 0) -> None:
+    async def trouble(self, name: str, pairs: Pairs, **how: float) -> None:
         """Trouble the ways from the first to the second of each pair until `heal`."""
         ...
 
@@ -71,7 +71,7 @@ class Loopback:
     def prefix(self, member: str) -> Sequence[str]:
         return ()
 
-    async def trouble(self, name: str, pairs: Pairs, *, drop: float = 0, delay_ms: int = 0, jitter_ms: int = 0) -> None:
+    async def trouble(self, name: str, pairs: Pairs, **how: float) -> None:
         raise AssertionError("loopback cannot be broken")
 
     async def heal(self, name: str) -> None:
@@ -120,8 +120,8 @@ class Namespaces:
     def prefix(self, member: str) -> Sequence[str]:
         return ("ip", "netns", "exec", self._name(member))
 
-    async def trouble(self, name: str, pairs: Pairs, *, drop: float = 0, delay_ms: int = 0, jitter_ms: int = 0) -> None:
-        await self._order({"add": name, "pairs": pairs, "drop": drop, "delay_ms": delay_ms, "jitter_ms": jitter_ms})
+    async def trouble(self, name: str, pairs: Pairs, **how: float) -> None:
+        await self._order({"add": name, "pairs": pairs, **how})
 
     async def heal(self, name: str) -> None:
         await self._order({"remove": name})

@@ -5,7 +5,9 @@
 Each member's namespace gets one TUN device, whose other end is here; so cuts in one direction, loss and latency need neither a firewall
 nor a traffic shaper, which not every kernel has. Orders come as lines of JSON on stdin and are answered by a line each:
 
-    {"add": "f7", "pairs": [["c1", "db"]], "drop": 0.1, "delay_ms": 80, "jitter_ms": 40}      {"remove": "f7"}      {}
+    {"add": "f7", "pairs": [["c1", "db"]], "drop": 0.1, "delay_ms": 80, "jitter_ms": 40, "bytes_a_s": 50000}
+    {"remove": "f7"}
+    {}
 """
 
 import contextlib
@@ -32,6 +34,10 @@ _tunsetiff: Final = 0x400454CA
 _iff_tun, _iff_no_pi = 0x0001, 0x1000
 _clone_newnet: Final = 0x40000000
 
+_queue_s_max: Final = 1.0
+"""What would wait for longer at the entry of a thin network is lost."""
+_whole: Final = (0.0, 0.0, 0.0, 0.0)
+
 Pair = tuple[str, str]
 
 
@@ -40,8 +46,8 @@ class Rules:
 
     def __init__(self) -> None:
         self._rules: dict[str, dict[str, Any]] = {}
-        self.of: dict[Pair, tuple[float, float, float]] = {}
-        """By pair: the share that is lost, the delay and the most that chance adds to it, in seconds."""
+        self.of: dict[Pair, tuple[float, float, float, float]] = {}
+        """By pair: the share that is lost, the delay and the most that chance adds to it, in seconds; and the seconds that a byte takes."""
 
     def obey(self, order: dict[str, Any]) -> None:
         """Add or remove a rule; an empty order only asks whether anybody is there."""
@@ -51,11 +57,12 @@ class Rules:
         self.of.clear()
         for rule in self._rules.values():
             for source, target in rule["pairs"]:
-                passes, delay_s, jitter_s = self.of.get((source, target), (0.0, 0.0, 0.0))
+                passes, delay_s, jitter_s, byte_s = self.of.get((source, target), _whole)
                 self.of[source, target] = (
                     1 - (1 - passes) * (1 - rule.get("drop", 0.0)),
                     delay_s + rule.get("delay_ms", 0) / 1000,
                     jitter_s + rule.get("jitter_ms", 0) / 1000,
+                    max(byte_s, 1 / rule["bytes_a_s"] if rule.get("bytes_a_s") else 0.0),
                 )
 
 
@@ -91,6 +98,8 @@ class Switch:
         self._by_address = {socket.inet_aton(address): (name, ends[name]) for name, address in addresses.items()}
         self._held: list[tuple[float, int, int, bytes]] = []
         self._count = 0
+        self._free_at: dict[Pair, float] = {}
+        """By pair: when the last packet that was let into a thin network is through."""
         self._chance = random.Random(0)
 
     def run(self) -> None:
@@ -125,9 +134,16 @@ class Switch:
             target = self._by_address.get(packet[16:20]) if packet[0] >> 4 == 4 else None
             if target is None:
                 continue  # neighbour discovery and the like
-            drop, delay_s, jitter_s = self._rules.of.get((source, target[0]), (0.0, 0.0, 0.0))
+            drop, delay_s, jitter_s, byte_s = self._rules.of.get((source, target[0]), _whole)
             if drop and self._chance.random() < drop:
                 continue
+            if byte_s:
+                now = time.monotonic()
+                through = max(now, self._free_at.get((source, target[0]), 0.0)) + byte_s * len(packet)
+                if through - now > _queue_s_max:
+                    continue
+                self._free_at[source, target[0]] = through
+                delay_s += through - now
             if not delay_s and not jitter_s:
                 _put(target[1], packet)
             elif len(self._held) < _held_packets_max:

@@ -61,6 +61,10 @@ def test_packets_pass_are_held_back_and_are_lost_as_ordered() -> None:
                 assert await server.stdout.readline() == b"heard\n"
                 await network.heal("f2")
                 assert float(await asked(network, 30)) >= 0
+                assert await server.stdout.readline() == b"heard\n"
+                # A kilobyte takes a quarter of a second each way.
+                await network.trouble("f3", [("a", "b"), ("b", "a")], bytes_a_s=4_096)
+                assert float(await asked(network, 30)) >= 0.5
             finally:
                 server.kill()
                 await server.communicate()

@@ -69,8 +69,11 @@ def test_a_switch_adds_rules_up_and_takes_them_away() -> None:
     rules = Rules()
     rules.obey({"add": "f1", "pairs": [["c1", "db"]], "drop": 0.5, "delay_ms": 100})
     rules.obey({"add": "f2", "pairs": [["c1", "db"], ["db", "c1"]], "drop": 0.5, "jitter_ms": 40})
-    assert rules.of == {("c1", "db"): (0.75, 0.1, 0.04), ("db", "c1"): (0.5, 0.0, 0.04)}
+    assert rules.of == {("c1", "db"): (0.75, 0.1, 0.04, 0.0), ("db", "c1"): (0.5, 0.0, 0.04, 0.0)}
     rules.obey({"remove": "f1"})
-    assert rules.of == {("c1", "db"): (0.5, 0.0, 0.04), ("db", "c1"): (0.5, 0.0, 0.04)}
+    assert rules.of == {("c1", "db"): (0.5, 0.0, 0.04, 0.0), ("db", "c1"): (0.5, 0.0, 0.04, 0.0)}
+    rules.obey({"add": "f3", "pairs": [["c1", "db"]], "bytes_a_s": 1_000})
+    assert rules.of["c1", "db"] == (0.5, 0.0, 0.04, 0.001)
+    rules.obey({"remove": "f3"})
     rules.obey({"remove": "f2"})
     assert rules.of == {}
