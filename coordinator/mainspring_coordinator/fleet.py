@@ -33,6 +33,7 @@ __all__ = ["FleetService", "FleetTimings"]
 
 _beat_us_max: Final = 1_000_000
 _beat_us_min: Final = 20_000
+_ask_s: Final = 0.05
 
 
 class FleetService(FleetServiceServicer):
@@ -65,6 +66,9 @@ class FleetService(FleetServiceServicer):
         self._beat_us = min(_beat_us_max, max(_beat_us_min, timings.heartbeat_ms * 1_000 // 4))
         self._beat_at_us = self._clock.now_us()
         self._beating: asyncio.Task[None] | None = None
+        self._asked: asyncio.TimerHandle | None = None
+        """Ends the moment in which nobody is asked again."""
+        self._ask_again = False
         self._none_left = asyncio.Event()
         self._none_left.set()
 
@@ -83,6 +87,8 @@ class FleetService(FleetServiceServicer):
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
             self._beating = None
+        if self._asked is not None:
+            self._asked.cancel()
         if self._tasks:
             # Ends that the loop has no room for; who stops needs not hear them.
             _, unheard = await asyncio.wait(self._tasks, timeout=limits.goodbye_wait_ms_max / 1_000)
@@ -129,9 +135,22 @@ class FleetService(FleetServiceServicer):
                 self._ask_others()
 
     def _ask_others(self) -> None:
-        """A worker went without a word: let some of the others answer, so that it shows whether it is we who cannot be reached."""
+        """A worker went without a word: let some of the others answer, so that it shows whether it is we who cannot be reached.
+
+        When many go at once the next look at all streams waits a moment, and is for all that went meanwhile.
+        """
+        if self._asked is not None:
+            self._ask_again = True
+            return
+        self._ask_again = False
+        self._asked = asyncio.get_running_loop().call_later(_ask_s, self._may_ask)
         for session in nlargest(limits.asked_of_an_absence, self._sessions, key=lambda session: session.heard_us):
             session.ask()
+
+    def _may_ask(self) -> None:
+        self._asked = None
+        if self._ask_again:
+            self._ask_others()
 
     def beat(self) -> None:
         """Look at every stream once: send heartbeats that are due, end what is silent, stuck or late."""

@@ -1,12 +1,16 @@
 """The workers' stream: attaching, packing, hearing, ending."""
 
+import asyncio
+from heapq import nlargest
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from mainspring import limits
 from mainspring.v1 import admin_pb2, worker_pb2, workflow_pb2
 from mainspring.wire import protocol_version, serves_protocol, to_payload
+from mainspring_coordinator import fleet
 from mainspring_coordinator.engine.effects import (
     Ack,
     CancelCause,
@@ -26,6 +30,7 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkerDetached,
     WorkerDraining,
+    WorkerHeard,
 )
 from mainspring_coordinator.engine.status import NodeStatus
 from tests.services.rig import Host, WorkerEnd, assignment, hello, story
@@ -306,6 +311,52 @@ async def test_the_end_of_a_replaced_stream_never_touches_the_newer_one() -> Non
         message = await new.read()
         assert message is not None
         assert len(message.assignments) == 1
+
+
+@story
+async def test_when_a_worker_goes_without_a_word_another_is_asked_to_answer() -> None:
+    async with Host() as host:
+        gone, other = WorkerEnd(host), WorkerEnd(host)
+        await gone.welcome()
+        await other.welcome()
+        await gone.call.done_writing()
+        asked = await other.read()
+        assert asked is not None
+        assert asked.heartbeat.ping
+        assert not [event for event in host.loop.events if isinstance(event, WorkerHeard)]
+        await other.send(heartbeat=worker_pb2.WorkerHeartbeat(pong=asked.heartbeat.ping))
+        (heard,) = await host.loop.wait_for(WorkerHeard)
+        (detached,) = await host.loop.wait_for(WorkerDetached)
+        assert heard.session != detached.session
+        # What it answers later on is nothing that anybody waits for.
+        await other.send(
+            heartbeat=worker_pb2.WorkerHeartbeat(pong=asked.heartbeat.ping), credit=worker_pb2.Credit(seq=1)
+        )
+        await host.loop.wait_for(CreditSet)
+        assert await host.loop.wait_for(WorkerHeard) == [heard]
+
+
+@story
+async def test_when_many_workers_go_at_once_the_others_are_looked_through_once_and_once_more() -> None:
+    async with Host() as host:
+        ends = [WorkerEnd(host) for _ in range(12)]
+        for number, end in enumerate(ends):
+            await end.welcome(name=f"w{number}", incarnation=f"{number:032x}")
+        twice, looks = asyncio.Event(), list[int]()
+
+        def looking(count: int, sessions: Any, key: Any) -> list[Any]:
+            looks.append(count)
+            if len(looks) == 2:
+                twice.set()
+            return nlargest(count, sessions, key)
+
+        with patch.object(fleet, "nlargest", looking):
+            for end in ends[1:]:
+                await end.call.done_writing()
+            assert len(await host.loop.wait_for(WorkerDetached, 11)) == 11
+            # Whoever went in the moment after the first look is in the next one.
+            await twice.wait()
+        assert len(looks) < 6
 
 
 @pytest.mark.parametrize("wanted", [True, False])
