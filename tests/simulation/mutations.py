@@ -231,7 +231,7 @@ _all: Final = (
         "a worker that stood still begins what was sent meanwhile",
         lambda: [patch.object(Machine, "stood_still", lambda _machine, _ping: None)],
         "law 11",
-        4,
+        9,
     ),
     Mutation(
         "cut-off-judges",
@@ -240,7 +240,7 @@ _all: Final = (
         "law 11",
         4,
     ),
-    Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 4),
+    Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 17),
     Mutation("lease-for-ever", "a coordinator speaks however old its lease is", _lease_for_ever, "law 3", 1),
     Mutation(
         "echo-ignored",
@@ -268,7 +268,7 @@ _all: Final = (
         "law 9",
         10,
     ),
-    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 10),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 250),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 2),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}
