@@ -80,6 +80,25 @@ def test_a_map_runs_as_many_instances_as_it_has_slots_for() -> None:
     assert sorted(ran.instance for ran in cluster.ran if ran.node == "each") == list(range(9))
 
 
+def test_a_map_over_nothing_ends_at_once_and_so_do_those_in_a_row() -> None:
+    definition = definition_from_json(
+        {
+            "name": "empty",
+            "nodes": [
+                {"id": "first", "executor": "work", "map": {"over": "${input}"}},
+                {"id": "second", "executor": "work", "map": {"over": "${first}"}},
+                {"id": "last", "executor": "work", "input": "${second}"},
+            ],
+        }
+    )
+    empty = described(definition, name="empty", widths={"first": 0, "second": 0}, default_s=1.0)
+    cluster, figures = simulate(equal_workers(1, 1), Arrival(0, empty))
+    assert [(ran.node, ran.ready_us) for ran in cluster.ran] == [("last", 0)]
+    assert figures.makespan_s == 1
+    stuck, _ = simulate([SimulatedWorker("w", 1, executors=frozenset())], Arrival(0, empty))
+    assert stuck.waiting == [(0, "last")]
+
+
 def test_files_that_are_used_on_another_host_are_moved_there_once() -> None:
     nodes: list[dict[str, Any]] = [
         {"id": "make", "executor": "make"},

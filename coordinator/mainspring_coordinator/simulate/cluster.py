@@ -199,8 +199,8 @@ class SimulatedCluster:
             plan = self._plans[id(recording)] = compile_plan(recording.definition)
         workflow_id = f"{recording.name}-{number}"
         flow = _Open(number, recording, plan, list(plan.indegree))
-        flow.ready_us = {plan.graph.ids[node]: self._now_us for node in plan.graph.roots}
         flow.left = dict(recording.widths)
+        self._make_ready(flow, plan.graph.roots)
         self._open[workflow_id] = flow
         data = orjson.dumps(recording.input)
         self._step(Submit(number + 1, 0, workflow_id, plan, data, plan.hash, plan.strategy))
@@ -262,16 +262,32 @@ class SimulatedCluster:
         left = flow.left.get(node, 1) - 1
         flow.left[node] = left
         if not left:
-            graph = flow.plan.graph
-            for child in graph.children_of(graph.index[node]):
-                flow.remaining[child] -= 1
-                if not flow.remaining[child]:
-                    flow.ready_us[graph.ids[child]] = self._now_us
+            self._make_ready(flow, self._freed_by(flow, flow.plan.graph.index[node]))
         self._load_changed(worker)
         item = ResultItem(0, assign.assignment, NodeStatus.SUCCEEDED, b"null", None, 0)
         self._step(Results(assign.session, (item,)))
         self._ended_count += 1
         self._progress(self._ended_count)
+
+    def _make_ready(self, flow: _Open, nodes: Sequence[int]) -> None:
+        """Note that nodes could start now, and those behind a `map` over nothing, which the engine ends without a worker."""
+        graph, free = flow.plan.graph, list(nodes)
+        while free:
+            node = free.pop()
+            name = graph.ids[node]
+            flow.ready_us[name] = self._now_us
+            if flow.left.get(name) == 0:
+                flow.begun.add(name)
+                free += self._freed_by(flow, node)
+
+    def _freed_by(self, flow: _Open, node: int) -> list[int]:
+        """Return the nodes that waited for this one alone; it has ended."""
+        freed: list[int] = []
+        for child in flow.plan.graph.children_of(node):
+            flow.remaining[child] -= 1
+            if not flow.remaining[child]:
+                freed.append(child)
+        return freed
 
     def _load_changed(self, worker: _Worker) -> None:
         if not worker.report_due:
