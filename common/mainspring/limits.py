@@ -68,6 +68,7 @@ submit_many_items_max: Final = 1_000
 wait_many_ids_max: Final = 10_000
 result_wait_ms_max: Final = 60_000
 page_size_max: Final = 1_000
+simulated_copies_max: Final = 100_000
 explained_workers_max: Final = 50
 """So many names of workers that have not got a node for the same reason are told."""
 history_events_max: Final = 1_000_000

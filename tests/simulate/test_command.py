@@ -103,6 +103,7 @@ def test_a_fleet_that_cannot_run_a_node_is_told_so(
         (["MADE", "--seconds", "other=1"], "no node has executor 'other'; there are drop, fetch"),
         (["MADE", "--seconds", "1", "--width", "fetch=3"], "no map node is named 'fetch'; there are: drop"),
         (["MADE", "--seconds", "1", "--width", "drop=few"], "a width is a whole number"),
+        (["MADE", "--seconds", "1", "--width", "drop=100001"], "a whole number up to 100000"),
         (["MADE", trace, "--history", trace], "--history is of one workflow"),
     ],
 )

@@ -67,6 +67,7 @@ def test_each_node_takes_as_long_as_its_last_attempt_and_wishes_stay() -> None:
         (b"", "no node succeeded in it"),
         (b"nonsense", "line 1 is not an event of a history; record it with: mainspring history WORKFLOW --json"),
         (b'{"at_us": 1}', "line 1 is not an event"),
+        (line(1, "ATTEMPT_STARTED", "drop", 10**9), "line 1: instance 1000000000 is beyond the 100000"),
         (line(1, "ATTEMPT_STARTED", "other"), "line 1: node 'other' is not in definition 'cleanup'"),
     ],
 )

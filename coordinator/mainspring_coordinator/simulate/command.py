@@ -15,7 +15,7 @@ from rich.table import Table
 
 from mainspring.definition import parse_definition
 from mainspring.errors import MainspringError, SettingsError
-from mainspring.limits import slots_max, workers_max
+from mainspring.limits import map_width_max, simulated_copies_max, slots_max, workers_max
 from mainspring.workflow import Definition, strategies
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.simulate.cluster import Arrival, SimulatedCluster
@@ -26,7 +26,6 @@ from mainspring_coordinator.simulate.picture import draw, formats
 from mainspring_coordinator.simulate.recording import Recording, RecordingError
 from mainspring_coordinator.simulate.wfformat import is_trace, read_trace
 
-_copies_max: Final = 100_000
 _unsimulated: Final = 1
 _hop_ms: Final = 2.0
 _legend: Final = """\
@@ -140,8 +139,8 @@ def _fleet(options: argparse.Namespace) -> list[SimulatedWorker]:
 
 
 def _arrivals(options: argparse.Namespace) -> list[Arrival]:
-    if not 1 <= options.copies <= _copies_max:
-        raise SettingsError(f"--copies {options.copies}: it is 1 to {_copies_max}")
+    if not 1 <= options.copies <= simulated_copies_max:
+        raise SettingsError(f"--copies {options.copies}: it is 1 to {simulated_copies_max}")
     for name in ("every", "bandwidth", "hop"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise SettingsError(f"--{name} {getattr(options, name)}: it is at least 0")
@@ -193,8 +192,10 @@ def _of_definition(path: Path, definition: Definition, options: argparse.Namespa
             raise RecordingError(
                 f"--width {word}: no map node is named {name!r}; there are: {', '.join(maps) or 'none'}"
             )
-        if not value.isdecimal():
-            raise RecordingError(f"--width {word}: a width is a whole number, as in --width {name}=100")
+        if not value.isdecimal() or int(value) > map_width_max:
+            raise RecordingError(
+                f"--width {word}: a width is a whole number up to {map_width_max}, as in --width {name}=100"
+            )
         maps[name] = int(value)
     return described(definition, name=path.stem, seconds=seconds, widths=maps, default_s=default_s)
 

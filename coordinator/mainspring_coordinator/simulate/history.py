@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import orjson
 
+from mainspring.limits import map_width_max
 from mainspring.workflow import Definition
 from mainspring_coordinator.simulate.recording import Place, Recording, RecordingError, plain_definition
 
@@ -32,6 +33,10 @@ def read_history(definition: Definition, data: bytes, *, name: str) -> Recording
         if place[0] not in nodes:
             raise RecordingError(
                 f"line {number}: node {place[0]!r} is not in definition {definition.name!r}; is it another workflow's history?"
+            )
+        if place[1] >= map_width_max:
+            raise RecordingError(
+                f"line {number}: instance {place[1]} is beyond the {map_width_max} that a map may have"
             )
         if place[0] in instances:
             instances[place[0]] = max(instances[place[0]], place[1] + 1)
