@@ -6,10 +6,11 @@ from mainspring import limits
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.placement.base import host_place, shard_place, worker_place
 from mainspring_coordinator.engine.ready import next_instance
-from mainspring_coordinator.engine.state import Assignment, State, WorkerState, WorkflowState
+from mainspring_coordinator.engine.state import Assignment, State, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.engine.timers import TimerKind
+from mainspring_coordinator.engine.worker import WorkerState
 from tests.engine.placement.checks import wrong_with
 
 _N = NodeStatus

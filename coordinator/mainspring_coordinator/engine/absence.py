@@ -13,9 +13,10 @@ from mainspring_coordinator.engine.events import WorkerDetached
 from mainspring_coordinator.engine.placement.base import worker_place
 from mainspring_coordinator.engine.ready import ReadyClass
 from mainspring_coordinator.engine.rows import GraceEnded
-from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState
+from mainspring_coordinator.engine.state import Assignment, ShardState, WorkflowState
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
+from mainspring_coordinator.engine.worker import WorkerState
 
 _stall_us: Final = 1_000_000
 """The host looks for what is due several times a second."""

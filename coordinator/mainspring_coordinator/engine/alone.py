@@ -8,7 +8,8 @@ neither waits for ever.
 
 from mainspring import limits
 from mainspring_coordinator.engine.ready import ReadyClass, WorkflowKey
-from mainspring_coordinator.engine.state import State, WorkerState, WorkflowState
+from mainspring_coordinator.engine.state import State, WorkflowState
+from mainspring_coordinator.engine.worker import WorkerState
 
 
 def must_run_alone(workflow: WorkflowState, node: int, instance: int) -> bool:

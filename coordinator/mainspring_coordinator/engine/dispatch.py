@@ -21,10 +21,11 @@ from mainspring_coordinator.engine.placement.base import host_place, shard_place
 from mainspring_coordinator.engine.ready import Item, ReadyClass, WorkflowKey, next_instance
 from mainspring_coordinator.engine.recovery import set_attempt_deadline
 from mainspring_coordinator.engine.rows import NodeAssigned
-from mainspring_coordinator.engine.state import Assignment, State, WorkerState, WorkflowState
+from mainspring_coordinator.engine.state import Assignment, State, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.worker import WorkerState
 
 
 def dispatch(turn: Turn, strategies: Mapping[str, Strategy]) -> bool:

@@ -6,8 +6,9 @@ from typing import Final
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Explanation, NodeReason, Verdict, WorkerReason
 from mainspring_coordinator.engine.ready import ClassKey, Item
-from mainspring_coordinator.engine.state import Assignment, State, WorkerState, WorkflowState, runs
+from mainspring_coordinator.engine.state import Assignment, State, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
+from mainspring_coordinator.engine.worker import WorkerState
 
 _reasons_max: Final = 1_000
 _nodes_max: Final = 100

@@ -15,9 +15,10 @@ from mainspring import limits
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import Death, DeathsFound, FailoverTold, IdChunk
 from mainspring_coordinator.engine.rows import DeathsRecorded, FailoverAffected, FailoverMarked, FailoverRecorded
-from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState
+from mainspring_coordinator.engine.state import Assignment, ShardState
 from mainspring_coordinator.engine.status import FailoverKind, Subject
 from mainspring_coordinator.engine.turn import Turn
+from mainspring_coordinator.engine.worker import WorkerState
 
 _no_chunk: Final = -1
 """The number of the empty chunk, by which a part of an event is there even if it affected nothing."""

@@ -43,10 +43,11 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.placement.base import shard_place
 from mainspring_coordinator.engine.rows import ProgressSaved
-from mainspring_coordinator.engine.state import Assignment, ShardState, WorkerState, WorkflowState, runs
+from mainspring_coordinator.engine.state import Assignment, ShardState, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer
 from mainspring_coordinator.engine.turn import Act, Turn
+from mainspring_coordinator.engine.worker import WorkerState
 
 
 def attached(turn: Turn, event: WorkerAttached) -> None:

@@ -6,7 +6,6 @@ worker has is the set of its live assignments, and every index over them is chan
 
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKey
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, Timers
+from mainspring_coordinator.engine.worker import WorkerState
 
 
 @dataclass(slots=True, eq=False)
@@ -129,39 +129,6 @@ class WorkflowState:
     def key(self) -> WorkflowKey:
         """Return its name in the ready queue."""
         return (self.shard, self.id)
-
-
-@dataclass(slots=True, eq=False)
-class WorkerState:
-    """A worker that is attached, or was until a moment ago."""
-
-    session: int
-    name: str
-    incarnation: str
-    host: str
-    zone: str
-    labels: Mapping[str, str]
-    """Its host and zone are among them, unless it sets labels of these names itself."""
-    executors: frozenset[str]
-    slots: int
-    workflows_max: int
-    attached: bool = True
-    draining: bool = False
-    credit: int = 0
-    credit_seq: int = 0
-    cpu: float = 0.0
-    memory: float = 0.0
-    reconciled: set[int] = field(default_factory=set[int])
-    """Shards whose inventory it has stated on this stream; only of these it gets work."""
-    last_ordinal: int = 0
-    absent_since_us: int = 0
-    """When its stream ended."""
-    extended: bool = False
-    """Its grace was over while we stood still, and was given once more."""
-    reserved: ClassKey | None = None
-    """It gets no other work until it has run a node of this class, which waits for a worker that has nothing else."""
-    overdue: bool = False
-    """Its grace has passed, and failover is off."""
 
 
 class Ending(NamedTuple):
