@@ -197,7 +197,7 @@ class CoordinatorSettings(_Instance):
     )
     assignment_strategy: Strategy = declare(
         "ASSIGNMENT_STRATEGY",
-        "how a worker is chosen (docs/placement.md); all but `dynamic` are in this version",
+        "how a worker is chosen (docs/placement.md)",
         "load-balanced",
         allowed="`load-balanced`, `round-robin`, `capability`, `locality`, `affinity`, `dynamic`",
     )
@@ -228,6 +228,43 @@ class CoordinatorSettings(_Instance):
         200,
         low=0,
         high=locality_wait_ms_max,
+    )
+    dynamic_cpu_threshold: float = declare(
+        "DYNAMIC_CPU_THRESHOLD",
+        "dynamic: a mean cpu of the workers above this, in percent, speaks for load-balanced",
+        80,
+        low=0,
+        high=100,
+    )
+    dynamic_round_trip_threshold_ms: int = declare(
+        "DYNAMIC_ROUND_TRIP_THRESHOLD",
+        "dynamic: a mean round trip of heartbeats above this many ms speaks for locality",
+        100,
+        low=1,
+        high=_DAY_MS,
+    )
+    dynamic_failure_threshold: float = declare(
+        "DYNAMIC_FAILURE_THRESHOLD",
+        "dynamic: a share of failed attempts above this speaks for affinity",
+        0.1,
+        low=0,
+        high=1,
+    )
+    dynamic_failure_window_ms: int = declare(
+        "DYNAMIC_FAILURE_WINDOW", "dynamic: ms over which that share is taken", 300_000, low=1_000, high=_DAY_MS
+    )
+    dynamic_failure_attempts: int = declare(
+        "DYNAMIC_FAILURE_ATTEMPTS", "dynamic: of fewer attempts than this no share is taken", 20, low=1, high=1_000_000
+    )
+    dynamic_hysteresis: float = declare(
+        "DYNAMIC_HYSTERESIS",
+        "dynamic: the strategy in force stays until its signal is below its threshold by this share of it",
+        0.1,
+        low=0,
+        high=0.9,
+    )
+    dynamic_dwell_ms: int = declare(
+        "DYNAMIC_DWELL", "dynamic: ms that a choice holds at least", 120_000, low=0, high=_DAY_MS
     )
     grpc_host: str = declare(
         "GRPC_HOST", "the address that gRPC is served on", "127.0.0.1", allowed=_HOST_ALLOWED, pattern=_HOST

@@ -17,6 +17,7 @@ from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.record import read_failover
 from mainspring_coordinator.store.protocol import CoordinatorRow, Reader, ShardRow, StoredFailover
+from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.worker_book import WorkerBook
 from mainspring_coordinator.workflow_reads import moment_and_id, page_size, place, to_token
 
@@ -37,7 +38,14 @@ class AdminService(AdminServiceServicer):
     """Answers operators; every coordinator knows the same of the cluster, and each its own workers."""
 
     def __init__(
-        self, loop: Loop, directory: Directory, reads: Reads, book: WorkerBook, build: Build, clock: Clock
+        self,
+        loop: Loop,
+        directory: Directory,
+        reads: Reads,
+        book: WorkerBook,
+        build: Build,
+        clock: Clock,
+        strategies: Strategies,
     ) -> None:
         self._loop = loop
         self._directory = directory
@@ -45,6 +53,7 @@ class AdminService(AdminServiceServicer):
         self._book = book
         self._build = build
         self._clock = clock
+        self._strategies = strategies
 
     @answers
     async def GetCluster(self, request: admin_pb2.GetClusterRequest, context: Context) -> admin_pb2.GetClusterResponse:
@@ -141,6 +150,27 @@ class AdminService(AdminServiceServicer):
         ids = await self._reads.run(read)
         token = to_token(start + limit) if len(ids) > limit else ""
         return admin_pb2.ListAffectedResponse(ids=ids[:limit], next_page_token=token)
+
+    @answers
+    async def GetStrategy(
+        self, request: admin_pb2.GetStrategyRequest, context: Context
+    ) -> admin_pb2.GetStrategyResponse:
+        """Say by which strategy the cluster places."""
+        return await self._strategies.get()
+
+    @answers
+    async def SetStrategy(
+        self, request: admin_pb2.SetStrategyRequest, context: Context
+    ) -> admin_pb2.SetStrategyResponse:
+        """Set the strategy of the whole cluster."""
+        return await self._strategies.set(request, context)
+
+    @answers
+    async def ListStrategyChanges(
+        self, request: admin_pb2.ListStrategyChangesRequest, context: Context
+    ) -> admin_pb2.ListStrategyChangesResponse:
+        """List the changes of it."""
+        return await self._strategies.changes(request)
 
     def _coordinators(self, rows: list[CoordinatorRow], shards: list[ShardRow]) -> list[admin_pb2.Coordinator]:
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}

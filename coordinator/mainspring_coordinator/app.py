@@ -24,9 +24,11 @@ from mainspring.settings import CoordinatorSettings
 from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.admin import Build
+from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.placement import strategy_names
+from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
+from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.epoch import View
 from mainspring_coordinator.loop import ControlLoop
 from mainspring_coordinator.metrics import Metrics
@@ -37,7 +39,7 @@ from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.open import open_store
-from mainspring_coordinator.store.protocol import Journal, ShardRow
+from mainspring_coordinator.store.protocol import Attempts, Journal, ShardRow
 from mainspring_coordinator.store.revision import revision_wanted
 from mainspring_coordinator.webhook import Webhook
 
@@ -52,11 +54,7 @@ _thread_switch_s: Final = 0.0005
 
 
 def engine_config(settings: CoordinatorSettings) -> EngineConfig:
-    """Return what the engine needs of the settings; `SettingsError` for a strategy that this version does not have."""
-    if settings.assignment_strategy not in strategy_names:
-        raise SettingsError(
-            f"ASSIGNMENT_STRATEGY: {settings.assignment_strategy!r} is not in this version yet; there are {', '.join(strategy_names)}"
-        )
+    """Return what the engine needs of the settings."""
     return EngineConfig(
         max_retries=settings.max_retries,
         stream_grace_us=settings.stream_grace_ms * 1_000,
@@ -68,6 +66,18 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
         locality_wait_us=settings.locality_wait_ms * 1_000,
         instance=settings.engine_instance_id,
         failover=settings.enable_failover,
+    )
+
+
+def dynamic_config(settings: CoordinatorSettings) -> DynamicConfig:
+    """Return what `dynamic` needs of the settings."""
+    return DynamicConfig(
+        cpu_percent=settings.dynamic_cpu_threshold,
+        round_trip_us=settings.dynamic_round_trip_threshold_ms * 1_000,
+        failed_share=settings.dynamic_failure_threshold,
+        attempts_min=settings.dynamic_failure_attempts,
+        hysteresis=settings.dynamic_hysteresis,
+        dwell_us=settings.dynamic_dwell_ms * 1_000,
     )
 
 
@@ -92,6 +102,7 @@ class Coordinator:
             lock_timeout_ms=settings.lock_timeout_ms,
             lock_socket_timeout_ms=settings.lock_query_timeout_ms,
         )
+        self._clock = BootClock()
         self._usage = Usage()
         self._metrics = Metrics(settings.engine_instance_id, self._usage)
         self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
@@ -101,6 +112,9 @@ class Coordinator:
         self._probes = ProbeServer(make_app(self, self._usage, self._metrics), settings.http_host, settings.http_port)
         self._services: Services | None = None
         self._record: Record | None = None
+        self._dynamic: Dynamic | None = None
+        self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
+        self._strategy = ""
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: Sequence[tuple[str, str, str]] = ()
@@ -160,6 +174,7 @@ class Coordinator:
             queue_depth=lambda: self._loop.queue_depth,
             shards_owned=lambda: len(self._loop.owned()),
             workers_attached=self._attached_workers,
+            strategy=lambda: self._loop.engine.strategy,
         )
         cluster = await self._election.start()
         self._loop.shards_total = cluster.shards_total
@@ -170,7 +185,8 @@ class Coordinator:
             reader=self._store.reader(),
             plans=self._plans,
             build=Build(cluster.name, version("mainspring"), revision_wanted, self._store.description),
-            strategy=settings.assignment_strategy,
+            strategy=lambda: self._loop.engine.strategy,
+            counts=self._metrics,
             timings=FleetTimings(
                 settings.heartbeat_interval_ms, settings.failure_detection_timeout_ms, settings.stream_grace_ms
             ),
@@ -181,12 +197,24 @@ class Coordinator:
             self._services.reads,
             loader,
             self._metrics,
-            BootClock(),
+            self._clock,
             webhook=self._webhook(cluster.name),
             failover=settings.enable_failover,
             heartbeat_ms=settings.heartbeat_interval_ms,
         )
         self._record.start()
+        self._dynamic = Dynamic(
+            self._loop,
+            lambda: self._loop.engine,
+            self._services.fleet.book.entries.values,
+            self._attempts,
+            self._services.reads,
+            self._election,
+            dynamic_config(settings),
+            self._metrics,
+            period_ms=settings.heartbeat_interval_ms,
+        )
+        self._dynamic.start()
         await self._server.start()
         await self._services.set_serving(True)
         _log.info(
@@ -203,6 +231,8 @@ class Coordinator:
         self._draining = True
         if self._record is not None:
             await self._record.close()
+        if self._dynamic is not None:
+            await self._dynamic.close()
         if self._services is not None:
             self._election.withdraw()
             await self._loop.release_shards(list(self._loop.serving))
@@ -238,7 +268,8 @@ class Coordinator:
     def on_peers(self, view: View) -> None:
         """See `election.Listener`."""
         epochs = {shard: row.epoch for shard, row in view.shards.items()}
-        self._loop.looked(epochs, peers_have_workers=view.peers_have_workers(self._election.incarnation))
+        have_workers = view.peers_have_workers(self._election.incarnation)
+        self._loop.looked(epochs, peers_have_workers=have_workers, strategy=view.shards[home].strategy)
         self._note_standby(view)
         if self._record is not None:
             self._record.looked(view)
@@ -260,6 +291,9 @@ class Coordinator:
     def on_tick(self) -> None:
         """The event loop turns."""
         self._loop.tick()
+        state = self._loop.engine.state
+        self._attempts.note(self._clock.now_us(), Attempts(state.attempts_ended, state.attempts_failed))
+        self._note_strategy(self._loop.engine.strategy)
 
     # -- probes.Probed -----------------------------------------------------------------------------------------------------
 
@@ -286,7 +320,7 @@ class Coordinator:
 
     def active_workflows(self) -> int:
         """Return how many unfinished workflows are ours."""
-        return self._loop.open_workflows if hasattr(self, "_loop") else 0
+        return self._loop.engine.open_workflows if hasattr(self, "_loop") else 0
 
     # -- within ------------------------------------------------------------------------------------------------------------
 
@@ -302,6 +336,11 @@ class Coordinator:
             )
         self._standing_by = spare
 
+    def _note_strategy(self, in_force: str) -> None:
+        if self._strategy not in ("", in_force):
+            _log.info("strategy_in_force", before=self._strategy, strategy=in_force)
+        self._strategy = in_force
+
     def _said_to_workers(self) -> tuple[str, str]:
         silent_us = self._election.database_silent_us()
         up = silent_us is not None and silent_us < self._settings.lease_timeout_ms * 1_000
@@ -312,7 +351,7 @@ class Coordinator:
         return Webhook(url, self._settings.failover_webhook_secret, cluster) if url is not None else None
 
     def _vitals(self) -> Vitals:
-        return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.owned())
+        return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.owned(), self._attempts.recent)
 
     def _attached_workers(self) -> int:
         services = self._services  # the election's thread asks too, and may do so while we stop

@@ -20,7 +20,15 @@ from mainspring.limits import database_start_wait_ms_max
 from mainspring.naming import new_incarnation
 from mainspring.settings import CoordinatorSettings
 from mainspring_coordinator.epoch import Anchor, DatabaseClock, Health, Lease, Times, View
-from mainspring_coordinator.store.protocol import ClusterRow, CoordinatorRow, Journal, ShardRow, Store
+from mainspring_coordinator.store.protocol import (
+    Attempts,
+    ClusterRow,
+    CoordinatorRow,
+    Journal,
+    ShardRow,
+    Store,
+    none_ended,
+)
 from mainspring_coordinator.term import Term, TermLost, Who
 from mainspring_coordinator.threads import SystemThreads, Thread, Threads
 
@@ -46,7 +54,7 @@ class Listener(Protocol):
         ...
 
     def on_peers(self, view: View) -> None:
-        """Who lives, who owns what or whether another than we has workers has changed."""
+        """Who lives, who owns what, the cluster's strategy or whether another than we has workers has changed."""
         ...
 
     def on_term_lost(self, reason: str) -> None:
@@ -67,6 +75,8 @@ class Vitals:
     attached_workers: int
     owned: Mapping[int, int]
     """The shards that the control loop has, with their epochs."""
+    attempts: Attempts = none_ended
+    """Those of the last minutes."""
 
 
 class Measures(Protocol):
@@ -109,7 +119,7 @@ class Election:
         self._listener = listener
         self._vitals = vitals
         self._measures = measures
-        self._who = Who(settings.engine_instance_id, grpc_address, http_address)
+        self._who = Who(settings.engine_instance_id, grpc_address, http_address, settings.assignment_strategy)
         self._times = Times.of(settings)
         self._clock = clock or BootClock()
         self._threads = threads or SystemThreads()
@@ -214,7 +224,7 @@ class Election:
     def looked(self, view: View) -> None:
         """The cluster was looked at: tell it if anything is new."""
         self._answered_us = self._clock.now_us()
-        owners = {shard: (row.epoch, view.holders[shard]) for shard, row in view.shards.items()}
+        owners = {shard: (row.epoch, view.holders[shard], row.strategy) for shard, row in view.shards.items()}
         signature = (set(view.live), set(view.dead), owners, view.peers_have_workers(self._incarnation))
         if signature != self._signature:
             self._signature = signature
@@ -398,7 +408,7 @@ class Election:
 
     def _health(self) -> Health:
         vitals = self._vitals()
-        return Health(self._ticked_us, vitals.oldest_batch_us, vitals.attached_workers, vitals.owned)
+        return Health(self._ticked_us, vitals.oldest_batch_us, vitals.attached_workers, vitals.owned, vitals.attempts)
 
     def _pause(self, duration_us: int) -> None:
         """Wait until the time has passed or someone wakes us."""

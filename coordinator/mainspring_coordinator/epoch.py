@@ -18,7 +18,15 @@ from mainspring.settings import CoordinatorSettings
 from mainspring_coordinator.engine.events import Death
 from mainspring_coordinator.engine.status import FailoverKind
 from mainspring_coordinator.ranking import Candidate
-from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Peer, Poll, ShardRow
+from mainspring_coordinator.store.protocol import (
+    Attempts,
+    ConnectionId,
+    CoordinatorRow,
+    Peer,
+    Poll,
+    ShardRow,
+    none_ended,
+)
 
 clock_jump_us: Final = 2_000_000
 """A jump of database time beyond this is alarmed."""
@@ -64,6 +72,7 @@ class Health:
     attached_workers: int
     owned: Mapping[int, int]
     """The shards that the control loop has, with their epochs."""
+    attempts: Attempts = none_ended
 
 
 class Lease:

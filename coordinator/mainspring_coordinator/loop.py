@@ -28,6 +28,7 @@ from mainspring_coordinator.engine.events import (
     Event,
     PeersSeen,
     ShardLost,
+    StrategySeen,
     SubmitExisted,
     Tick,
     WorkflowAbsent,
@@ -78,7 +79,6 @@ class ControlLoop:
         self._aio = asyncio.get_running_loop()
         self._holdings = Holdings()
         self._delivery = Delivery(self._load_outputs, self._raise_epoch, observer.ended, observer.strategy_failed)
-        self._engine = Engine(config)
         self._writer: Writer | None = None
         self._term = self._session = 0
         self._reset()
@@ -139,9 +139,9 @@ class ControlLoop:
         return dict(self._holdings.epochs)
 
     @property
-    def open_workflows(self) -> int:
-        """How many unfinished workflows are in memory."""
-        return sum(len(shard.workflows) for shard in self._engine.state.shards.values())
+    def engine(self) -> Engine:
+        """What decides, and knows; to be read only."""
+        return self._engine
 
     @property
     def queue_depth(self) -> int:
@@ -164,9 +164,10 @@ class ControlLoop:
         self._writer.put(Adopt(row))
         self._recovering[row.shard] = self._spawn(self._recover(row))
 
-    def looked(self, epochs: Mapping[int, int], *, peers_have_workers: bool) -> None:
+    def looked(self, epochs: Mapping[int, int], *, peers_have_workers: bool, strategy: str) -> None:
         """The database shows this: what is at a higher epoch is another's, even if we have nothing to write that would tell us."""
         self._post_unbounded(PeersSeen(peers_have_workers))
+        self._post_unbounded(StrategySeen(strategy))
         for shard, epoch in epochs.items():
             if epoch > self._holdings.epochs.get(shard, epoch):
                 _log.warning("shard_lost", shard=shard, epoch_now=epoch)

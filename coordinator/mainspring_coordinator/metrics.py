@@ -28,7 +28,7 @@ _STRATEGIES: Final = frozenset({"load-balanced", "round-robin", "capability", "l
 
 
 class Metrics:
-    """Implements `election.Measures`, `ports.Observer` and `record.Counts`. Safe from any thread."""
+    """Implements `election.Measures`, `ports.Observer`, `record.Counts` and `dynamic.Counts`. Safe from any thread."""
 
     def __init__(self, engine_id: str, usage: Usage) -> None:
         """`engine_id` is ENGINE_INSTANCE_ID."""
@@ -98,6 +98,12 @@ class Metrics:
             ("strategy",),
             registry=registry,
         )
+        self._strategy_changes = Counter(
+            "mainspring_strategy_changes_total",
+            "Changes of the whole cluster's strategy, by the coordinator that stored them",
+            ("strategy", "by"),
+            registry=registry,
+        )
         self._jumps = Counter(
             "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
         )
@@ -109,6 +115,7 @@ class Metrics:
         queue_depth: Callable[[], float],
         shards_owned: Callable[[], float],
         workers_attached: Callable[[], float],
+        strategy: Callable[[], str],
     ) -> None:
         """Read these whenever the metrics are asked for."""
         self._load.labels(self._engine_id, "workflows").set_function(active_workflows)
@@ -118,6 +125,9 @@ class Metrics:
             ("mainspring_workers_attached", "Workers attached to this coordinator", workers_attached),
         ):
             Gauge(name, meaning, registry=self.registry).set_function(read)
+        in_force = Gauge("mainspring_strategy", "1 for the strategy in force", ("strategy",), registry=self.registry)
+        for name in sorted(_STRATEGIES - {"dynamic"}):
+            in_force.labels(name).set_function(lambda name=name: float(strategy() == name))  # type: ignore[misc]  # a default binds the loop's value
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""
@@ -155,6 +165,11 @@ class Metrics:
     def strategy_failed(self, effect: StrategyFailed) -> None:
         """A strategy raised, and workers took turns in its stead for one node."""
         self._strategy_failures.labels(effect.strategy if effect.strategy in _STRATEGIES else "other").inc()
+
+    # dynamic.Counts
+    def strategy_changed(self, strategy: str, by: str) -> None:
+        """The cluster has another strategy; `own`: each coordinator has its own again."""
+        self._strategy_changes.labels(strategy if strategy in _STRATEGIES or strategy == "own" else "other", by).inc()
 
     # record.Counts
     def failover(self, kind: str, seconds: float) -> None:

@@ -16,6 +16,7 @@ from mainspring.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from mainspring.v1.client_pb2_grpc import add_WorkflowsServiceServicer_to_server
 from mainspring.v1.worker_pb2_grpc import add_FleetServiceServicer_to_server
 from mainspring_coordinator.admin import AdminService, Build
+from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
@@ -24,6 +25,7 @@ from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import Reader
+from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.workflows import WorkflowsService
 
 service_names: Final = tuple(
@@ -66,7 +68,8 @@ async def add_services(
     reader: Reader,
     plans: PlanCache,
     build: Build,
-    strategy: str,
+    strategy: Callable[[], str],
+    counts: Counts,
     timings: FleetTimings,
     clock: Clock | None = None,
     vitals: Callable[[], tuple[str, str]] = lambda: ("up", "held"),
@@ -74,7 +77,7 @@ async def add_services(
 ) -> Services:
     """Put all services on a server that has not been started; health says NOT_SERVING until `set_serving`.
 
-    `strategy` is the placement strategy that new workflows are stored with; `vitals` and `dial` as in `FleetService` and `Forwarder`.
+    `strategy` tells by which strategy new workflows are placed; `vitals` and `dial` as in `FleetService` and `Forwarder`.
     `plans` stays the caller's to close.
     """
     clock = clock if clock is not None else BootClock()
@@ -86,11 +89,14 @@ async def add_services(
     explaining = partial(
         Explaining, workers=lambda: fleet.book.entries, clock=clock, silent_ms=2 * timings.heartbeat_ms
     )
+    strategies = Strategies(loop, directory, reads, forwarder, counts)
     add_WorkflowsServiceServicer_to_server(
         WorkflowsService(loop, reads, plans, forwarder, strategy, explaining), server
     )
     add_FleetServiceServicer_to_server(fleet, server)
-    add_AdminServiceServicer_to_server(AdminService(loop, directory, reads, fleet.book, build, clock), server)
+    add_AdminServiceServicer_to_server(
+        AdminService(loop, directory, reads, fleet.book, build, clock, strategies), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
     reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await services.set_serving(False)

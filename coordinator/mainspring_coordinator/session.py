@@ -313,7 +313,7 @@ class Session:
         for item in request.inventory:
             entry.stated[item.shard] = len(item.queued) + len(item.running) + len(item.finished)
         if (load := load_of(request)) is not None:
-            entry.cpu_percent, entry.memory_percent = load.cpu_percent, load.memory_percent
+            entry.cpu_percent, entry.memory_percent, entry.load_known = load.cpu_percent, load.memory_percent, True
         if request.HasField("credit"):
             entry.credit = request.credit.limit
         if request.HasField("draining"):

@@ -24,6 +24,7 @@ from mainspring_coordinator.engine.events import (
     OutputsLoaded,
     ShardReady,
     ShardTaken,
+    StrategySeen,
     WorkflowLoaded,
 )
 from mainspring_coordinator.engine.failovers import id_chunks, node_name
@@ -90,6 +91,8 @@ class ShardLoader:
 
         Raises `StoreUnavailableError` when the database goes away; the same recovery can then begin again.
         """
+        if row.strategy:
+            post(StrategySeen(row.strategy))
         post(ShardTaken(row.shard, row.epoch, row.grace_until_us, row.holder or ""))
         # A try before this one may have led to something, a deadline that was over say, which must be among what is read now.
         await taken_in()

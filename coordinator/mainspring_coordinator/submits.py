@@ -6,7 +6,7 @@ same definition and input is the same workflow; that is told by a digest, SHA-25
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,7 +80,7 @@ def _check_request_id(request_id: str) -> None:
 class Submits:
     """Starts workflows on behalf of clients."""
 
-    def __init__(self, loop: Loop, plans: PlanCache, forwarder: Forwarder, strategy: str) -> None:
+    def __init__(self, loop: Loop, plans: PlanCache, forwarder: Forwarder, strategy: Callable[[], str]) -> None:
         self._loop = loop
         self._plans = plans
         self._forwarder = forwarder
@@ -289,7 +289,7 @@ class Submits:
     async def _submit(
         self, shard: int, workflow_id: str, plan: Plan, workflow_input: bytes
     ) -> client_pb2.SubmitResponse:
-        digest, strategy = digest_of(plan, workflow_input), plan.strategy or self._strategy
+        digest, strategy = digest_of(plan, workflow_input), plan.strategy or self._strategy()
         answer = check_answer(
             await self._loop.ask(
                 shard, lambda token: Submit(token, shard, workflow_id, plan, workflow_input, digest, strategy)

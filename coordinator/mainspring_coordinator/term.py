@@ -35,6 +35,8 @@ class Who:
     name: str
     grpc_address: str
     http_address: str
+    strategy: str = ""
+    """ASSIGNMENT_STRATEGY."""
 
 
 class Witness(Protocol):
@@ -136,6 +138,7 @@ class Term:
             lock_connection=session.connection,
             writer_connection=self._writer,
             started_at_us=self._started_at_us,
+            strategy=self._who.strategy,
         )
         if not session.acquire(row):
             raise TermLost("the lock is held by another process")
@@ -185,7 +188,7 @@ class Term:
             if writer != self._writer:
                 session.record_writer(self.incarnation, writer)
                 self._writer = writer
-            db_us = session.renew(self.incarnation, health.attached_workers)
+            db_us = session.renew(self.incarnation, health.attached_workers, health.attempts)
         except FencedError as error:
             raise TermLost(_lock_gone) from error
         except RowLockedError as error:

@@ -16,6 +16,8 @@ class WorkerEntry:
     """When its last message came."""
     cpu_percent: float = 0.0
     memory_percent: float = 0.0
+    load_known: bool = False
+    """Whether it has said how busy it is."""
     credit: int = 0
     """The bound that it set us."""
     round_trip_us: int = 0

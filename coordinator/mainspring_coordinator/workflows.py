@@ -33,7 +33,7 @@ class WorkflowsService(WorkflowsServiceServicer):
         reads: Reads,
         plans: PlanCache,
         forwarder: Forwarder,
-        strategy: str,
+        strategy: Callable[[], str],
         explaining: Callable[[WorkflowReads], Explaining],
     ) -> None:
         self._loop = loop

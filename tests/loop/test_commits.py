@@ -135,7 +135,7 @@ async def test_an_id_that_the_database_has_is_answered_from_there() -> None:
         assert (same.code, same.created, same.status) == (AnswerCode.OK, False, WorkflowStatus.SUCCEEDED)
         assert (other.code, other.created) == (AnswerCode.ALREADY_EXISTS, False)
         assert len(outbox.of(Assign)) == 1
-        assert rig.loop.open_workflows == 0
+        assert rig.loop.engine.open_workflows == 0
 
 
 @story
@@ -164,7 +164,7 @@ async def test_each_submit_of_an_id_that_the_database_has_is_answered_from_there
         assert len(rig.observer.writes) == writes + 2, "those that came later are proven later"
         with pytest.raises(UnavailableError, match="looked up"):
             await reader
-        assert rig.loop.open_workflows == 0
+        assert rig.loop.engine.open_workflows == 0
 
 
 @story

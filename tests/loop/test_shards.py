@@ -265,7 +265,7 @@ async def test_a_recovery_that_begins_again_serves_what_is_there() -> None:
         rig.reader.open_workflows = flaky
         rig.loop.take_shard(rig.move(0, "me"))
         assert (await rig.read(names[0])).code is AnswerCode.OK
-        assert rig.loop.open_workflows == 5
+        assert rig.loop.engine.open_workflows == 5
         _, outbox = rig.attach()
         assert len(await outbox.wait_for(Assign, 5)) == 5
 
@@ -296,7 +296,7 @@ async def test_a_shard_that_another_took_is_given_up_though_nothing_is_to_be_wri
     async with a_loop() as rig:
         await rig.take(0, 1)
         rig.move(0, "rival")
-        rig.loop.looked({0: 2, 1: 1, 2: 7}, peers_have_workers=True)
+        rig.loop.looked({0: 2, 1: 1, 2: 7}, peers_have_workers=True, strategy="")
         assert dict(rig.loop.serving) == {1: 1}
         with pytest.raises(NotOwnerError):
             await rig.loop.prove(0)
@@ -404,7 +404,7 @@ async def test_a_deadline_that_is_due_when_its_shard_is_lost_does_not_end_the_te
         assert (await rig.submit(timed, rig.name(0))).created
         rig.move(0, "rival")
         rig.now += 6_000_000
-        rig.loop.looked({0: 2, 1: 1}, peers_have_workers=False)
+        rig.loop.looked({0: 2, 1: 1}, peers_have_workers=False, strategy="")
         await rig.loop.prove(1)
         assert not rig.given_up
 

@@ -11,6 +11,7 @@ from mainspring.naming import new_incarnation
 from mainspring.settings import CoordinatorSettings
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Times, View
 from mainspring_coordinator.store.protocol import (
+    Attempts,
     Batch,
     ClusterRow,
     Committed,
@@ -20,6 +21,7 @@ from mainspring_coordinator.store.protocol import (
     Poll,
     Reader,
     ShardRow,
+    none_ended,
 )
 from mainspring_coordinator.term import Term, TermLost, Who
 
@@ -119,14 +121,14 @@ class FakeLockSession:
         self.database.coordinators[row.incarnation] = row
         return True
 
-    def renew(self, incarnation: str, attached_workers: int) -> int:
+    def renew(self, incarnation: str, attached_workers: int, attempts: Attempts = none_ended) -> int:
         self.database.answer(self.connection)
         row = self.database.coordinators.get(incarnation)
         if row is None or self.database.locks.get(incarnation) != self.connection.id:
             raise FencedError({})
         self.database.wait_for_lease_row(incarnation)
         self.database.coordinators[incarnation] = replace(
-            row, renew_seq=row.renew_seq + 1, attached_workers=attached_workers
+            row, renew_seq=row.renew_seq + 1, attached_workers=attached_workers, attempts=attempts
         )
         return self.database.now_us()
 

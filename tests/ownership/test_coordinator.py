@@ -1,23 +1,24 @@
 """What a coordinator says of its settings before it touches anything."""
 
-import asyncio
-
-import pytest
-
-from mainspring.errors import SettingsError
 from mainspring.settings import CoordinatorSettings
-from mainspring_coordinator.app import Coordinator, without_effect
+from mainspring_coordinator.app import dynamic_config, without_effect
+from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
 
 
-def test_a_strategy_that_is_not_here_yet_is_refused_with_those_that_are() -> None:
-    async def start() -> None:
-        Coordinator(CoordinatorSettings.of(ASSIGNMENT_STRATEGY="dynamic"))
-
-    with pytest.raises(
-        SettingsError,
-        match=r"ASSIGNMENT_STRATEGY: 'dynamic' .* round-robin, load-balanced, capability, locality, affinity",
-    ):
-        asyncio.run(start())
+def test_the_thresholds_of_dynamic_are_the_guides_unless_they_are_set() -> None:
+    assert dynamic_config(CoordinatorSettings.of()) == DynamicConfig(80, 100_000, 0.1, 20, 0.1, 120_000_000)
+    assert CoordinatorSettings.of().dynamic_failure_window_ms == 5 * 60_000
+    own = dynamic_config(
+        CoordinatorSettings.of(
+            DYNAMIC_CPU_THRESHOLD=50,
+            DYNAMIC_ROUND_TRIP_THRESHOLD=7,
+            DYNAMIC_FAILURE_THRESHOLD=0.5,
+            DYNAMIC_FAILURE_ATTEMPTS=3,
+            DYNAMIC_HYSTERESIS=0,
+            DYNAMIC_DWELL=1_000,
+        )
+    )
+    assert own == DynamicConfig(50, 7_000, 0.5, 3, 0, 1_000_000)
 
 
 def test_settings_of_a_later_version_are_named() -> None:

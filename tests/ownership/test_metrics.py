@@ -19,7 +19,11 @@ GUIDE = [
 def filled() -> Metrics:
     metrics = Metrics("engine-1", Usage())
     metrics.watch(
-        active_workflows=lambda: 7, queue_depth=lambda: 8, shards_owned=lambda: 9, workers_attached=lambda: 10
+        active_workflows=lambda: 7,
+        queue_depth=lambda: 8,
+        shards_owned=lambda: 9,
+        workers_attached=lambda: 10,
+        strategy=lambda: "locality",
     )
     for status, strategy in (
         (WorkflowStatus.SUCCEEDED, "load-balanced"),
@@ -34,6 +38,8 @@ def filled() -> Metrics:
     metrics.clock_jumped(5)
     metrics.failover("worker_lost", 2.5)
     metrics.alert("delivered")
+    metrics.strategy_changed("locality", "dynamic")
+    metrics.strategy_changed("own", "operator")
     return metrics
 
 

@@ -11,6 +11,7 @@ from mainspring_coordinator.store.protocol import (
     StoredAttempt,
     StoredFailover,
     StoredNode,
+    StoredStrategyChange,
     StoredWorkflow,
     WorkflowFilter,
 )
@@ -31,6 +32,7 @@ class FakeReader:
     leases: list[CoordinatorRow] = field(default_factory=list[CoordinatorRow])
     shard_rows: list[ShardRow] = field(default_factory=list[ShardRow])
     failover_rows: list[StoredFailover] = field(default_factory=list[StoredFailover])
+    strategy_rows: list[StoredStrategyChange] = field(default_factory=list[StoredStrategyChange])
     affected_ids: dict[tuple[str, Subject], list[str]] = field(default_factory=dict[tuple[str, Subject], list[str]])
     failing: Exception | None = None
     calls: list[str] = field(default_factory=list[str])
@@ -131,3 +133,18 @@ class FakeReader:
     def affected(self, event_id: str, subject: Subject, offset: int, limit: int) -> Sequence[str]:
         self._read("affected")
         return self.affected_ids.get((event_id, subject), [])[offset : offset + limit]
+
+    def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
+        self._read("strategy_changes")
+        rows = [row for row in self.strategy_rows if not before_us or row.changed_at_us < before_us]
+        return sorted(rows, key=lambda row: -row.changed_at_us)[:limit]
+
+
+class CountedStrategies:
+    """Keeps what is counted of the cluster's strategy."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, str]] = []
+
+    def strategy_changed(self, strategy: str, by: str) -> None:
+        self.changes.append((strategy, by))

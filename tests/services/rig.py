@@ -34,7 +34,7 @@ from mainspring_coordinator.store.protocol import (
     StoredNode,
     StoredWorkflow,
 )
-from tests.services.fake_reader import FakeReader
+from tests.services.fake_reader import CountedStrategies, FakeReader
 
 _M = TypeVar("_M", bound=Message)
 shards_total = 4
@@ -225,6 +225,7 @@ class Host:
         self.plans = PlanCache()
         self.timings = timings if timings is not None else FleetTimings()
         self.address = ""
+        self.counts = CountedStrategies()
 
     async def __aenter__(self) -> Self:
         self.server = grpc.aio.server(options=server_options())
@@ -235,7 +236,8 @@ class Host:
             reader=self.reader,
             plans=self.plans,
             build=Build("test", "0.1.0", "0001", "a table"),
-            strategy="round-robin",
+            strategy=lambda: "round-robin",
+            counts=self.counts,
             timings=self.timings,
             clock=self.clock,
         )

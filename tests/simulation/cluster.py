@@ -226,7 +226,11 @@ class Cluster:
                 return f"{coordinator.name} has not started"
             for shard in coordinator.loop.serving:
                 serving[shard] = serving.get(shard, 0) + 1
-            if coordinator.loop.open_workflows or coordinator.loop.queue_depth or coordinator.loop.oldest_batch_us():
+            if (
+                coordinator.loop.engine.open_workflows
+                or coordinator.loop.queue_depth
+                or coordinator.loop.oldest_batch_us()
+            ):
                 return f"{coordinator.name} is not idle"
             if len(coordinator.fleet.book) != len(self.workers):
                 return f"{coordinator.name} has {len(coordinator.fleet.book)} workers"

@@ -163,7 +163,8 @@ class Coordinator:
     def on_peers(self, view: View) -> None:
         """See `Listener`."""
         epochs = {shard: row.epoch for shard, row in view.shards.items()}
-        self.loop.looked(epochs, peers_have_workers=view.peers_have_workers(self.election.incarnation))
+        have_workers = view.peers_have_workers(self.election.incarnation)
+        self.loop.looked(epochs, peers_have_workers=have_workers, strategy=view.shards[0].strategy)
         live = self.election.coordinators()
         if live != self._known:
             self._known = live

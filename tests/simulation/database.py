@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from mainspring.errors import MainspringError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.store.memory import MemoryJournal, MemoryLockSession, MemoryStore
 from mainspring_coordinator.store.protocol import (
+    Attempts,
     Batch,
     ClusterRow,
     Committed,
@@ -19,6 +20,7 @@ from mainspring_coordinator.store.protocol import (
     Poll,
     Reader,
     ShardRow,
+    none_ended,
 )
 from tests.simulation.network import Network
 from tests.simulation.process import Parked, Process
@@ -312,10 +314,10 @@ class SimLockSession:
         """See `LockSession`."""
         return self._ask("acquire", lambda: self._inner.acquire(row))
 
-    def renew(self, incarnation: str, attached_workers: int) -> int:
+    def renew(self, incarnation: str, attached_workers: int, attempts: Attempts = none_ended) -> int:
         """See `LockSession`."""
         sent_us = self._client.process.world.now_us
-        db_us = self._ask("renew", lambda: self._inner.renew(incarnation, attached_workers), told=False)
+        db_us = self._ask("renew", lambda: self._inner.renew(incarnation, attached_workers, attempts), told=False)
         self._client.server.witness.renewed(incarnation, sent_us, attached_workers)
         return db_us
 

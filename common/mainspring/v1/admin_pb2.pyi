@@ -662,3 +662,230 @@ class ListAffectedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAffectedResponse: _TypeAlias = ListAffectedResponse  # noqa: Y015
+
+@_typing.final
+class GetStrategyRequest(_message.Message):
+    """Nothing to ask for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStrategyRequest: _TypeAlias = GetStrategyRequest  # noqa: Y015
+
+@_typing.final
+class GetStrategyResponse(_message.Message):
+    """By which strategy nodes are placed where neither node nor definition names one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WANTED_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_US_FIELD_NUMBER: _builtins.int
+    COORDINATORS_FIELD_NUMBER: _builtins.int
+    wanted: _builtins.str
+    """What an operator set: a strategy or "dynamic"; empty: each coordinator has its own. At most 64 bytes."""
+    chosen: _builtins.str
+    """What "dynamic" chose last, empty before the first time. At most 64 bytes."""
+    changed_at_us: _builtins.int
+    """When one of both changed, in microseconds since the Unix epoch by the database's clock; 0: never."""
+    @_builtins.property
+    def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoordinatorStrategy]:
+        """The live coordinators by name. At most 1,024."""
+
+    def __init__(
+        self,
+        *,
+        wanted: _builtins.str = ...,
+        chosen: _builtins.str = ...,
+        changed_at_us: _builtins.int = ...,
+        coordinators: _abc.Iterable[Global___CoordinatorStrategy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_us", b"changed_at_us", "chosen", b"chosen", "coordinators", b"coordinators", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStrategyResponse: _TypeAlias = GetStrategyResponse  # noqa: Y015
+
+@_typing.final
+class CoordinatorStrategy(_message.Message):
+    """By which strategy a coordinator places."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    OWN_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name (ENGINE_INSTANCE_ID). At most 128 bytes."""
+    incarnation: _builtins.str
+    """Its incarnation: 32 hexadecimal characters."""
+    own: _builtins.str
+    """Its own strategy (ASSIGNMENT_STRATEGY). At most 64 bytes."""
+    in_force: _builtins.str
+    """The strategy in force there, never "dynamic". At most 64 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+        own: _builtins.str = ...,
+        in_force: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_force", b"in_force", "incarnation", b"incarnation", "name", b"name", "own", b"own"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoordinatorStrategy: _TypeAlias = CoordinatorStrategy  # noqa: Y015
+
+@_typing.final
+class SetStrategyRequest(_message.Message):
+    """What the strategy of the whole cluster is to be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    """A strategy or "dynamic"; empty: each coordinator has its own again. At most 64 bytes."""
+    reason: _builtins.str
+    """Why; kept in the history. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        strategy: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetStrategyRequest: _TypeAlias = SetStrategyRequest  # noqa: Y015
+
+@_typing.final
+class SetStrategyResponse(_message.Message):
+    """It is stored; every coordinator follows with its next look at its peers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether it was another one before."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetStrategyResponse: _TypeAlias = SetStrategyResponse  # noqa: Y015
+
+@_typing.final
+class ListStrategyChangesRequest(_message.Message):
+    """Which changes to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most; 0 means 50. At most 1,000."""
+    page_token: _builtins.str
+    """From the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStrategyChangesRequest: _TypeAlias = ListStrategyChangesRequest  # noqa: Y015
+
+@_typing.final
+class StrategyChange(_message.Message):
+    """A change of the strategy of the whole cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_AT_US_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    changed_at_us: _builtins.int
+    """When, in microseconds since the Unix epoch by the database's clock."""
+    before: _builtins.str
+    """What it was before, empty for each coordinator's own. At most 64 bytes."""
+    after: _builtins.str
+    """What it is from then on, empty as above. At most 64 bytes."""
+    by: _builtins.str
+    """"operator" or "dynamic". At most 255 bytes."""
+    reason: _builtins.str
+    """Why. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        changed_at_us: _builtins.int = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "by", b"by", "changed_at_us", b"changed_at_us", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StrategyChange: _TypeAlias = StrategyChange  # noqa: Y015
+
+@_typing.final
+class ListStrategyChangesResponse(_message.Message):
+    """A page of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrategyChange]:
+        """The changes, newest first. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___StrategyChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStrategyChangesResponse: _TypeAlias = ListStrategyChangesResponse  # noqa: Y015

@@ -65,6 +65,21 @@ class AdminServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedResponse.FromString,
                 _registered_method=True)
+        self.GetStrategy = channel.unary_unary(
+                '/mainspring.v1.AdminService/GetStrategy',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.GetStrategyRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.GetStrategyResponse.FromString,
+                _registered_method=True)
+        self.SetStrategy = channel.unary_unary(
+                '/mainspring.v1.AdminService/SetStrategy',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.SetStrategyRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.SetStrategyResponse.FromString,
+                _registered_method=True)
+        self.ListStrategyChanges = channel.unary_unary(
+                '/mainspring.v1.AdminService/ListStrategyChanges',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -113,6 +128,27 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStrategy(self, request, context):
+        """Says by which strategy the cluster, and each of its coordinators, places.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetStrategy(self, request, context):
+        """Sets the strategy of the whole cluster, or leaves it to each coordinator again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStrategyChanges(self, request, context):
+        """Lists what set or chose the strategy of the whole cluster, newest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +181,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListAffected,
                     request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_admin__pb2.ListAffectedResponse.SerializeToString,
+            ),
+            'GetStrategy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStrategy,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.GetStrategyRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.GetStrategyResponse.SerializeToString,
+            ),
+            'SetStrategy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStrategy,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.SetStrategyRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.SetStrategyResponse.SerializeToString,
+            ),
+            'ListStrategyChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStrategyChanges,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +361,87 @@ class AdminService(object):
             '/mainspring.v1.AdminService/ListAffected',
             mainspring_dot_v1_dot_admin__pb2.ListAffectedRequest.SerializeToString,
             mainspring_dot_v1_dot_admin__pb2.ListAffectedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStrategy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/GetStrategy',
+            mainspring_dot_v1_dot_admin__pb2.GetStrategyRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.GetStrategyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetStrategy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/SetStrategy',
+            mainspring_dot_v1_dot_admin__pb2.SetStrategyRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.SetStrategyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStrategyChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/ListStrategyChanges',
+            mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

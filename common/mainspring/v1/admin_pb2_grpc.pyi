@@ -45,6 +45,12 @@ class AdminServiceStub:
     """Lists the record of failovers, newest first, by page."""
     ListAffected: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAffectedRequest, _admin_pb2.ListAffectedResponse]
     """Lists all workflows or all nodes that a failover affected, by page."""
+    GetStrategy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStrategyRequest, _admin_pb2.GetStrategyResponse]
+    """Says by which strategy the cluster, and each of its coordinators, places."""
+    SetStrategy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetStrategyRequest, _admin_pb2.SetStrategyResponse]
+    """Sets the strategy of the whole cluster, or leaves it to each coordinator again."""
+    ListStrategyChanges: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListStrategyChangesRequest, _admin_pb2.ListStrategyChangesResponse]
+    """Lists what set or chose the strategy of the whole cluster, newest first, by page."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -63,6 +69,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists the record of failovers, newest first, by page."""
     ListAffected: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAffectedRequest, _admin_pb2.ListAffectedResponse]  # type: ignore[assignment]
     """Lists all workflows or all nodes that a failover affected, by page."""
+    GetStrategy: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStrategyRequest, _admin_pb2.GetStrategyResponse]  # type: ignore[assignment]
+    """Says by which strategy the cluster, and each of its coordinators, places."""
+    SetStrategy: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetStrategyRequest, _admin_pb2.SetStrategyResponse]  # type: ignore[assignment]
+    """Sets the strategy of the whole cluster, or leaves it to each coordinator again."""
+    ListStrategyChanges: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListStrategyChangesRequest, _admin_pb2.ListStrategyChangesResponse]  # type: ignore[assignment]
+    """Lists what set or chose the strategy of the whole cluster, newest first, by page."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Admin: the operators' service."""
@@ -114,5 +126,29 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAffectedResponse, _abc.Awaitable[_admin_pb2.ListAffectedResponse]]:
         """Lists all workflows or all nodes that a failover affected, by page."""
+
+    @_abc_1.abstractmethod
+    def GetStrategy(
+        self,
+        request: _admin_pb2.GetStrategyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetStrategyResponse, _abc.Awaitable[_admin_pb2.GetStrategyResponse]]:
+        """Says by which strategy the cluster, and each of its coordinators, places."""
+
+    @_abc_1.abstractmethod
+    def SetStrategy(
+        self,
+        request: _admin_pb2.SetStrategyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetStrategyResponse, _abc.Awaitable[_admin_pb2.SetStrategyResponse]]:
+        """Sets the strategy of the whole cluster, or leaves it to each coordinator again."""
+
+    @_abc_1.abstractmethod
+    def ListStrategyChanges(
+        self,
+        request: _admin_pb2.ListStrategyChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListStrategyChangesResponse, _abc.Awaitable[_admin_pb2.ListStrategyChangesResponse]]:
+        """Lists what set or chose the strategy of the whole cluster, newest first, by page."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,7 +18,7 @@ class EngineConfig:
     timeout_slack_us: int = 2_000_000
     """A worker ends an attempt itself when its time is over; the engine does it this much later, should the worker not."""
     strategy: str = "load-balanced"
-    """How a worker is chosen."""
+    """How a worker is chosen; `dynamic` stands for what the owner of shard 0 has chosen."""
     cpu_weight: float = 0.3
     """Share of the worker's cpu in its load."""
     memory_weight: float = 0.3

@@ -228,6 +228,38 @@ class PeersSeen:
     have_workers: bool
 
 
+# -- the strategy ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySet:
+    """An operator wants a strategy for the whole cluster; answered once that is stored, `created` if it was another one before."""
+
+    token: int
+    shard: int
+    """Shard 0, whose owner speaks for the cluster."""
+    strategy: str
+    """Its name, or `dynamic`; empty: each coordinator has its own again."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyChosen:
+    """`dynamic` has chosen; answered as `StrategySet`."""
+
+    token: int
+    shard: int
+    strategy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySeen:
+    """What the fence row of shard 0 says of the strategy."""
+
+    text: str
+
+
 # -- ownership -------------------------------------------------------------------------------------------------------------
 
 
@@ -344,4 +376,7 @@ Event: TypeAlias = (
     | WorkflowAbsent
     | DeathsFound
     | FailoverTold
+    | StrategySet
+    | StrategyChosen
+    | StrategySeen
 )

@@ -82,6 +82,7 @@ def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, outpu
         )
         failed(turn, workflow, assignment, Failure(payload_too_large, message, non_retryable=True), run_us)
         return
+    turn.state.attempts_ended += 1
     _change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
     if instance >= 0:
         maps.instance_succeeded(turn, workflow, node, instance, output)
@@ -93,6 +94,8 @@ def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, outpu
 
 def failed(turn: Turn, workflow: WorkflowState, assignment: Assignment, failure: Failure, run_us: int) -> None:
     """An attempt ended badly: another follows, or the node has failed."""
+    turn.state.attempts_ended += 1
+    turn.state.attempts_failed += 1
     node, instance, attempt = assignment.node, assignment.instance, assignment.attempt
     retry = workflow.plan.nodes[node].retry
     attempts_max = retry.max_attempts if retry.max_attempts is not None else turn.state.config.max_retries + 1

@@ -207,6 +207,24 @@ class GraceEnded:
     workflow_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class StrategyChanged:
+    """What holds for the whole cluster has changed: the fence row says it, and the history has one entry more."""
+
+    shard: int
+    workflow_id: str
+    standing: str
+    """What the fence row is to say, as `ClusterStrategy.text` returns it."""
+    before: str
+    after: str
+    """Of what was wanted or chosen; empty: each coordinator's own."""
+    by: str
+    """Who changed it: `operator` or `dynamic`."""
+    reason: str
+    changed_at_us: int
+    """Names the entry; no two have the same."""
+
+
 Row: TypeAlias = (
     PlanSaved
     | WorkflowInserted
@@ -221,4 +239,5 @@ Row: TypeAlias = (
     | FailoverMarked
     | DeathsRecorded
     | GraceEnded
+    | StrategyChanged
 )

@@ -214,6 +214,10 @@ class State:
     cuts: int = 0
     refused_results: int = 0
     """How many late results were refused."""
+    attempts_ended: int = 0
+    """How many attempts ended, well or badly."""
+    attempts_failed: int = 0
+    """How many of them badly."""
     backlog: Backlog = field(default_factory=Backlog)
     occupied: dict[int, int] = field(default_factory=dict[int, int])
     """Shards of which workflows are being built or forgotten, with how many acts do so: nothing else of them is touched meanwhile."""

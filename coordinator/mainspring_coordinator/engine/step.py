@@ -8,6 +8,7 @@ No step takes long: while the engine is `busy`, the host goes on with it by `Tic
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from mainspring import limits
@@ -30,6 +31,9 @@ from mainspring_coordinator.engine.events import (
     ShardLost,
     ShardReady,
     ShardTaken,
+    StrategyChosen,
+    StrategySeen,
+    StrategySet,
     Submit,
     SubmitExisted,
     Tick,
@@ -43,6 +47,7 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.placement import Strategy, strategies
 from mainspring_coordinator.engine.state import ShardState, State
+from mainspring_coordinator.engine.strategy import ClusterStrategy, strategy_changed
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
@@ -57,8 +62,11 @@ class Engine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.state = State(config)
-        self._strategies: Mapping[str, Strategy] = {**strategies, "": strategies[config.strategy]}
-        """By the name that a definition has for it; the empty one is the coordinator's."""
+        self._own = config.strategy
+        self.cluster_strategy = ClusterStrategy()
+        self._strategies: Mapping[str, Strategy] = {}
+        """By the name that a definition has for it; the empty one is what holds where a definition has none."""
+        self._place_by(self.cluster_strategy)
         self._acts: deque[Act] = deque()
         self._assigning = False
         """There was more to assign than the last step might."""
@@ -77,6 +85,16 @@ class Engine:
             self._take_in(turn)
         self._assigning = dispatch.dispatch(turn, self._strategies)
         return turn.effects
+
+    @property
+    def strategy(self) -> str:
+        """The strategy in force where neither node nor definition names one."""
+        return self.state.config.strategy
+
+    @property
+    def open_workflows(self) -> int:
+        """How many unfinished workflows are in memory."""
+        return sum(len(shard.workflows) for shard in self.state.shards.values())
 
     @property
     def busy(self) -> bool:
@@ -108,6 +126,15 @@ class Engine:
         self.state.ended.clear()
         self.state.cuts += 1
         return changes
+
+    def _place_by(self, standing: ClusterStrategy) -> None:
+        self.cluster_strategy = standing
+        in_force = standing.in_force(self._own)
+        if in_force not in strategies:  # a newer version's, which takes over from us
+            in_force = ClusterStrategy().in_force(self._own)
+        if in_force != self.state.config.strategy or not self._strategies:
+            self.state.config = replace(self.state.config, strategy=in_force)
+            self._strategies = {**strategies, "": strategies[in_force]}
 
     def _fire_due(self, turn: Turn) -> None:
         while turn.left > 0 and (timer := turn.state.timers.pop_due(turn.now_us)) is not None:
@@ -153,10 +180,8 @@ class Engine:
                 pass
             case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
                 _of_worker(turn, event)
-            case PeersSeen():
-                turn.state.peers_have_workers = event.have_workers
-            case FailoverTold():
-                failovers.told(turn, event)
+            case PeersSeen() | FailoverTold() | StrategySet() | StrategyChosen() | StrategySeen():
+                self._of_cluster(turn, event)
             case ShardTaken() | ShardLost():
                 # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
                 recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
@@ -171,6 +196,22 @@ class Engine:
                     state.arriving.setdefault(event.shard, deque()).append(event)
                 else:
                     self._arrive(turn, event)
+
+    def _of_cluster(
+        self, turn: Turn, event: PeersSeen | FailoverTold | StrategySet | StrategyChosen | StrategySeen
+    ) -> None:
+        match event:
+            case PeersSeen():
+                turn.state.peers_have_workers = event.have_workers
+            case FailoverTold():
+                failovers.told(turn, event)
+            case StrategySet() | StrategyChosen():
+                self._place_by(strategy_changed(turn, self.cluster_strategy, event))
+            case StrategySeen():
+                seen = ClusterStrategy.parse(event.text)
+                # What we have stored ourselves since then is newer.
+                if seen.changed_at_us > self.cluster_strategy.changed_at_us:
+                    self._place_by(seen)
 
     def _of_shard(self, turn: Turn, event: Submit | Cancel | Read | Inventory | ProgressReported) -> None:
         shard = turn.state.shards.get(event.shard)

@@ -26,6 +26,7 @@ from mainspring_coordinator.engine.rows import (
     PlanSaved,
     ProgressSaved,
     Row,
+    StrategyChanged,
     WorkflowInserted,
     WorkflowUpdated,
 )
@@ -168,6 +169,13 @@ affected_shape: Final = Shape(
 marked_shape: Final = Shape(
     "failover_events", Mode.UPDATE_IF_THERE, ("event_id",), ("stage", "announced_at_us", "alerted_at_us")
 )
+strategy_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("strategy",))
+strategy_change_shape: Final = Shape(
+    "strategy_changes",
+    Mode.INSERT_ONCE,
+    ("changed_at_us",),
+    ("strategy_before", "strategy_after", "changed_by", "reason"),
+)
 deaths_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("deaths",))
 grace_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("grace_until_us",))
 
@@ -240,10 +248,11 @@ class _Folding:
             attempt_shape: {},
             failover_shape: {},
             affected_shape: {},
+            strategy_change_shape: {},
         }
     )
     last: dict[Shape, dict[Values, Values]] = field(
-        default_factory=lambda: {marked_shape: {}, deaths_shape: {}, grace_shape: {}}
+        default_factory=lambda: {marked_shape: {}, deaths_shape: {}, grace_shape: {}, strategy_shape: {}}
     )
     """Of these the last row of a key counts."""
 
@@ -264,6 +273,7 @@ class _Folding:
             FailoverMarked: self._add_marked,
             DeathsRecorded: self._add_deaths,
             GraceEnded: self._add_grace,
+            StrategyChanged: self._add_strategy,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -350,6 +360,11 @@ class _Folding:
     def _add_grace(self, row: GraceEnded) -> None:
         self.last[grace_shape][row.shard,] = (row.shard, 0)
 
+    def _add_strategy(self, row: StrategyChanged) -> None:
+        self.last[strategy_shape][row.shard,] = (row.shard, row.standing)
+        key = (row.changed_at_us,)
+        self.once[strategy_change_shape].setdefault(key, (*key, row.before, row.after, row.by, row.reason))
+
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""
         yield self._once(plan_shape)
@@ -359,7 +374,7 @@ class _Folding:
         )
         yield TableWrite(updated_shape, [_updated(row) for _, row in sorted(self.updated.items(), key=itemgetter(0))])
         yield from self._node_writes()
-        for shape in (attempt_shape, failover_shape, affected_shape):
+        for shape in (attempt_shape, failover_shape, affected_shape, strategy_change_shape):
             yield self._once(shape)
         for shape, found in self.last.items():
             yield TableWrite(shape, [found[key] for key in sorted(found)])

@@ -18,6 +18,7 @@ from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
 from mainspring_coordinator.store.memory_reader import MemoryReader, MemoryTables
 from mainspring_coordinator.store.memory_rows import apply, missing_workflow
 from mainspring_coordinator.store.protocol import (
+    Attempts,
     Batch,
     ClusterRow,
     Committed,
@@ -30,6 +31,7 @@ from mainspring_coordinator.store.protocol import (
     Poll,
     Reader,
     ShardRow,
+    none_ended,
 )
 
 before_commit = "before_commit"
@@ -236,14 +238,14 @@ class MemoryLockSession:
             self._store.tables.coordinators[row.incarnation] = row
             return True
 
-    def renew(self, incarnation: str, attached_workers: int) -> int:
+    def renew(self, incarnation: str, attached_workers: int, attempts: Attempts = none_ended) -> int:
         """See `LockSession`."""
         with self._alive():
             row = self._store.tables.coordinators.get(incarnation)
             if self._store.locks.get(incarnation) != self._connection.id or row is None:
                 raise FencedError({})
             self._store.tables.coordinators[incarnation] = replace(
-                row, renew_seq=row.renew_seq + 1, attached_workers=attached_workers
+                row, renew_seq=row.renew_seq + 1, attached_workers=attached_workers, attempts=attempts
             )
             return self._store.now_us()
 

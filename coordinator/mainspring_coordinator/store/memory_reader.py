@@ -6,7 +6,7 @@ from threading import RLock
 
 import orjson
 
-from mainspring_coordinator.engine.rows import FailoverAffected, FailoverMarked, FailoverRecorded
+from mainspring_coordinator.engine.rows import FailoverAffected, FailoverMarked, FailoverRecorded, StrategyChanged
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
@@ -15,6 +15,7 @@ from mainspring_coordinator.store.protocol import (
     StoredAttempt,
     StoredFailover,
     StoredNode,
+    StoredStrategyChange,
     StoredWorkflow,
     WorkflowFilter,
 )
@@ -42,6 +43,7 @@ class MemoryTables:
     affected: dict[tuple[str, Subject, int, int], FailoverAffected] = field(
         default_factory=dict[tuple[str, Subject, int, int], FailoverAffected]
     )
+    strategy_changes: dict[int, StrategyChanged] = field(default_factory=dict[int, StrategyChanged])
 
 
 class MemoryReader:
@@ -168,6 +170,15 @@ class MemoryReader:
         """See `Reader`."""
         ids = [name for row in self._parts(event_id, subject) for name in orjson.loads(row.ids)]
         return ids[offset : offset + limit]
+
+    def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = [row for at_us, row in self._tables.strategy_changes.items() if not before_us or at_us < before_us]
+        rows.sort(key=lambda row: -row.changed_at_us)
+        return [
+            StoredStrategyChange(row.changed_at_us, row.before, row.after, row.by, row.reason) for row in rows[:limit]
+        ]
 
     def _failovers(self) -> list[StoredFailover]:
         with self._tables.lock:

@@ -19,6 +19,7 @@ from mainspring_coordinator.engine.rows import (
     PlanSaved,
     ProgressSaved,
     Row,
+    StrategyChanged,
     WorkflowInserted,
     WorkflowUpdated,
 )
@@ -58,6 +59,9 @@ def apply(tables: MemoryTables, row: Row) -> None:
             tables.attempts.setdefault(key, ended)
         case GraceEnded():
             tables.shards[row.shard] = replace(tables.shards[row.shard], grace_until_us=0)
+        case StrategyChanged():
+            tables.shards[row.shard] = replace(tables.shards[row.shard], strategy=row.standing)
+            tables.strategy_changes.setdefault(row.changed_at_us, row)
         case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():
             _apply_to_record(tables, row)
         case _:

@@ -15,16 +15,24 @@ from mainspring.limits import cluster_name_bytes_max, deaths_noted_chars_max
 from mainspring_coordinator.store import mysql_connection
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, translate, trouble_of
 from mainspring_coordinator.store.mysql_connection import now_us_sql
-from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Peer, Poll, ShardRow
+from mainspring_coordinator.store.protocol import (
+    Attempts,
+    ConnectionId,
+    CoordinatorRow,
+    Peer,
+    Poll,
+    ShardRow,
+    none_ended,
+)
 from mainspring_coordinator.store.sql_reader import coordinator_row
 from mainspring_coordinator.store.url import ServerAddress
 
 _row_lock_wait_s: Final = 1
 _writable: Final = frozenset({"0", "OFF"})  # a number, or one of several words since MariaDB 12
-_shard_columns: Final = "shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us,deaths"
+_shard_columns: Final = "shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us,deaths,strategy"
 _coordinator_columns: Final = (
     "incarnation,name,grpc_address,http_address,renew_seq,attached_workers,"
-    "lock_connection,lock_peer,writer_connection,writer_peer,started_at_us"
+    "lock_connection,lock_peer,writer_connection,writer_peer,started_at_us,strategy,attempts_ended,attempts_failed"
 )
 
 
@@ -76,7 +84,7 @@ class MysqlLockSession:
                 f"{self._where}: connection {self._connection.id} is now {mine}: a pooling proxy is in between; connect directly"
             )
         self._lock_name = name
-        marks = ",".join(["%s"] * 11)
+        marks = ",".join(["%s"] * 14)
         self._do(
             f"REPLACE INTO coordinators ({_coordinator_columns}) VALUES ({marks})",  # noqa: S608  # names of our own columns
             (
@@ -91,11 +99,14 @@ class MysqlLockSession:
                 row.writer_connection.id,
                 row.writer_connection.peer,
                 row.started_at_us,
+                row.strategy,
+                row.attempts.ended,
+                row.attempts.failed,
             ),
         )
         return True
 
-    def renew(self, incarnation: str, attached_workers: int) -> int:
+    def renew(self, incarnation: str, attached_workers: int, attempts: Attempts = none_ended) -> int:
         """See `LockSession`."""
         ((held, now_us, read_only),) = self._rows(
             f"SELECT IS_USED_LOCK(%s)=CONNECTION_ID(),{now_us_sql},@@global.read_only", (self._prefix + incarnation,)
@@ -103,8 +114,11 @@ class MysqlLockSession:
         if held != 1:
             raise FencedError({})
         self._refuse(read_only)
-        statement = "UPDATE coordinators SET renew_seq=renew_seq+1,attached_workers=%s WHERE incarnation=%s"
-        if self._do(statement, (attached_workers, incarnation)) != 1:
+        statement = (
+            "UPDATE coordinators SET renew_seq=renew_seq+1,attached_workers=%s,attempts_ended=%s,attempts_failed=%s"
+            " WHERE incarnation=%s"
+        )
+        if self._do(statement, (attached_workers, attempts.ended, attempts.failed, incarnation)) != 1:
             raise FencedError({})
         return int(now_us)
 

@@ -14,7 +14,7 @@ the database, such as a missing right.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
@@ -44,6 +44,8 @@ class ShardRow:
     """Until when workers that have not attached since the epoch was raised keep their work; database time."""
     deaths: str = ""
     """Owners of this shard whose deaths are not in the record yet, as `deaths.note` writes them; the oldest first."""
+    strategy: str = ""
+    """Of shard 0: what holds for the whole cluster, as `engine.strategy.ClusterStrategy` writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,17 @@ class ConnectionId:
     id: int
     peer: str
     """`HOST` of the server's process list; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How many attempts ended in the last minutes, and how many of these failed."""
+
+    ended: int
+    failed: int
+
+
+none_ended: Final = Attempts(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,9 @@ class CoordinatorRow:
     lock_connection: ConnectionId
     writer_connection: ConnectionId
     started_at_us: int
+    strategy: str = ""
+    """Its own, ASSIGNMENT_STRATEGY."""
+    attempts: Attempts = none_ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +222,18 @@ class StoredFailover:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredStrategyChange:
+    """A change of the strategy that holds for the whole cluster."""
+
+    changed_at_us: int
+    before: str
+    after: str
+    """Empty: each coordinator's own."""
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowFilter:
     """Which workflows a list shows; what is empty or 0 excludes nothing."""
 
@@ -297,6 +325,10 @@ class Reader(Protocol):
         """Return ids that an event affected, by shard and within it in the order in which they were stored."""
         ...
 
+    def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
+        """Return changes of the cluster's strategy newest first, those before a time; 0: from the newest on."""
+        ...
+
 
 class Journal(Protocol):
     """The one writer of a coordinator's incarnation."""
@@ -352,8 +384,10 @@ class LockSession(Protocol):
         """Take this incarnation's lock (never waits) and write its lease row; False when someone else holds the lock."""
         ...
 
-    def renew(self, incarnation: str, attached_workers: int) -> int:
+    def renew(self, incarnation: str, attached_workers: int, attempts: Attempts = none_ended) -> int:
         """Verify that the lock is held by this connection, raise `renew_seq` by one, return database time in microseconds.
+
+        Writes into the lease row what the others are to know of this coordinator.
 
         `FencedError` (with no shards) when lock or lease row is gone.
         """

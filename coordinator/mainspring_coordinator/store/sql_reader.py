@@ -18,6 +18,7 @@ from mainspring_coordinator.engine.status import (
 from mainspring_coordinator.store import tables
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import (
+    Attempts,
     ClusterRow,
     ConnectionId,
     CoordinatorRow,
@@ -25,6 +26,7 @@ from mainspring_coordinator.store.protocol import (
     StoredAttempt,
     StoredFailover,
     StoredNode,
+    StoredStrategyChange,
     StoredWorkflow,
     WorkflowFilter,
 )
@@ -34,6 +36,7 @@ _n: Final = tables.nodes.c
 _a: Final = tables.attempts.c
 _f: Final = tables.failover_events.c
 _fa: Final = tables.failover_affected.c
+_s: Final = tables.strategy_changes.c
 _ids_a_statement_max: Final = 1_000
 
 _nodes_version: Final = (
@@ -304,6 +307,13 @@ class SqlReader:
                 found += orjson.loads(ids)
         return found[offset - skipped :][:limit]
 
+    def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
+        """See `Reader`."""
+        query = select(tables.strategy_changes).order_by(_s.changed_at_us.desc()).limit(limit)
+        if before_us:
+            query = query.where(_s.changed_at_us < before_us)
+        return [StoredStrategyChange(*row) for row in self._rows(query)]
+
 
 def _stored_failover(row: tuple[Any, ...]) -> StoredFailover:
     event_id, kind, *rest, recovered_at_us, workflows, nodes = row
@@ -328,7 +338,8 @@ def _stored_failover(row: tuple[Any, ...]) -> StoredFailover:
 
 def coordinator_row(row: tuple[Any, ...]) -> CoordinatorRow:
     """Return a lease row from its columns in the table's order."""
-    incarnation, name, grpc, http, seq, workers, lock, lock_peer, writer, writer_peer, started = row
+    incarnation, name, grpc, http, seq, workers, lock, lock_peer, writer, writer_peer, started, *rest = row
+    strategy, ended, failed = rest
     return CoordinatorRow(
         incarnation,
         name,
@@ -339,6 +350,8 @@ def coordinator_row(row: tuple[Any, ...]) -> CoordinatorRow:
         ConnectionId(lock, lock_peer),
         ConnectionId(writer, writer_peer),
         started,
+        strategy,
+        Attempts(ended, failed),
     )
 
 

@@ -18,7 +18,15 @@ from mainspring.errors import FencedError, StoreUnavailableError
 from mainspring.limits import deaths_noted_chars_max
 from mainspring_coordinator.store import sqlite_connection
 from mainspring_coordinator.store.errors import driver_errors, translate
-from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Peer, Poll, ShardRow
+from mainspring_coordinator.store.protocol import (
+    Attempts,
+    ConnectionId,
+    CoordinatorRow,
+    Peer,
+    Poll,
+    ShardRow,
+    none_ended,
+)
 from mainspring_coordinator.store.sql_reader import coordinator_row
 from mainspring_coordinator.store.sqlite_connection import now_us_sql
 from mainspring_coordinator.store.url import FileAddress
@@ -58,7 +66,7 @@ class SqliteLockSession:
             os.ftruncate(self._held, 0)
             os.pwrite(self._held, f"{row.incarnation} {self._connection.id}\n".encode(), 0)
             self._raw.execute(
-                f"INSERT OR REPLACE INTO coordinators VALUES ({','.join('?' * 11)})",  # noqa: S608  # a number of marks
+                f"INSERT OR REPLACE INTO coordinators VALUES ({','.join('?' * 14)})",  # noqa: S608  # a number of marks
                 (
                     row.incarnation,
                     row.name,
@@ -71,18 +79,22 @@ class SqliteLockSession:
                     row.writer_connection.id,
                     row.writer_connection.peer,
                     row.started_at_us,
+                    row.strategy,
+                    row.attempts.ended,
+                    row.attempts.failed,
                 ),
             )
             return True
 
-    def renew(self, incarnation: str, attached_workers: int) -> int:
+    def renew(self, incarnation: str, attached_workers: int, attempts: Attempts = none_ended) -> int:
         """See `LockSession`."""
         with self._working():
-            statement = "UPDATE coordinators SET renew_seq=renew_seq+1,attached_workers=? WHERE incarnation=?"
-            if (
-                incarnation != self._incarnation
-                or self._raw.execute(statement, (attached_workers, incarnation)).rowcount != 1
-            ):
+            statement = (
+                "UPDATE coordinators SET renew_seq=renew_seq+1,attached_workers=?,attempts_ended=?,attempts_failed=?"
+                " WHERE incarnation=?"
+            )
+            values = (attached_workers, attempts.ended, attempts.failed, incarnation)
+            if incarnation != self._incarnation or self._raw.execute(statement, values).rowcount != 1:
                 raise FencedError({})
             return self._now_us()
 

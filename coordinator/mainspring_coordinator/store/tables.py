@@ -70,6 +70,7 @@ shards: Final = Table(
     Column("last_batch_id", LargeBinary(16).with_variant(BINARY(16), *_on_server)),
     _number("grace_until_us"),
     Column("deaths", unicode_text(deaths_noted_chars_max), nullable=False, server_default=text("''")),
+    Column("strategy", ascii_text(128), nullable=False, server_default=text("''")),
     **_options,
 )
 
@@ -87,6 +88,9 @@ coordinators: Final = Table(
     _number("writer_connection"),
     Column("writer_peer", unicode_text(255), nullable=False),
     _number("started_at_us"),
+    Column("strategy", ascii_text(64), nullable=False, server_default=text("''")),
+    _number("attempts_ended"),
+    _number("attempts_failed"),
     **_options,
 )
 
@@ -204,5 +208,16 @@ failover_affected: Final = Table(
     Column("ids_count", Integer, nullable=False),
     _number("recorded_at_us"),
     Column("ids", blob(), nullable=False),
+    **_options,
+)
+
+strategy_changes: Final = Table(
+    "strategy_changes",
+    metadata,
+    Column("changed_at_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("strategy_before", ascii_text(64), nullable=False),
+    Column("strategy_after", ascii_text(64), nullable=False),
+    Column("changed_by", unicode_text(255), nullable=False),
+    Column("reason", unicode_text(1024), nullable=False),
     **_options,
 )
