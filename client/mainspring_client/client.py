@@ -30,6 +30,8 @@ from mainspring_client.nouns import (
     NodeStatus,
     Result,
     ShardInfo,
+    StrategyChange,
+    StrategyInfo,
     Submission,
     WatchUpdate,
     WorkerInfo,
@@ -230,6 +232,40 @@ class Client:
             lambda at: at.admin.ListShards, admin_pb2.ListShardsRequest()
         )
         return [wire_nouns.shard_info(shard) for shard in answer.shards]
+
+    async def strategy(self) -> StrategyInfo:
+        """Read by which strategy the cluster, and each of its coordinators, places. It reads the database, as `list` does."""
+        answer: admin_pb2.GetStrategyResponse = await self._transport.call(
+            lambda at: at.admin.GetStrategy, admin_pb2.GetStrategyRequest()
+        )
+        return wire_nouns.strategy_info(answer)
+
+    async def set_strategy(self, strategy: str, reason: str = "") -> bool:
+        """Set the strategy of the whole cluster, a strategy or `dynamic`; empty: each coordinator has its own again.
+
+        Returns whether it was another one before. `BadRequestError` when there is no such strategy.
+        """
+        request = admin_pb2.SetStrategyRequest(strategy=strategy, reason=clip(reason, reason_bytes_max))
+        answer: admin_pb2.SetStrategyResponse = await self._transport.call(lambda at: at.admin.SetStrategy, request)
+        return answer.changed
+
+    async def strategy_changes(self, *, limit: int | None = None) -> AsyncGenerator[StrategyChange]:
+        """List the changes of that strategy, newest first, at most `limit`. It reads the database, as `list` does."""
+        token = ""
+        left = limit
+        while left is None or left > 0:
+            request = admin_pb2.ListStrategyChangesRequest(
+                page_size=0 if left is None else min(left, page_size_max), page_token=token
+            )
+            page: admin_pb2.ListStrategyChangesResponse = await self._transport.call(
+                lambda at: at.admin.ListStrategyChanges, request
+            )
+            for change in page.changes:
+                yield wire_nouns.strategy_change(change)
+            token = page.next_page_token
+            if not token:
+                return
+            left = None if left is None else left - len(page.changes)
 
     async def failovers(self, *, limit: int | None = None) -> AsyncGenerator[Failover]:
         """List the record of failovers, newest first, at most `limit`; of each the first 1,000 workflows and nodes.

@@ -353,6 +353,50 @@ class CoordinatorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class CoordinatorStrategy:
+    """By which strategy a coordinator places nodes where neither node nor definition names one."""
+
+    name: str
+    """The coordinator's."""
+    incarnation: str
+    """Its incarnation."""
+    own: str
+    """Its ASSIGNMENT_STRATEGY."""
+    in_force: str
+    """What it does now; never `dynamic`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyInfo:
+    """By which strategy the cluster places nodes."""
+
+    wanted: str
+    """What an operator set for the whole cluster, a strategy or `dynamic`; empty: each coordinator has its own."""
+    chosen: str
+    """What `dynamic` chose last; empty before the first time."""
+    changed_at_us: int
+    """When one of both changed; 0: never."""
+    coordinators: tuple[CoordinatorStrategy, ...]
+    """The live ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyChange:
+    """A change of the strategy of the whole cluster."""
+
+    changed_at_us: int
+    """When."""
+    before: str
+    """What it was; empty: each coordinator's own."""
+    after: str
+    """What it is from then on."""
+    by: str
+    """`operator` or `dynamic`."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardInfo:
     """A shard."""
 

@@ -29,6 +29,8 @@ from mainspring_client.nouns import (
     NodeStatus,
     Result,
     ShardInfo,
+    StrategyChange,
+    StrategyInfo,
     Submission,
     WatchUpdate,
     WorkerInfo,
@@ -248,6 +250,18 @@ class SyncClient:
     def shards(self) -> Sequence[ShardInfo]:
         """List the shards with their owners and epochs."""
         return self._run(self._client.shards())
+
+    def strategy(self) -> StrategyInfo:
+        """Read by which strategy the cluster, and each of its coordinators, places."""
+        return self._run(self._client.strategy())
+
+    def set_strategy(self, strategy: str, reason: str = "") -> bool:
+        """Set the strategy of the whole cluster; return whether it was another one before."""
+        return self._run(self._client.set_strategy(strategy, reason))
+
+    def strategy_changes(self, *, limit: int | None = None) -> Iterator[StrategyChange]:
+        """List the changes of that strategy, newest first."""
+        return self._each(self._client.strategy_changes(limit=limit))
 
     def failovers(self, *, limit: int | None = None) -> Iterator[Failover]:
         """List the record of failovers, newest first."""

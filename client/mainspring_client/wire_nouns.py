@@ -10,6 +10,7 @@ from mainspring.wire import from_failure
 from mainspring_client.nouns import (
     AttemptInfo,
     CoordinatorInfo,
+    CoordinatorStrategy,
     Explanation,
     HistoryEvent,
     NodeDetail,
@@ -18,6 +19,8 @@ from mainspring_client.nouns import (
     NodeStatus,
     Result,
     ShardInfo,
+    StrategyChange,
+    StrategyInfo,
     WorkerInfo,
     WorkersExplanation,
     WorkflowInfo,
@@ -210,6 +213,21 @@ def coordinator_info(message: admin_pb2.Coordinator) -> CoordinatorInfo:
 def shard_info(message: admin_pb2.Shard) -> ShardInfo:
     """Read a shard."""
     return ShardInfo(message.shard, message.epoch, message.holder, message.holder_name, message.batch_seq)
+
+
+def strategy_info(message: admin_pb2.GetStrategyResponse) -> StrategyInfo:
+    """Read by which strategy a cluster places."""
+    return StrategyInfo(
+        message.wanted,
+        message.chosen,
+        message.changed_at_us,
+        tuple(CoordinatorStrategy(one.name, one.incarnation, one.own, one.in_force) for one in message.coordinators),
+    )
+
+
+def strategy_change(message: admin_pb2.StrategyChange) -> StrategyChange:
+    """Read a change of it."""
+    return StrategyChange(message.changed_at_us, message.before, message.after, message.by, message.reason)
 
 
 def failover(message: admin_pb2.Failover) -> Failover:
