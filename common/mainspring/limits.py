@@ -56,6 +56,8 @@ progress_bytes_max: Final = 4 * KIB
 progress_interval_ms_min: Final = 1_000
 failure_message_bytes_max: Final = 4 * KIB
 failure_stack_bytes_max: Final = 32 * KIB
+executor_rate_max: Final = 1_000_000
+executor_rates_max: Final = 1_000
 reason_bytes_max: Final = 1 * KIB
 
 # The wire

@@ -14,7 +14,7 @@ table for users.
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
@@ -32,6 +32,7 @@ from mainspring.limits import (
     shards_max,
     slots_max,
 )
+from mainspring.rates import Rate, parse_rates
 from mainspring.settings_model import Settings, declare
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -229,6 +230,13 @@ class CoordinatorSettings(_Instance):
         low=0,
         high=locality_wait_ms_max,
     )
+    executor_rates: str = declare(
+        "EXECUTOR_RATES",
+        "how often attempts of an executor may be started in the whole cluster, retries included (docs/placement.md)",
+        "",
+        allowed="`executor=count/unit`, several separated by commas; the unit is `s`, `m`, `h` or `d`",
+        shown="none",
+    )
     dynamic_cpu_threshold: float = declare(
         "DYNAMIC_CPU_THRESHOLD",
         "dynamic: a mean cpu of the workers above this, in percent, speaks for load-balanced",
@@ -329,6 +337,17 @@ class CoordinatorSettings(_Instance):
         low=1,
         high=shards_max,
     )
+
+    @field_validator("executor_rates")
+    @classmethod
+    def _check_rates(cls, value: str) -> str:
+        parse_rates(value)
+        return value
+
+    @property
+    def rates(self) -> Mapping[str, Rate]:
+        """EXECUTOR_RATES by executor."""
+        return parse_rates(self.executor_rates)
 
     @model_validator(mode="after")
     def _check_ownership(self) -> Self:

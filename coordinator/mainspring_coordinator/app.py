@@ -27,6 +27,7 @@ from mainspring_coordinator.admin import Build
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_coordinator.engine.events import PeersSeen, StrategySeen
 from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.epoch import View
@@ -66,6 +67,7 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
         locality_wait_us=settings.locality_wait_ms * 1_000,
         instance=settings.engine_instance_id,
         failover=settings.enable_failover,
+        rates=settings.rates,
     )
 
 
@@ -269,7 +271,7 @@ class Coordinator:
         """See `election.Listener`."""
         epochs = {shard: row.epoch for shard, row in view.shards.items()}
         have_workers = view.peers_have_workers(self._election.incarnation)
-        self._loop.looked(epochs, peers_have_workers=have_workers, strategy=view.shards[home].strategy)
+        self._loop.looked(epochs, PeersSeen(have_workers, len(view.live)), StrategySeen(view.shards[home].strategy))
         self._note_standby(view)
         if self._record is not None:
             self._record.looked(view)

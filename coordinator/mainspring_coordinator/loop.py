@@ -164,10 +164,10 @@ class ControlLoop:
         self._writer.put(Adopt(row))
         self._recovering[row.shard] = self._spawn(self._recover(row))
 
-    def looked(self, epochs: Mapping[int, int], *, peers_have_workers: bool, strategy: str) -> None:
+    def looked(self, epochs: Mapping[int, int], peers: PeersSeen, strategy: StrategySeen) -> None:
         """The database shows this: what is at a higher epoch is another's, even if we have nothing to write that would tell us."""
-        self._post_unbounded(PeersSeen(peers_have_workers))
-        self._post_unbounded(StrategySeen(strategy))
+        self._post_unbounded(peers)
+        self._post_unbounded(strategy)
         for shard, epoch in epochs.items():
             if epoch > self._holdings.epochs.get(shard, epoch):
                 _log.warning("shard_lost", shard=shard, epoch_now=epoch)

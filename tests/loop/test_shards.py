@@ -12,7 +12,7 @@ import pytest
 from mainspring import limits
 from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
-from mainspring_coordinator.engine.events import Inventory, ResultItem, Results
+from mainspring_coordinator.engine.events import Inventory, PeersSeen, ResultItem, Results, StrategySeen
 from mainspring_coordinator.engine.rows import NodeChanged, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.memory import MemoryJournal
@@ -296,7 +296,7 @@ async def test_a_shard_that_another_took_is_given_up_though_nothing_is_to_be_wri
     async with a_loop() as rig:
         await rig.take(0, 1)
         rig.move(0, "rival")
-        rig.loop.looked({0: 2, 1: 1, 2: 7}, peers_have_workers=True, strategy="")
+        rig.loop.looked({0: 2, 1: 1, 2: 7}, PeersSeen(have_workers=True), StrategySeen(""))
         assert dict(rig.loop.serving) == {1: 1}
         with pytest.raises(NotOwnerError):
             await rig.loop.prove(0)
@@ -404,7 +404,7 @@ async def test_a_deadline_that_is_due_when_its_shard_is_lost_does_not_end_the_te
         assert (await rig.submit(timed, rig.name(0))).created
         rig.move(0, "rival")
         rig.now += 6_000_000
-        rig.loop.looked({0: 2, 1: 1}, peers_have_workers=False, strategy="")
+        rig.loop.looked({0: 2, 1: 1}, PeersSeen(have_workers=False), StrategySeen(""))
         await rig.loop.prove(1)
         assert not rig.given_up
 

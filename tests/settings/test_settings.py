@@ -140,6 +140,7 @@ BAD: list[tuple[Part, dict[str, object], str]] = [
     (CoordinatorSettings, {"HTTP_PORT": True}, "HTTP_PORT = 'true' (flag): allowed is 0 to 65535"),
     (CoordinatorSettings, {"CPU_WEIGHT": "nan"}, "CPU_WEIGHT = 'nan' (flag): allowed is 0 to 1"),
     (CoordinatorSettings, {"ASSIGNMENT_STRATEGY": "best"}, "`load-balanced`, `round-robin`"),
+    (CoordinatorSettings, {"EXECUTOR_RATES": "fetch=10"}, "'fetch=10' is no rate; write EXECUTOR=COUNT/UNIT"),
     (CoordinatorSettings, {"SHARDS": 0}, "SHARDS = '0' (flag): allowed is 1 to 1024"),
     (CoordinatorSettings, {"ENGINE_INSTANCE_ID": "a b"}, "ENGINE_INSTANCE_ID = 'a b'"),
     (CoordinatorSettings, {"HEARTBEAT_INTERVAL": 40000}, "FAILURE_DETECTION_TIMEOUT >= 3 x HEARTBEAT_INTERVAL"),

@@ -13,6 +13,7 @@ from mainspring.v1 import worker_pb2
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Effect, Ended, StrategyFailed
+from mainspring_coordinator.engine.events import PeersSeen, StrategySeen
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.epoch import View
 from mainspring_coordinator.fleet import FleetService
@@ -164,7 +165,7 @@ class Coordinator:
         """See `Listener`."""
         epochs = {shard: row.epoch for shard, row in view.shards.items()}
         have_workers = view.peers_have_workers(self.election.incarnation)
-        self.loop.looked(epochs, peers_have_workers=have_workers, strategy=view.shards[0].strategy)
+        self.loop.looked(epochs, PeersSeen(have_workers, len(view.live)), StrategySeen(view.shards[0].strategy))
         live = self.election.coordinators()
         if live != self._known:
             self._known = live

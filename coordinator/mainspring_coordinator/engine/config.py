@@ -1,8 +1,10 @@
 """What the engine needs to know of the settings; a value, so that the engine reads none itself."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mainspring import limits
+from mainspring.rates import Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class EngineConfig:
     """Our own name, ENGINE_INSTANCE_ID."""
     failover: bool = True
     """Off: the work of a lost worker waits for a worker of the same name."""
+    rates: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
+    """By executor: how often attempts may be started in the whole cluster, of which each coordinator has its share."""
     step_nodes: int = limits.step_nodes_max
     """How many nodes a step of a long act takes on; the rest is left to the steps that follow."""
     payload_cache_bytes: int = limits.payload_cache_bytes_max

@@ -103,6 +103,8 @@ def _dispatch_shared(turn: Turn, strategies: Mapping[str, Strategy]) -> bool:
 def _dispatch_class(turn: Turn, strategies: Mapping[str, Strategy], ready: ReadyClass, most: int) -> bool:
     """Place up to so many items of a class; tell whether another could be placed."""
     for _ in range(most):
+        if turn.state.rates and _over_rate(turn, ready):
+            return False
         key = _first_served(turn, ready) if turn.left > 0 else None
         if key is None:
             return False
@@ -178,6 +180,25 @@ def _choice(turn: Turn, name: str, strategy: Strategy, candidates: Candidates) -
         return choice
     turn.emit(StrategyFailed(*candidates.names, name, wrong))
     return candidates.next_in_turn()
+
+
+def _over_rate(turn: Turn, ready: ReadyClass, session: int = 0) -> bool:
+    """Tell whether what a class runs was started as often as it may for now; then it is looked at again when it may be.
+
+    `session`: the worker that was to take it, of which nobody would think again by itself.
+    """
+    state, executor = turn.state, ready.key.executor
+    due_us = state.rates.due_us(executor, turn.now_us)
+    if due_us and state.rates.wait(executor, session):
+        state.timers.set(due_us, TimerKind.RATE, workflow_id=executor)
+    return due_us > 0
+
+
+def rate_due(turn: Turn, timer: Timer) -> None:
+    """An executor may be started again."""
+    for session in turn.state.rates.let_go(timer.workflow_id):
+        if session in turn.state.roomy:
+            turn.state.touch_worker(session)
 
 
 def patience_over(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
@@ -261,6 +282,8 @@ def _serve_bound(turn: Turn, strategies: Mapping[str, Strategy], session: int, k
             while (
                 key in ready.waiting and session in state.roomy and member.kind.shards >> key[0] & 1 and turn.left > 0
             ):
+                if state.rates and _over_rate(turn, ready, session):
+                    break
                 _place(turn, strategies, ready, key, only=session)
 
 
@@ -268,7 +291,7 @@ def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
     """Assign what runs alone to workers that have nothing, and reserve one for the rest; tell whether one may get other work again."""
     state = turn.state
     for _ in range(len(ready.waiting)):
-        if turn.left <= 0:
+        if turn.left <= 0 or (state.rates and _over_rate(turn, ready)):
             break
         key = ready.waiting.next(turn.now_us)
         if key is None:
@@ -395,6 +418,8 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
         )
     )
     spec = workflow.plan.nodes[node]
+    if state.rates:
+        state.rates.started(spec.executor, turn.now_us)
     turn.emit(
         Assign(
             session,

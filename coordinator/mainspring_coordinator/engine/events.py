@@ -223,9 +223,11 @@ class WorkerHeard:
 
 @dataclass(frozen=True, slots=True)
 class PeersSeen:
-    """Whether workers are attached to another coordinator has changed."""
+    """Whether workers are attached to another coordinator, or how many coordinators are live, has changed."""
 
     have_workers: bool
+    coordinators: int = 1
+    """How many are live, ourselves included."""
 
 
 # -- the strategy ----------------------------------------------------------------------------------------------------------

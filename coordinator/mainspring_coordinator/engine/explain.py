@@ -253,6 +253,8 @@ def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
     roomy = [worker for worker in active if state.room(worker) > 0]
     if not roomy:
         return f"all slots of the {len(active)} workers that run executor {key.executor!r} are taken"
+    if rate := state.rates.told(key.executor):
+        return f"executor {key.executor!r} is started {rate} at most (EXECUTOR_RATES), which is used up for the moment"
     if all(workflow.shard not in worker.reconciled for worker in roomy):
         return "the workers with room have not stated yet what they have of this shard"
     return (

@@ -17,6 +17,7 @@ from mainspring_coordinator.engine.placement.affinities import Affinities
 from mainspring_coordinator.engine.placement.origins import Origins
 from mainspring_coordinator.engine.placement.pool import Pool, meets
 from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.rates import Rates
 from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKey
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, Timers
@@ -203,6 +204,7 @@ class State:
     roomy: set[int] = field(default_factory=set[int])
     """Sessions that may get more assignments."""
     ready: ReadyQueue = field(init=False)
+    rates: Rates = field(init=False)
     timers: Timers = field(default_factory=Timers)
     cached: "OrderedDict[WorkflowKey, WorkflowState]" = field(default_factory=OrderedDict[WorkflowKey, WorkflowState])
     """Workflows with outputs in memory, the one used longest ago first."""
@@ -251,6 +253,7 @@ class State:
 
     def __post_init__(self) -> None:
         self.ready = ReadyQueue(self.config.priority_ageing_us)
+        self.rates = Rates(self.config.rates)
 
     def add_live(self, workflow: WorkflowState, assignment: Assignment) -> None:
         """Record that a worker has an attempt."""

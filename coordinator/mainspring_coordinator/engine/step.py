@@ -203,6 +203,7 @@ class Engine:
         match event:
             case PeersSeen():
                 turn.state.peers_have_workers = event.have_workers
+                turn.state.rates.share(event.coordinators)
             case FailoverTold():
                 failovers.told(turn, event)
             case StrategySet() | StrategyChosen():
@@ -319,9 +320,16 @@ def _results(turn: Turn, event: Results) -> None:
 
 
 def _fire(turn: Turn, timer: Timer) -> None:
-    if timer.kind is TimerKind.WORKER_GRACE:
-        absence.grace_over(turn, timer)
-        return
+    match timer.kind:
+        case TimerKind.WORKER_GRACE:
+            absence.grace_over(turn, timer)
+        case TimerKind.RATE:
+            dispatch.rate_due(turn, timer)
+        case _:
+            _fire_in_shard(turn, timer)
+
+
+def _fire_in_shard(turn: Turn, timer: Timer) -> None:
     shard = turn.state.shards.get(timer.shard)
     if shard is None:
         return

@@ -28,6 +28,8 @@ class TimerKind(IntEnum):
     """Workers that have not come back since the shard was taken are lost: `number` the epoch."""
     NEARNESS = 8
     """A node waits no longer for a worker near its inputs: `workflow_id`, `node`, `instance`."""
+    RATE = 9
+    """An executor may be started again: `workflow_id` its name."""
 
 
 class Timer(NamedTuple):
