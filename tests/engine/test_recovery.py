@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from mainspring import limits
 from mainspring.errors import Failure
-from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Disposition, Ended, LoadOutputs, Stop
+from mainspring_coordinator.engine.effects import (
+    Ack,
+    Answer,
+    AnswerCode,
+    Assign,
+    CancelCause,
+    Disposition,
+    Ended,
+    LoadOutputs,
+    Stop,
+)
 from mainspring_coordinator.engine.events import (
     Cancel,
     Event,
@@ -211,6 +221,37 @@ def test_a_result_from_before_a_takeover_counts_after_it() -> None:
     worker, assign = cluster.rig.running()[0]
     effects = cluster.rig.end(worker, assign, NodeStatus.SUCCEEDED, b'{"of_items":[]}')
     assert only(effects, Ack).disposition is Disposition.RECORDED
+
+
+@pytest.mark.parametrize("loading_s", [0, 20], ids=["read at once", "read for longer than the grace"])
+def test_an_attempt_that_ended_in_time_counts_however_long_nobody_owned_its_shard(loading_s: int) -> None:
+    once = {"timeouts": {"start_to_close": "5s"}, "retry": {"max_attempts": 1}}
+    plan = define([{"id": "a", "executor": "work", **once}])
+    old = Rig()
+    old.attach()
+    old.submit(plan)
+    worker, assign = old.running()[0]
+    new = Rig(epoch=2, own=False)
+    new.now_us = old.now_us + 60 * SECOND
+    new.step(ShardTaken(0, 2, new.now_us + 10 * SECOND, "e" * 32))
+    new.step(fold(old.rows, {plan.hash: plan})[0][0])
+    worker = new.attach(worker.name, incarnation=worker.incarnation, running=worker.running)
+    new.after(loading_s)
+    new.step(ShardReady(0))
+    new.inventory(worker, finished=[assign.assignment])
+    effects = new.end(worker, assign, NodeStatus.SUCCEEDED)
+    assert only(effects, Ack).disposition is Disposition.RECORDED
+    assert only(effects, Ended).status is WorkflowStatus.SUCCEEDED
+
+
+def test_an_attempt_that_runs_too_long_is_ended_after_a_takeover_too() -> None:
+    cluster = Cluster(define([{"id": "a", "executor": "work", "timeouts": {"start_to_close": "5s"}}]))
+    cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    cluster.rig.now_us += 60 * SECOND
+    cluster.take_over(grace_s=10)
+    assert not of(cluster.rig.after(9.9), Stop)
+    assert only(cluster.rig.after(0.1), Stop).cause is CancelCause.TIMED_OUT
 
 
 def test_events_about_a_shard_that_is_still_loading_wait_for_it() -> None:

@@ -13,7 +13,7 @@ from mainspring import limits
 from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
 from mainspring_coordinator.engine.events import Inventory, PeersSeen, ResultItem, Results, StrategySeen
-from mainspring_coordinator.engine.rows import NodeChanged, WorkflowUpdated
+from mainspring_coordinator.engine.rows import WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.memory import MemoryJournal
 from mainspring_coordinator.store.protocol import Batch, Committed
@@ -102,7 +102,7 @@ async def test_a_recovery_of_before_a_loss_does_not_feed_the_one_after_it() -> N
 
 @story
 async def test_what_a_recovery_led_to_before_it_began_again_is_stored_before_it_reads_anew() -> None:
-    slow = define([{"id": "a", "executor": "work", "timeouts": {"start_to_close": "1s"}}])
+    slow = define([{"id": "a", "executor": "work"}], timeout="1s")
     with patch.object(limits, "recovery_page_workflows", 1):
         async with a_loop() as rig:
             await rig.take(0)
@@ -126,7 +126,7 @@ async def test_what_a_recovery_led_to_before_it_began_again_is_stored_before_it_
             rig.reader.open_workflows = away_at_the_second_page
             rig.gate.shut()
             rig.loop.take_shard(rig.move(0, "me"))
-            # The attempt of the first page is over for long; that this is so is about to be stored, and the recovery begins again.
+            # The time of the first page's workflow is over for long; that this is so is about to be stored, and the recovery begins again.
             await rig.gate.reached()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(again.wait(), 0.5)
@@ -136,7 +136,7 @@ async def test_what_a_recovery_led_to_before_it_began_again_is_stored_before_it_
                 row.workflow_id
                 for batch in rig.journal.batches
                 for row in batch.rows
-                if isinstance(row, NodeChanged) and row.status is NodeStatus.BACKOFF
+                if isinstance(row, WorkflowUpdated) and row.status is WorkflowStatus.FAILING
             ]
             assert sorted(ends) == sorted(rig.name(0, number) for number in range(2))
 

@@ -236,6 +236,11 @@ def attempt_overdue(turn: Turn, shard: ShardState, timer: Timer) -> None:
     assignment = shard.live.get(timer.number)
     if assignment is None or assignment.cancelling:
         return
+    heard_by_us = max(shard.grace_until_us, (shard.ready_us or turn.now_us) + turn.state.config.stream_grace_us)
+    if not assignment.session and turn.now_us < heard_by_us:
+        # It may have ended in time while the shard had no owner, and its worker has not been able to say so.
+        turn.state.timers.put_back(timer._replace(due_us=heard_by_us))
+        return
     workflow = shard.workflows[assignment.workflow_id]
     if assignment.session:
         turn.emit(Stop(assignment.session, shard.shard, shard.epoch, workflow.id, assignment.id, CancelCause.TIMED_OUT))

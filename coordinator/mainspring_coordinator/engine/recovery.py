@@ -93,7 +93,7 @@ def _forget_in_parts(turn: Turn, shard: ShardState) -> Act:
 def ready(turn: Turn, shard: ShardState, event: ShardReady) -> None:
     """All unfinished workflows of a shard are there."""
     del event
-    shard.ready = True
+    shard.ready, shard.ready_us = True, turn.now_us
     turn.state.woken[shard.shard] = None
     watch_absent(turn, shard)
 

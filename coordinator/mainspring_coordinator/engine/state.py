@@ -154,6 +154,8 @@ class ShardState:
     """The events of workers' deaths that went on record here last, with how many chunks of ids they have."""
     ready: bool = False
     """Its workflows are all loaded. Until then events about them wait in `deferred`."""
+    ready_us: int = 0
+    """Since when; only then its workers are told of us, and say what they have."""
     deferred: list[Event] = field(default_factory=list[Event])
     put_off: list[Timer] = field(default_factory=list[Timer])
     """Deadlines that passed while the shard was occupied."""
