@@ -216,6 +216,23 @@ def test_nobody_is_given_up_before_another_worker_was_heard_that_only_seems_atta
     assert rows_of(rig.after(GRACE), NodeChanged)[0].redeliveries == 1
 
 
+def test_what_a_worker_said_before_another_went_shows_nothing_when_a_recovery_takes_it_in_later() -> None:
+    rig = Rig()
+    first, second = rig.attach("w1"), rig.attach("w2", executors=("other",))
+    rig.submit(one)
+    rig.step(PeersSeen(have_workers=True))
+    rig.step(ShardTaken(1, 1, rig.now_us, "e" * 32))
+    rig.inventory(second, 1)
+    rig.after(0.1)
+    rig.drop(first)
+    rig.now_us += SECOND
+    rig.step(ShardReady(1))
+    assert not rows_of(rig.after(GRACE - 1), NodeChanged)
+    rig.step(WorkerHeard(second.session))
+    assert not rows_of(rig.after(GRACE - 0.1), NodeChanged)
+    assert rows_of(rig.after(GRACE), NodeChanged)[0].redeliveries == 1
+
+
 def test_of_two_workers_with_one_name_the_live_one_stays() -> None:
     rig = Rig()
     rig.attach("w1")

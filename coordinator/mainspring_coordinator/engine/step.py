@@ -77,6 +77,8 @@ class Engine:
         if not isinstance(event, ShardLost | ShardTaken):
             # Of a shard that is lost nothing may happen any more: its rows would have no epoch, or that of a later ownership.
             self._fire_due(turn)
+        if isinstance(event, _from_workers):
+            absence.heard(turn)  # here: what is handled only later, because it waited for a shard, was said before
         self._handle(turn, event)
         nodes.settle(turn)
         if self._acts:
@@ -171,8 +173,6 @@ class Engine:
                 absence.end_grace(turn, shard)
 
     def _handle(self, turn: Turn, event: Event) -> None:
-        if isinstance(event, _from_workers):
-            absence.heard(turn)
         match event:
             case Results():
                 _results(turn, event)
