@@ -3,11 +3,12 @@
 import asyncio
 from dataclasses import replace
 from itertools import count
+from unittest.mock import patch
 
 import pytest
 
 from mainspring import limits
-from mainspring.errors import BusyError, UnavailableError
+from mainspring.errors import BusyError, PoisonBatchError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
 from mainspring_coordinator.engine.events import Inventory, ProgressReported, ResultItem, Results
 from mainspring_coordinator.engine.rows import NodeAssigned
@@ -249,6 +250,38 @@ async def test_a_workflow_that_cannot_be_read_at_once_is_loaded_anew_when_it_can
         assert (await rig.submit(chain, bad)).code is AnswerCode.OK
         assert (await rig.read(bad)).view is not None
         assert not rig.given_up
+
+
+@story
+async def test_a_deadline_that_is_due_when_rows_are_refused_changes_nothing_until_they_are_read_anew() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach()
+        bad = rig.name(0)
+        await rig.submit(define([{"id": "a", "executor": "work"}], timeout="5s"), bad)
+        (assign,) = await outbox.wait_for(Assign)
+        before, written, read, away = len(rig.journal.batches), asyncio.Event(), rig.reader.workflow, [True]
+
+        def later(name: str) -> object:
+            if away:
+                raise unavailable(1)[0]
+            return read(name)
+
+        rig.reader.workflow = later
+        rig.gate.shut()
+        rig.loop.post(ProgressReported(session, 0, assign.assignment, b"1"))
+        await rig.gate.reached()
+        rig.gate.script = [PoisonBatchError(bad, "no such value")]
+        rig.now += 6_000_000
+        with patch.object(rig.observer, "committed", lambda _: written.set()):
+            rig.gate.open()
+            await written.wait()
+        assert (await rig.submit(one, rig.name(0, 1))).created
+        stored = [row for batch in rig.journal.batches[before:] for row in batch.rows if row.workflow_id == bad]
+        assert not stored
+        away.clear()
+        assert (await rig.read(bad)).code is AnswerCode.OK
+        assert (await rig.read(bad)).status is WorkflowStatus.FAILING
 
 
 @story

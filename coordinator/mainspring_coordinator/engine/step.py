@@ -74,8 +74,9 @@ class Engine:
     def step(self, event: Event, now_us: int) -> list[Effect]:
         """Take an event in, return what is to be done. `now_us` is database time."""
         turn = Turn(self.state, now_us, left=self.state.config.step_nodes, acts=self._acts)
-        if not isinstance(event, ShardLost | ShardTaken):
+        if not isinstance(event, ShardLost | ShardTaken | WorkflowEvicted):
             # Of a shard that is lost nothing may happen any more: its rows would have no epoch, or that of a later ownership.
+            # Nor of a workflow that is loaded anew: what came of it would be stored, and not be in what is loaded.
             self._fire_due(turn)
         if isinstance(event, _from_workers):
             absence.heard(turn)  # here: what is handled only later, because it waited for a shard, was said before
