@@ -163,6 +163,23 @@ def test_a_coordinator_that_took_a_shard_and_has_no_workers_while_a_peer_has_som
     assert rows_of(new.after(GRACE), NodeChanged)[0].redeliveries == 1
 
 
+def test_a_coordinator_that_took_a_shard_misses_nobody_before_a_worker_was_heard_that_was_told_of_it() -> None:
+    old = Rig()
+    old.attach()
+    old.submit(one)
+    new = Rig(epoch=2, own=False)
+    new.step(PeersSeen(have_workers=True))
+    new.step(ShardTaken(0, 2, new.now_us + SECOND, "e" * 32))
+    new.step(fold(old.rows, {one.hash: one})[0][0])
+    second = new.attach("w2", executors=("other",))
+    new.step(ShardReady(0))
+    # It is cut off from here on; that the other one still seems attached shows nothing.
+    assert not rows_of(new.after(60), NodeChanged)
+    new.step(WorkerHeard(second.session))
+    assert not rows_of(new.after(GRACE - 0.1), NodeChanged)
+    assert rows_of(new.after(GRACE), NodeChanged)[0].redeliveries == 1
+
+
 def test_a_coordinator_that_is_cut_off_lets_a_worker_that_was_started_again_in() -> None:
     rig = Rig()
     first = rig.attach("w1")

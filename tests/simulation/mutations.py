@@ -107,7 +107,7 @@ def _any_result_counts() -> Sequence[Any]:
 
 
 def _cut_off_judges() -> Sequence[Any]:
-    def absent_until_us(turn: Turn, since_us: int) -> int:
+    def absent_until_us(turn: Turn, since_us: int, told_us: int = 0) -> int:
         return since_us + turn.state.config.stream_grace_us
 
     return [patch.object(absence, "absent_until_us", absent_until_us)]

@@ -84,14 +84,14 @@ def heard(turn: Turn) -> None:
         state.cut_off, state.cut_off_us = False, turn.now_us
 
 
-def absent_until_us(turn: Turn, since_us: int) -> int:
+def absent_until_us(turn: Turn, since_us: int, told_us: int = 0) -> int:
     """Return how long a worker may be absent that has been since `since_us`.
 
     Who has heard no worker since then, while a peer has workers, may be cut off itself and judges nobody: if that lasts, its workers'
-    streams all end, and its shards go to that peer, which has their workers.
+    streams all end, and its shards go to that peer, which has their workers. `told_us`: since when they have had something to say.
     """
     state = turn.state
-    if state.peers_have_workers and (state.heard_us <= since_us or not _any_attached(turn)):
+    if state.peers_have_workers and (state.heard_us <= max(since_us, told_us) or not _any_attached(turn)):
         state.cut_off = True
         return turn.now_us + state.config.stream_grace_us // 4
     return max(since_us, state.cut_off_us) + state.config.stream_grace_us
@@ -143,7 +143,7 @@ def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
     """Workers that have not come back since we took a shard are lost to it."""
     if timer.number != shard.epoch:
         return
-    due_us = absent_until_us(turn, 0)
+    due_us = absent_until_us(turn, 0, shard.ready_us)
     if due_us > turn.now_us:
         turn.state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
     else:
