@@ -166,6 +166,21 @@ def test_workers_that_do_not_come_back_are_lost_after_the_grace_which_a_takeover
     assert only(cluster.rig.after(0.3), Assign).node_id == "fetch"
 
 
+def test_an_owner_that_stood_still_when_the_grace_of_its_shard_ended_gives_it_once_more() -> None:
+    cluster = Cluster(define(nodes))
+    worker = cluster.rig.attach()
+    cluster.rig.submit(cluster.plan)
+    del cluster.rig.workers[worker.session]
+    cluster.take_over(grace_s=5)
+    assert not rows_of(cluster.rig.after(6.5), NodeChanged)
+    cluster.rig.attach(incarnation=worker.incarnation, running=worker.running)
+    assert not rows_of(cluster.rig.after(60), NodeChanged)
+    del cluster.rig.workers[1]
+    cluster.take_over(grace_s=5)
+    assert not rows_of(cluster.rig.after(6.5), NodeChanged)
+    assert rows_of(cluster.rig.after(6.5), NodeChanged)[0].redeliveries == 1, "but only once"
+
+
 @pytest.mark.parametrize("when", ["before", "meanwhile", "after"])
 @pytest.mark.parametrize("failover", [True, False])
 def test_who_says_goodbye_about_the_time_of_a_takeover_is_neither_waited_for_nor_dead(

@@ -144,8 +144,14 @@ def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
     if timer.number != shard.epoch:
         return
     due_us = absent_until_us(turn, 0, shard.ready_us)
-    if due_us > turn.now_us:
-        turn.state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, number=shard.epoch)
+    if turn.now_us - timer.due_us > _stall_us and timer.instance:
+        # As in `grace_over`: we stood still, and those that come have had to wait.
+        due_us = turn.now_us + turn.state.config.stream_grace_us
+        turn.state.timers.set(due_us, TimerKind.SHARD_GRACE, shard=shard.shard, instance=0, number=shard.epoch)
+    elif due_us > turn.now_us:
+        turn.state.timers.set(
+            due_us, TimerKind.SHARD_GRACE, shard=shard.shard, instance=timer.instance, number=shard.epoch
+        )
     else:
         turn.begin(_miss_in_parts(turn, shard, list(shard.live.values())))
 

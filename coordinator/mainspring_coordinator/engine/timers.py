@@ -25,7 +25,7 @@ class TimerKind(IntEnum):
     WORKER_GRACE = 6
     """An absent worker is lost: `workflow_id` its incarnation, `number` the session that ended."""
     SHARD_GRACE = 7
-    """Workers that have not come back since the shard was taken are lost: `number` the epoch."""
+    """Workers that have not come back since the shard was taken are lost: `number` the epoch, `instance` 0 once we stood still."""
     NEARNESS = 8
     """A node waits no longer for a worker near its inputs: `workflow_id`, `node`, `instance`."""
     RATE = 9
