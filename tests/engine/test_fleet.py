@@ -293,6 +293,20 @@ def test_what_a_current_inventory_omits_is_offered_again_at_once() -> None:
     assert rows_of(effects, NodeAssigned)[0].redeliveries == 0
 
 
+def test_what_came_by_an_earlier_stream_and_is_omitted_later_is_offered_again_at_once() -> None:
+    rig = Rig()
+    first = rig.attach("w1")
+    rig.submit(one)
+    again = rig.attach("w1", incarnation=first.incarnation)
+    del rig.workers[first.session]
+    # It stood still, say, and let go what it had not begun; by this stream nothing has come yet.
+    lost = again.running.popitem()[1]
+    again.seen = 0
+    assign = only(rig.inventory(again), Assign)
+    assert assign.assignment != lost.assignment
+    assert (assign.session, assign.attempt) == (again.session, 1)
+
+
 def test_what_is_still_on_its_way_is_not_offered_again() -> None:
     rig = Rig()
     worker = rig.attach("w1")

@@ -120,7 +120,8 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
     missing: list[Assignment] = []
     for assignment in [held for held in held_by(turn, worker.incarnation) if held.shard == shard.shard]:
         if assignment.id in has:
-            assignment.session = worker.session
+            # It has come, so that an inventory without it says that it is gone; its number may be that of an earlier stream.
+            assignment.session, assignment.ordinal = worker.session, 0
             if assignment.cancelling:
                 to_stop.append(assignment)
         elif assignment.session != worker.session or assignment.ordinal <= event.ordinal_seen:

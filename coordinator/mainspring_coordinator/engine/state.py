@@ -41,7 +41,7 @@ class Assignment:
     session: int = 0
     """The stream on which the worker is known to have it; 0 while the worker is absent or has not stated its inventory."""
     ordinal: int = 0
-    """Its number on that stream; 0 if it came by an earlier one."""
+    """Its number on that stream; 0 once it is known to have come, and if it came by an earlier one."""
     cancelling: bool = False
     accompanied: bool = False
     """Its worker has had something else of ours beside it."""
