@@ -7,7 +7,8 @@ not served yet wait; calls for any other are refused at once.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from mainspring.errors import MainspringError, NotOwnerError
+from mainspring import limits
+from mainspring.errors import MainspringError, NotOwnerError, UnavailableError
 from mainspring_coordinator.store.protocol import ShardRow
 
 
@@ -17,7 +18,8 @@ class Holdings:
     def __init__(self) -> None:
         self._epochs: dict[int, int] = {}
         self._served: dict[int, int] = {}
-        self._waiters: dict[int, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[int, dict[asyncio.Future[None], None]] = {}
+        """By shard, in the order in which they came; those that gave up have left."""
         self._listeners: list[Callable[[int], None]] = []
 
     @property
@@ -37,7 +39,7 @@ class Holdings:
     def serve(self, row: ShardRow) -> None:
         """A shard is ready: whoever waits for it goes on."""
         self._served[row.shard] = row.epoch
-        resolve(self._waiters.pop(row.shard, []))
+        resolve(list(self._waiters.pop(row.shard, ())))
 
     def stop_serving(self, shard: int) -> bool:
         """Serve a shard no longer; tell whether it was served, in which case the listeners have been told."""
@@ -50,7 +52,7 @@ class Holdings:
     def drop(self, shard: int) -> None:
         """Own a shard no longer."""
         self._epochs.pop(shard, None)
-        reject(self._waiters.pop(shard, []), NotOwnerError(f"another coordinator owns shard {shard} now"))
+        reject(list(self._waiters.pop(shard, ())), NotOwnerError(f"another coordinator owns shard {shard} now"))
 
     def is_ours(self, shard: int, epoch: int) -> bool:
         """Tell whether a shard is ours under this epoch; it may have been lost meanwhile, and even taken again."""
@@ -60,20 +62,32 @@ class Holdings:
         """Own nothing any more; whoever waits gets the error."""
         self._epochs.clear()
         for futures in self._waiters.values():
-            reject(futures, error)
+            reject(list(futures), error)
         self._waiters.clear()
         for shard in list(self._served):
             self.stop_serving(shard)
 
     async def until_served(self, shard: int) -> None:
-        """Return when a shard is served; `NotOwnerError` when it is not ours, or stops being ours first."""
+        """Return when a shard is served; `NotOwnerError` when it is not ours, or stops being ours first.
+
+        The wait is bounded: then `UnavailableError`.
+        """
         if shard in self._served:
             return
         if shard not in self._epochs:
             raise NotOwnerError(f"this coordinator does not own shard {shard}")
         future = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(shard, []).append(future)
-        await future
+        waiting = self._waiters.setdefault(shard, {})
+        waiting[future] = None
+        try:
+            async with asyncio.timeout(limits.recovery_wait_ms_max / 1_000):
+                await future
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"shard {shard} was not recovered within {limits.recovery_wait_ms_max} ms; try again"
+            ) from error
+        finally:
+            waiting.pop(future, None)
 
     def on_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
         """Call `notify` with each shard that stops being served; returns what ends it."""

@@ -292,6 +292,22 @@ async def test_a_recovery_that_waits_for_the_database_ends_when_its_shard_is_los
 
 
 @story
+async def test_who_waits_for_a_shard_waits_a_bounded_time_and_leaves_nothing_behind() -> None:
+    async with a_loop() as rig:
+
+        def away(shard: int, _after: str, _limit: int) -> Sequence[Any]:
+            raise StoreUnavailableError(f"shard {shard} cannot be read")
+
+        rig.reader.open_workflows = away
+        rig.loop.take_shard(rig.move(0, "me"))
+        with patch.object(limits, "recovery_wait_ms_max", 20):
+            for waiting in (rig.loop.prove(0), rig.read(rig.name(0))):
+                with pytest.raises(UnavailableError):
+                    await waiting
+        assert not any(rig.loop._holdings._waiters.values())
+
+
+@story
 async def test_a_shard_that_another_took_is_given_up_though_nothing_is_to_be_written() -> None:
     async with a_loop() as rig:
         await rig.take(0, 1)
