@@ -107,6 +107,7 @@ class Delivery:
         """Deliver the effects of a batch that is committed."""
         by_session: dict[int, list[SessionEffect]] = {}
         failures: list[StrategyFailed] = []
+        spent: dict[int, EpochSpent] = {}
         for effect in effects:
             if isinstance(effect, _session_effects):
                 by_session.setdefault(effect.session, []).append(effect)
@@ -120,10 +121,13 @@ class Delivery:
             elif isinstance(effect, LoadOutputs):
                 self._load_outputs(effect)
             elif isinstance(effect, EpochSpent):
-                self._raise_epoch(effect)
+                spent[effect.shard] = effect
             elif isinstance(effect, StrategyFailed):
                 failures.append(effect)
         self._tell_failures(failures)
+        for effect in spent.values():
+            _log.warning("epoch_spent", shard=effect.shard, action="given up, to be taken under a higher epoch")
+            self._raise_epoch(effect)
         for session, items in by_session.items():
             outlet = self._outlets.get(session)
             if outlet is not None:

@@ -10,6 +10,7 @@ from mainspring_coordinator.engine.effects import (
     CancelCause,
     Disposition,
     Ended,
+    EpochSpent,
     Refuse,
     Replace,
     ReportBacklog,
@@ -20,6 +21,7 @@ from mainspring_coordinator.engine.events import (
     Inventory,
     PeersSeen,
     ResultItem,
+    Results,
     ShardLost,
     ShardReady,
     ShardTaken,
@@ -320,6 +322,29 @@ def test_an_inventory_under_another_epoch_proves_nothing() -> None:
     worker = rig.attach("w1")
     rig.submit(one)
     assert not rig.step(Inventory(worker.session, 0, 4, (), (), (), 9))
+
+
+def test_a_result_from_a_history_that_the_database_lost_is_not_taken_for_that_of_the_next_of_its_name() -> None:
+    rig = Rig(epoch=5)
+    worker = rig.attach("w1", slots=1)
+    rig.drop(worker)
+    rig.submit(one)
+    lost = ResultItem(0, 5 << 32, NodeStatus.SUCCEEDED, b"1", None, 1)
+    again = WorkerAttached(9, "w1", worker.incarnation, "", "", {}, frozenset({"work"}), 1, 1)
+    effects = [*rig.step(again), *rig.step(CreditSet(9, 1, 1))]
+    effects += rig.step(Inventory(9, 0, 5, (), (), [lost.assignment], 0))
+    assert only(effects, EpochSpent).shard == 0
+    effects += rig.step(Results(9, [lost]))
+    assert not of(effects, Assign)
+    assert [ack.disposition for ack in of(effects, Ack)] != [Disposition.RECORDED]
+
+
+def test_a_worker_that_has_seen_a_higher_epoch_has_the_shard_taken_under_another() -> None:
+    rig = Rig(epoch=5)
+    worker = rig.attach("w1")
+    assert only(rig.step(Inventory(worker.session, 0, 7, (), (), (), 0)), EpochSpent).shard == 0
+    rig.submit(one)
+    assert not of(rig.effects, Assign), "it would be told apart from nothing of the history that was lost"
 
 
 def test_what_an_inventory_has_and_we_do_not_is_stopped() -> None:

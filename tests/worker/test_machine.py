@@ -60,6 +60,14 @@ def test_what_bears_a_lower_epoch_is_dropped() -> None:
     assert offered(machine, 2) == [(0, 2)]
 
 
+def test_whoever_claims_a_shard_under_a_lower_epoch_is_told_of_the_higher_one() -> None:
+    machine = attached()
+    machine.owns(1, [(0, 7, True)])
+    machine.outgoing(1)
+    machine.welcomed(2, [(0, 5)])
+    assert [(stated.shard, stated.epoch) for stated in machine.outgoing(2).inventory] == [(0, 7)]
+
+
 def test_a_queued_attempt_is_let_go_when_its_shard_has_a_higher_epoch() -> None:
     machine = attached(1)
     machine.assigned(1, [work(1), work(2)])

@@ -89,6 +89,9 @@ class Machine:
             return
         for shard, epoch, owned in shards:
             if epoch < self.epochs.get(shard, 0):
+                if owned:
+                    # Nothing of it would be taken. It is an owner of yesterday, or its database has lost history: it must hear of that.
+                    state.inventory_due.add(shard)
                 continue
             self._see_epoch(shard, epoch)
             if owned:

@@ -317,7 +317,10 @@ class LoadOutputs:
 
 @dataclass(frozen=True, slots=True)
 class EpochSpent:
-    """All assignment ids of a shard's epoch are given out: nothing more of it is assigned until it has a higher one."""
+    """A shard gets no more assignments under its epoch, and must be taken under a higher one.
+
+    All ids of the epoch are given out, or a worker knows ids or an epoch that we do not: those of a history that the database has lost.
+    """
 
     shard: int
 

@@ -112,8 +112,13 @@ def _give_up_name(turn: Turn, incarnation: str) -> bool:
 def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
     """A worker says what it has of a shard: adopt it, offer again what is not there, stop what should not be."""
     worker = turn.state.workers.get(event.session)
-    if worker is None or not worker.attached or event.epoch != shard.epoch:
-        # Under another epoch it proves nothing; the worker hears of ours and states it anew.
+    if worker is None or not worker.attached:
+        return
+    if event.epoch != shard.epoch:
+        # Under another epoch it proves nothing; the worker hears of ours and states it anew. Unless it has seen a higher one: then we are
+        # not the owner any more, or the database has lost history, and the worker takes nothing of us.
+        if event.epoch > shard.epoch:
+            hold_assignments(turn, shard)
         return
     has = {*event.queued, *event.running, *event.finished}
     to_stop: list[Assignment] = []
@@ -127,16 +132,22 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
         elif assignment.session != worker.session or assignment.ordinal <= event.ordinal_seen:
             missing.append(assignment)
     unknown = [number for number in (*event.queued, *event.running) if _is_void(shard, worker, number)]
-    if shard.next_number > limits.assignment_number_max:
-        hold_assignments(turn, shard)  # said again, should the first time have come to nothing
+    if shard.next_number > limits.assignment_number_max or max(has, default=0) >= _next_id(shard):
+        # Spent, or minted in a history that the database has lost: what it names would be taken for the next that we mint. Said again,
+        # should the first time have come to nothing.
+        hold_assignments(turn, shard)
     else:
         turn.state.reconcile(worker, shard.shard)
     turn.begin(_let_in_parts(turn, shard))
     turn.begin(_reconcile_in_parts(turn, shard, worker, to_stop, missing, unknown))
 
 
+def _next_id(shard: ShardState) -> int:
+    return ids.assignment_id(shard.epoch, shard.next_number)
+
+
 def hold_assignments(turn: Turn, shard: ShardState) -> None:
-    """The epoch has no more ids: no worker gets anything of the shard until it is taken under a higher one."""
+    """The epoch has no more ids that are ours: no worker gets anything of the shard until it is taken under a higher one."""
     turn.state.unreconcile(shard.shard)
     turn.emit(EpochSpent(shard.shard))
 
