@@ -7,8 +7,17 @@ from typing import Any
 import pytest
 
 from mainspring.errors import Failure
-from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Effect, Ended, Stop
-from mainspring_coordinator.engine.events import Inventory, Read, ShardLost, ShardReady, ShardTaken, Submit, Tick
+from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Disposition, Effect, Ended, Stop
+from mainspring_coordinator.engine.events import (
+    Inventory,
+    Read,
+    ShardLost,
+    ShardReady,
+    ShardTaken,
+    Submit,
+    Tick,
+    WorkflowEvicted,
+)
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import MapExpanded, NodeChanged, Row, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -353,6 +362,21 @@ def test_a_deadline_that_passes_while_its_workflow_is_built_fires_when_it_is_the
     assert new.engine.state.occupied
     go_on(new)
     assert only(of(new.effects, Ended), Ended).status is WorkflowStatus.FAILED
+
+
+def test_a_workflow_that_leaves_memory_while_it_is_built_is_waited_for_until_it_is_loaded_anew() -> None:
+    old, worker = running_rig()
+    new = taken_rig(old.rows, roots)
+    assert new.engine.state.occupied
+    new.step(WorkflowEvicted(0, "wf"))
+    go_on(new)
+    back = new.attach(worker.name, slots=width, incarnation=worker.incarnation, running=worker.running)
+    go_on(new)
+    assert not of(new.end(back, new.running()[0][1], NodeStatus.SUCCEEDED), Ack), "what it is of is not there yet"
+    new.step(fold(old.rows, {roots.hash: roots})[0][0])
+    go_on(new)
+    assert only(of(new.effects, Ack), Ack).disposition is Disposition.RECORDED
+    assert not of(new.effects, Stop)
 
 
 def test_a_worker_that_dies_while_its_workflow_is_built_leaves_each_node_once() -> None:

@@ -111,6 +111,8 @@ def loaded(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> None:
 
 
 def _load_in_parts(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Act:
+    # If it leaves memory while it is built for the first time, that it is loaded anew is still to come.
+    anew = event.workflow_id in shard.reloading
     turn = yield from _build(turn, shard, event)
     turn.state.vacate(shard.shard)
     if turn.state.shards.get(shard.shard) is not shard:
@@ -120,7 +122,8 @@ def _load_in_parts(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Act:
     shard.put_off = []
     if shard.deferred:
         turn.state.woken[shard.shard] = None
-    reloaded(turn, shard, event.workflow_id)
+    if anew:
+        reloaded(turn, shard, event.workflow_id)
 
 
 def _build(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Part:
