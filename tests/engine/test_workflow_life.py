@@ -240,6 +240,21 @@ def test_an_attempt_that_runs_too_long_is_ended_should_its_worker_not_do_it() ->
     assert only(rig.after(1), Assign).attempt == 2
 
 
+def test_deadlines_of_what_ended_in_time_do_not_fill_the_memory() -> None:
+    rig = Rig()
+    rig.attach(slots=1)
+    rig.submit(define([{"id": "a", "executor": "work", "timeouts": {"start_to_close": "1h"}}]), "late")
+    plan = define(
+        [{"id": "a", "executor": "work", "timeouts": {"start_to_close": "1d", "schedule_to_start": "1d"}}], timeout="1d"
+    )
+    for number in range(2_000):
+        rig.submit(plan, f"wf-{number}")
+        rig.cancel(f"wf-{number}")
+    assert len(rig.engine.state.timers) < 2_000
+    stop = only(rig.after(3_602), Stop)
+    assert (stop.workflow_id, stop.cause) == ("late", CancelCause.TIMED_OUT), "and those of the others do their part"
+
+
 def test_an_input_that_cannot_be_made_fails_the_node_with_the_expression() -> None:
     rig = Rig()
     rig.attach()

@@ -71,8 +71,7 @@ def _check_flow(state: State, flow: WorkflowState) -> Iterator[tuple[int, str]]:
 
 def _is_untied_some_day(state: State, flow: WorkflowState, place: str, item: tuple[int, int]) -> bool:
     if place.startswith("host:"):
-        timers = state.timers._heap
-        return any(t.kind is TimerKind.NEARNESS and (t.workflow_id, t.node) == (flow.id, item[0]) for t in timers)
+        return any(t.kind is TimerKind.NEARNESS and (t.workflow_id, t.node) == (flow.id, item[0]) for t in state.timers)
     worker = state.workers.get(state.sessions.get(place.removeprefix("worker:"), 0))
     # Whoever has not stated what it has of a shard does so when it attaches, and when the shard has a new owner.
     return place == shard_place(flow.shard) or (worker is not None and not worker.draining)

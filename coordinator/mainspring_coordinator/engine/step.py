@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from mainspring import limits
@@ -87,6 +88,8 @@ class Engine:
         if self.state.arriving or self.state.woken:
             self._take_in(turn)
         self._assigning = dispatch.dispatch(turn, self._strategies)
+        if self.state.timers.crowded:
+            self.state.timers.look_through(partial(_holds, self.state))
         return turn.effects
 
     @property
@@ -318,6 +321,27 @@ def _results(turn: Turn, event: Results) -> None:
             continue
         fleet.result(turn, event.session, item)
         nodes.settle(turn)
+
+
+def _holds(state: State, timer: Timer) -> bool:
+    """Tell whether a deadline may still mean something, by what those that are set for long are set for."""
+    if timer.kind is TimerKind.WORKER_GRACE:
+        return timer.number in state.workers
+    if timer.kind is TimerKind.RATE:
+        return True
+    shard = state.shards.get(timer.shard)
+    if shard is None or timer.kind is TimerKind.SHARD_GRACE:
+        return shard is not None and timer.number == shard.epoch
+    workflow = shard.workflows.get(timer.workflow_id)
+    if workflow is None:
+        return False
+    match timer.kind:
+        case TimerKind.START_TO_CLOSE:
+            return timer.number in shard.live
+        case TimerKind.SCHEDULE_TO_START:
+            return workflow.start_by_us.get((timer.node, timer.instance)) == timer.due_us
+        case _:
+            return True
 
 
 def _fire(turn: Turn, timer: Timer) -> None:

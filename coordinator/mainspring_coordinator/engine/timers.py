@@ -1,12 +1,18 @@
 """Deadlines, as a heap of values.
 
 A timer is never taken back. It names what it was set for, and whoever handles it checks that this still holds; so a deadline that
-has become void costs one comparison, and none can be forgotten.
+has become void costs one comparison, and none can be forgotten. Most are void long before they are due, because most work ends in time;
+so all are looked through now and then, a few at a time, and those that are void leave memory.
 """
 
 import heapq
+from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_few: Final = 1_024
+"""So many are not worth a look."""
+_looks_a_step: Final = 16
 
 
 class TimerKind(IntEnum):
@@ -50,7 +56,20 @@ class Timers:
 
     def __init__(self) -> None:
         self._heap: list[Timer] = []
-        self._order = 0
+        self._aside: list[Timer] = []
+        """Those that are still to be looked through; a heap as well."""
+        self._held: int = 0
+        """How many held the last time that all were looked through, or as far as they have been."""
+        self._order = self._looked = 0
+
+    def __iter__(self) -> Iterator[Timer]:
+        """Return all, in no order."""
+        yield from self._heap
+        yield from self._aside
+
+    def __len__(self) -> int:
+        """Return how many there are, void ones included."""
+        return len(self._heap) + len(self._aside)
 
     def set(
         self,
@@ -73,8 +92,32 @@ class Timers:
 
     def next_due_us(self) -> int | None:
         """Return when the earliest is due."""
-        return self._heap[0].due_us if self._heap else None
+        first = self._first()
+        return first[0].due_us if first else None
 
     def pop_due(self, now_us: int) -> Timer | None:
         """Take the earliest if it is due."""
-        return heapq.heappop(self._heap) if self._heap and self._heap[0].due_us <= now_us else None
+        first = self._first()
+        return heapq.heappop(first) if first and first[0].due_us <= now_us else None
+
+    @property
+    def crowded(self) -> bool:
+        """Tell whether some should be looked through: so many have come that most may be void."""
+        return bool(self._aside) or len(self._heap) > 2 * self._held + _few
+
+    def look_through(self, holds: Callable[[Timer], bool]) -> None:
+        """Forget those that are void among a few, twice as many at least as were set since the last time."""
+        if not self._aside:
+            self._heap, self._aside, self._held = [], self._heap, 0
+        most = _looks_a_step + 2 * (self._order - self._looked)
+        self._looked = self._order
+        for _ in range(min(most, len(self._aside))):
+            timer = self._aside.pop()  # a heap without its last entry is one
+            if holds(timer):
+                heapq.heappush(self._heap, timer)
+                self._held += 1
+
+    def _first(self) -> list[Timer]:
+        if not self._aside:
+            return self._heap
+        return self._aside if not self._heap or self._aside[0] < self._heap[0] else self._heap
