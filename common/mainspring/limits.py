@@ -140,6 +140,7 @@ locality_wait_ms_max: Final = 60_000
 step_nodes_max: Final = 500  # what a step of the engine does at 1 to 20 us each; the rest is left to the next ones
 open_workflows_a_shard_max: Final = 1_000_000
 recent_results_a_shard_max: Final = 16_384
+plans_a_shard_max: Final = 65_536  # that are known to be stored; others are offered to the database again
 ended_assignments_a_shard_max: Final = 4 * batch_rows_max  # more than end in a batch and the one before it
 deferred_events_a_shard_max: Final = 500  # while its workflows are being read; handled in one go then
 recovery_page_workflows: Final = 200

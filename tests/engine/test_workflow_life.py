@@ -5,9 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
+from mainspring import limits
 from mainspring.errors import Failure
 from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, CancelCause, Disposition, Ended, Stop
-from mainspring_coordinator.engine.events import ProgressReported, ResultItem
+from mainspring_coordinator.engine.events import ProgressReported, ResultItem, ShardTaken
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
     NodeAssigned,
@@ -18,6 +19,7 @@ from mainspring_coordinator.engine.rows import (
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from tests.engine.replay import fold
 from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
 diamond: list[dict[str, Any]] = [
@@ -280,6 +282,31 @@ def test_progress_is_kept_for_the_next_attempt() -> None:
     )
     rig.fail("a")
     assert only(rig.after(5), Assign).progress == b'{"at":3}'
+
+
+def test_progress_of_what_has_ended_is_not_kept_in_memory() -> None:
+    plan = define([{"id": "each", "executor": "work", "map": {"over": "${input}"}}])
+    rig = Rig()
+    worker = rig.attach()
+    rig.submit(plan, value=[1, 2, 3])
+    for _, assign in rig.running():
+        rig.step(ProgressReported(worker.session, 0, assign.assignment, b"1"))
+    rig.finish()
+    kept = {(0, 1), (0, 2)}
+    assert rig.engine.state.shards[0].workflows["wf"].progress.keys() == kept
+    new = Rig(epoch=2, own=False)
+    new.step(ShardTaken(0, 2, new.now_us, "e" * 32))
+    new.step(fold(rig.rows, {plan.hash: plan})[0][0])
+    assert new.engine.state.shards[0].workflows["wf"].progress.keys() == kept
+
+
+def test_the_plans_that_are_known_to_be_stored_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "plans_a_shard_max", 2)
+    rig = Rig()
+    for number in range(5):
+        rig.submit(define([{"id": f"n{number}", "executor": "work"}]), f"wf-{number}")
+    assert len(rig.engine.state.shards[0].plans) <= 2
+    assert len(rows_of(rig.effects, PlanSaved)) == 5
 
 
 def test_versions_go_up_by_one_a_batch() -> None:

@@ -13,7 +13,7 @@ from mainspring_coordinator.engine.payloads import keep_output
 from mainspring_coordinator.engine.ready import Item, next_instance
 from mainspring_coordinator.engine.rows import AttemptEnded, NodeChanged
 from mainspring_coordinator.engine.state import Assignment, WorkflowState
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
@@ -332,7 +332,10 @@ def _change(
     if instance >= 0:
         workflow.maps[node].live -= 1
     version = state.touch(workflow, node, instance)
-    final = status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.CANCELLED)
+    final = status in node_terminal
+    if final and workflow.progress:
+        # There is no next attempt that could read it.
+        workflow.progress.pop((node, instance), None)
     turn.store(
         NodeChanged(
             workflow.shard,

@@ -194,7 +194,7 @@ def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:
     attempts[index] = row.attempt
     if instance < 0 and row.incarnation:
         turn.state.note_origin(workflow, node, row.incarnation)
-    if row.progress is not None:
+    if row.progress is not None and row.status not in node_terminal:
         workflow.progress[node, instance] = row.progress
     if row.status is NodeStatus.READY:
         # Only an attempt that is offered again goes on under its number; what runs keeps its count in its assignment.

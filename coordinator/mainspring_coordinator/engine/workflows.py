@@ -55,7 +55,9 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
     )
     shard.workflows[workflow.id] = workflow
     if plan.hash not in shard.plans:
-        # Forgotten when the shard is lost, so at worst a plan is offered to the database twice.
+        # Forgotten when the shard is lost or they are many, so at worst a plan is offered to the database twice.
+        if len(shard.plans) >= limits.plans_a_shard_max:
+            shard.plans.clear()
         shard.plans.add(plan.hash)
         turn.store(PlanSaved(shard.shard, workflow.id, plan.hash, plan.definition))
     turn.store(
