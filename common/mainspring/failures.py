@@ -18,6 +18,7 @@ process_crashed: Final = "mainspring.ProcessCrashed"
 unknown_executor: Final = "mainspring.UnknownExecutor"
 worker_lost: Final = "mainspring.WorkerLost"
 result_refused: Final = "mainspring.ResultRefused"
+rows_refused: Final = "mainspring.RowsRefused"
 
 
 def failure_to_json(failure: Failure) -> bytes:

@@ -1,6 +1,7 @@
 """Save, then speak: what leaves, when, and what the database's troubles make of it."""
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from itertools import count
 from unittest.mock import patch
@@ -9,10 +10,11 @@ import pytest
 
 from mainspring import limits
 from mainspring.errors import BusyError, PoisonBatchError, UnavailableError
-from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
+from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition, Ended
 from mainspring_coordinator.engine.events import Inventory, ProgressReported, ResultItem, Results
-from mainspring_coordinator.engine.rows import NodeAssigned
+from mainspring_coordinator.engine.rows import NodeAssigned, Row, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.store.protocol import Batch, Committed
 from tests.engine.rig import define
 from tests.loop.rig import a_loop, story, unavailable
 
@@ -282,6 +284,37 @@ async def test_a_deadline_that_is_due_when_rows_are_refused_changes_nothing_unti
         away.clear()
         assert (await rig.read(bad)).code is AnswerCode.OK
         assert (await rig.read(bad)).status is WorkflowStatus.FAILING
+
+
+@story
+async def test_a_workflow_of_which_something_is_refused_each_time_that_it_is_made_fails() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        session, outbox = rig.attach()
+        bad = rig.name(0)
+        await rig.submit(one, bad)
+        (assign,) = await outbox.wait_for(Assign)
+
+        def too_large(row: Row) -> bool:
+            return isinstance(row, WorkflowUpdated) and row.output is not None
+
+        commit = rig.journal.commit
+
+        def picky(batch: Batch) -> Committed:
+            if any(too_large(row) for row in batch.rows):
+                raise PoisonBatchError(bad, "the row is too large")
+            return commit(batch)
+
+        with patch.object(rig.journal, "commit", picky):
+            ended = asyncio.Event()
+            rig.loop.subscribe(bad, lambda effect: ended.set() if isinstance(effect, Ended) else None)
+            while not ended.is_set():
+                rig.loop.post(Results(session, [done(assign)]))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.02)
+        (end,) = rig.observer.ends
+        assert end.status is WorkflowStatus.FAILED
+        assert b"mainspring.RowsRefused" in (end.failure or b"")
 
 
 @story

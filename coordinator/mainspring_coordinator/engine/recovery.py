@@ -6,6 +6,9 @@ The result depends on the rows alone, so recovery can be ended at any point and 
 from collections.abc import Generator, Sequence
 from typing import Final, TypeAlias
 
+from mainspring import limits
+from mainspring.errors import Failure
+from mainspring.failures import rows_refused
 from mainspring_coordinator.engine import maps, nodes, workflows
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
@@ -156,6 +159,12 @@ def _build(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Part:
                 return turn
         turn.left -= 1
         _restore_node(turn, workflow, row)
+    times = shard.refused.get(workflow.id, 0)
+    if times >= limits.refusals_max and workflow.status is WorkflowStatus.RUNNING:
+        # Whatever it is that cannot be stored would be made again and again.
+        message = f"the database has refused its rows {times} times; the coordinator's log says why (rows_refused)"
+        workflows.fail(turn, workflow, Failure(rows_refused, message, non_retryable=True), -1)
+        return turn
     return (yield from _resume(turn, workflow))
 
 

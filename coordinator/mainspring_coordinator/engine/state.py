@@ -172,6 +172,8 @@ class ShardState:
     leaves only with the rows that ended it."""
     reloading: set[str] = field(default_factory=set[str])
     """Workflows that are being loaded anew; what is about them, or may be, waits in `deferred`."""
+    refused: dict[str, int] = field(default_factory=dict[str, int])
+    """How often the database refused rows of a workflow."""
 
 
 @dataclass(slots=True, eq=False)
@@ -347,9 +349,7 @@ class State:
         if self.pool.wants_known > len(self.ready.classes):
             self.pool.keep((known.executor, known.requires) for known in self.ready.classes)
         self.pool.know((key.executor, key.requires))
-        return {
-            worker.session: None for worker in self.workers.values() if self.may_run(worker, key) and worker.attached
-        }
+        return {one.session: None for one in self.workers.values() if self.may_run(one, key) and one.attached}
 
     def may_run(self, worker: WorkerState, key: ClassKey) -> bool:
         """Tell whether a worker that is attached, or may attach again, takes nodes of a class when it has room."""

@@ -124,6 +124,9 @@ def existed(turn: Turn, shard: ShardState, event: SubmitExisted | WorkflowEvicte
     turn.state.changed.pop(key, None)
     if isinstance(event, WorkflowEvicted):
         shard.reloading.add(event.workflow_id)
+        shard.refused[event.workflow_id] = shard.refused.pop(event.workflow_id, 0) + 1
+        if len(shard.refused) > limits.refused_workflows_a_shard_max:
+            del shard.refused[next(iter(shard.refused))]
 
 
 def cancel(turn: Turn, shard: ShardState, event: Cancel) -> None:
