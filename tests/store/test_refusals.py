@@ -11,7 +11,7 @@ import pymysql
 import pytest
 from pymysql.connections import Connection
 
-from mainspring.errors import PoisonBatchError, StoreUnavailableError
+from mainspring.errors import PoisonBatchError, StoreError, StoreUnavailableError
 from mainspring_coordinator.store.mysql_connection import connect
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Committed, Store
@@ -135,6 +135,21 @@ def test_a_smaller_packet_splits_batches_and_refuses_only_the_row_that_fits_none
             server.execute(f"SET GLOBAL max_allowed_packet={before}")
         assert shard_row(member, 0).batch_seq == 1
         assert store.reader().workflow("w19") is not None
+
+
+def test_a_packet_that_no_large_definition_fits_is_refused_at_the_start(each_server: PrivateServer) -> None:
+    server = each_server
+    url = server.url(server.new_database())
+    upgrade(url)
+    ((before,),) = server.execute("SELECT @@global.max_allowed_packet")
+    server.execute(f"SET GLOBAL max_allowed_packet={2**20}")
+    try:
+        with contextlib.closing(open_store(url)) as store, pytest.raises(StoreError, match="max_allowed_packet"):
+            store.check()
+    finally:
+        server.execute(f"SET GLOBAL max_allowed_packet={before}")
+    with contextlib.closing(open_store(url)) as store:
+        store.check()
 
 
 @pytest.mark.parametrize("lost", Swallow)

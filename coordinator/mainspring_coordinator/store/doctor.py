@@ -10,19 +10,17 @@ from typing import Any, Final
 from pymysql.connections import Connection
 
 from mainspring.errors import MainspringError
-from mainspring.limits import message_bytes_max
 from mainspring_coordinator.store import mysql_connection, sqlite_connection
 from mainspring_coordinator.store.engine_pool import open_engine
 from mainspring_coordinator.store.errors import driver_errors, message_of
 from mainspring_coordinator.store.mysql_lock import lock_prefix
 from mainspring_coordinator.store.revision import check_revision
-from mainspring_coordinator.store.sql import description_of
+from mainspring_coordinator.store.sql import description_of, packet_bytes_min
 from mainspring_coordinator.store.url import Address, FileAddress, ServerAddress, parse_url
 
 _mysql_floor: Final = (8, 0)
 _mariadb_floor: Final = (10, 6)
 _sqlite_fixed: Final = (3, 51, 3)
-_packet_bytes_min: Final = message_bytes_max
 _scratch_table: Final = "mainspring_db_check"
 _network_file_systems: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs"}
@@ -167,9 +165,9 @@ def _kill(address: ServerAddress, connection: "Connection[Any]") -> Finding:
 
 def _packet(_: ServerAddress, connection: "Connection[Any]") -> Finding:
     size = int(_one(connection, "SELECT @@max_allowed_packet"))
-    enough = size >= _packet_bytes_min
+    enough = size >= packet_bytes_min
     step = (
-        f"SET GLOBAL max_allowed_packet={_packet_bytes_min} or more, and in the server's configuration"
+        f"SET GLOBAL max_allowed_packet={packet_bytes_min} or more, and in the server's configuration"
         if not enough
         else ""
     )

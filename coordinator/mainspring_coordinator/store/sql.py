@@ -8,7 +8,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mainspring.errors import SettingsError, StoreError
-from mainspring.limits import cluster_name_bytes_max, shards_max
+from mainspring.limits import cluster_name_bytes_max, message_bytes_max, shards_max
 from mainspring_coordinator.store import tables
 from mainspring_coordinator.store.engine_pool import open_engine
 from mainspring_coordinator.store.errors import driver_errors, translate
@@ -23,6 +23,8 @@ from mainspring_coordinator.store.sqlite_link import SqliteLink
 from mainspring_coordinator.store.sqlite_lock import SqliteLockSession
 from mainspring_coordinator.store.url import Address, FileAddress
 
+packet_bytes_min: Final = message_bytes_max
+"""The least `max_allowed_packet`: a part of a definition must fit, without which workflows that share it could not be read again."""
 _cluster_row_id: Final = 1
 
 
@@ -53,18 +55,24 @@ class SqlStore:
         return self._description
 
     def check(self) -> None:
-        """See `Store`. `StoreError` when the server is set so that it loses what it acknowledged."""
+        """See `Store`. `StoreError` when the server is set so that it loses what it acknowledged, or cannot take it."""
         try:
             with self._engine.connect() as connection:
                 if isinstance(self._address, FileAddress):
                     self._description = f"SQLite {connection.execute(text('SELECT sqlite_version()')).scalar_one()}"
                 else:
-                    version, flush = connection.execute(text("SELECT VERSION(),@@innodb_flush_log_at_trx_commit")).one()
+                    settings = text("SELECT VERSION(),@@innodb_flush_log_at_trx_commit,@@max_allowed_packet")
+                    version, flush, packet = connection.execute(settings).one()
                     self._description = description_of(str(version))
                     if int(flush) == 0:
                         raise StoreError(
                             f"{self._where}: innodb_flush_log_at_trx_commit is 0, so that a crash of the server loses acknowledged work;"
                             " set it to 1 in the server's configuration"
+                        )
+                    if int(packet) < packet_bytes_min:
+                        raise StoreError(
+                            f"{self._where}: max_allowed_packet is {packet}, too little for a large definition;"
+                            f" set it to {packet_bytes_min} or more in the server's configuration"
                         )
             check_revision(self._engine, self._where)
         except (SQLAlchemyError, *driver_errors) as error:
