@@ -212,7 +212,7 @@ def _unproven() -> Sequence[Any]:
 
 
 _all: Final = (
-    Mutation("fence-ignored", "a write transaction does not prove its epochs", _fence_ignored, "law 3", 6),
+    Mutation("fence-ignored", "a write transaction does not prove its epochs", _fence_ignored, "law 3", 9),
     Mutation("epoch-not-raised", "a new owner keeps the epoch of the one before", _epoch_not_raised, "law 3", 1),
     Mutation(
         "ack-before-commit",
@@ -222,7 +222,7 @@ _all: Final = (
         1,
     ),
     Mutation("assign-before-commit", "assignments leave before their commit", lambda: _early(Assign), "law 2", 1),
-    Mutation("omissions-ignored", "what an inventory omits is not offered again", _omissions_ignored, "law 5", 3),
+    Mutation("omissions-ignored", "what an inventory omits is not offered again", _omissions_ignored, "law 5", 11),
     Mutation(
         "epochs-ignored", "a worker takes assignments of lower epochs than it has seen", _epochs_ignored, "law 11", 11
     ),
@@ -238,7 +238,7 @@ _all: Final = (
         "a coordinator that is cut off from all workers takes them for dead",
         _cut_off_judges,
         "law 11",
-        4,
+        10,
     ),
     Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 17),
     Mutation("lease-for-ever", "a coordinator speaks however old its lease is", _lease_for_ever, "law 3", 1),
@@ -268,7 +268,7 @@ _all: Final = (
         "law 9",
         10,
     ),
-    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 250),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 76),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 2),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}
