@@ -1,4 +1,7 @@
-"""What is measured: a chain, a fan, many diamonds, one node at a time. Payloads are about 100 bytes, executors do nothing."""
+"""What is measured: a chain, a fan, many diamonds, one node at a time, a small workflow behind a large one.
+
+Payloads are about 100 bytes, executors do nothing.
+"""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -90,9 +93,31 @@ async def single(client: Client, *, count: int = 500) -> Figures:
     return {"submit_to_result_ms_p50": percentile(took_ms, 0.5), "submit_to_result_ms_p99": percentile(took_ms, 0.99)}
 
 
+async def behind(client: Client, *, width: int = 100_000, count: int = 20) -> Figures:
+    """Measure fairness: workflows of 4 nodes in a row, one at a time, on an idle cluster and while a wide fan fills all slots."""
+    small = _definition("small", [{"id": f"n{at}", "depends_on": [f"n{at - 1}"] if at else []} for at in range(4)])
+    nodes: list[dict[str, Any]] = [{"id": "first"}]
+    nodes += [{"id": f"n{at}", "depends_on": ["first"]} for at in range(width)]
+
+    async def took_ms() -> float:
+        handle = await client.submit(small)
+        result = await handle.wait(timeout=60)
+        return (result.ended_at_us - result.submitted_at_us) / 1_000
+
+    alone = [await took_ms() for _ in range(count + 5)][5:]
+    fan = await client.submit(_definition("wide", nodes))
+    beside = [await took_ms() for _ in range(count)]
+    if (await fan.get()).status.terminal:
+        raise RuntimeError("the fan ended too early to be in anyone's way; raise `width`")
+    await fan.wait(timeout=300)
+    median_alone, median_beside = percentile(alone, 0.5), percentile(beside, 0.5)
+    return {"alone_ms_p50": median_alone, "behind_ms_p50": median_beside, "times_longer": median_beside / median_alone}
+
+
 cases: Final[dict[str, Callable[[Client], Awaitable[Figures]]]] = {
     "chain": chain,
     "fan": fan,
     "diamonds": diamonds,
     "single": single,
+    "behind": behind,
 }

@@ -13,8 +13,8 @@ import orjson
 
 from mainspring.durations import format_duration, parse_duration
 from mainspring.errors import DefinitionError, Problem
-from mainspring.json_text import read_json, trimmed
-from mainspring.limits import definition_bytes_max
+from mainspring.json_text import read_json, read_json_in_parts, trimmed
+from mainspring.limits import MIB, definition_bytes_max
 from mainspring.reading import item_path, read_definition
 from mainspring.workflow import ABSENT, Affinity, Definition, Json, Needed, Node, Retry, default_priority
 
@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 # Whatever else orjson knows how to write is not JSON's, and would come back as something else.
+_freed_at_once: Final = 1_000
+_short_bytes_max: Final = 1 * MIB
+"""What is longer is read and written in parts, so that a coordinator goes on meanwhile."""
 _strict: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
@@ -40,12 +43,22 @@ def parse_definition(text: str | bytes, *, format: Literal["json", "yaml"]) -> D
             f"it has {len(data)} bytes, more than the {definition_bytes_max} allowed; split it into several workflows"
         )
         raise DefinitionError([Problem("TOO_LARGE", message)])
-    return definition_from_json(_json_value(data) if format == "json" else _yaml_value(data))
+    value = _json_value(data) if format == "json" else _yaml_value(data)
+    definition = definition_from_json(value)
+    _let_go(value)
+    return definition
+
+
+def _let_go(value: object) -> None:
+    """Free what a definition was made from in parts; at once it would keep other threads waiting."""
+    nodes = value.get("nodes") if isinstance(value, dict) else None
+    while isinstance(nodes, list) and nodes:
+        del nodes[-_freed_at_once:]
 
 
 def _json_value(data: bytes) -> object:
     try:
-        return read_json(data)
+        return read_json(data) if len(data) <= _short_bytes_max else read_json_in_parts(data)
     except json.JSONDecodeError as error:
         raise DefinitionError([Problem("NOT_JSON", f"it is not JSON: {error}")]) from error
 
@@ -73,7 +86,12 @@ def definition_from_json(value: object) -> Definition:
 
 def definition_to_json(definition: Definition) -> dict[str, Json]:
     """Return the value that a definition's JSON has, without what is at its default."""
-    value: dict[str, Json] = {"name": definition.name, "nodes": [_node_to_json(node) for node in definition.nodes]}
+    return {**_whole_to_json(definition), "nodes": [_node_to_json(node) for node in definition.nodes]}
+
+
+def _whole_to_json(definition: Definition) -> dict[str, Json]:
+    """Return it without its nodes."""
+    value: dict[str, Json] = {"name": definition.name}
     if definition.output is not ABSENT:
         value["output"] = definition.output  # type: ignore[assignment]  # ABSENT is ruled out
     if definition.timeout_ms:
@@ -89,9 +107,16 @@ def definition_to_json(definition: Definition) -> dict[str, Json]:
 def canonical_bytes(definition: Definition) -> bytes:
     """Return the canonical JSON: keys sorted, defaults left out. Raises `DefinitionError` for a value that JSON cannot hold."""
     try:
-        return trimmed(orjson.dumps(definition_to_json(definition), option=orjson.OPT_SORT_KEYS | _strict))
+        written = {name: _dumped(one) for name, one in _whole_to_json(definition).items()}
+        # One by one, so that neither writing nor freeing what is written keeps other threads waiting.
+        written["nodes"] = b"[%b]" % b",".join(_dumped(_node_to_json(node)) for node in definition.nodes)
     except orjson.JSONEncodeError as error:
         raise DefinitionError([Problem("NOT_JSON", f"a value cannot be written as JSON: {error}")]) from error
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), written[name]) for name in sorted(written))
+
+
+def _dumped(value: object) -> bytes:
+    return trimmed(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | _strict))
 
 
 def definition_hash(canonical: bytes) -> bytes:

@@ -7,6 +7,7 @@ several times faster than by the interpreter, with the same meaning.
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from jmespath.exceptions import JMESPathError, LexerError, ParseError
@@ -22,6 +23,7 @@ _walk: Final = re.compile(rf"\s*({_name})((?:\.{_name}|\[-?[0-9]{{1,9}}\])*)\s*"
 _step: Final = re.compile(rf"\.({_name})|\[(-?[0-9]+)\]")
 
 _walk_characters_max: Final = path_bytes_max // 4  # within the bound whatever the characters
+_walks_kept: Final = 1_024
 
 _first_child_only: Final = frozenset(
     {"subexpression", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "pipe"}
@@ -109,10 +111,7 @@ class Expression:
     @classmethod
     def walk(cls, text: str) -> "Expression | None":
         """Compile an expression that only walks from name to name, and is not long; None for all others."""
-        if len(text) > _walk_characters_max:
-            return None
-        walk = _walk.fullmatch(text)
-        return cls(text, frozenset((_unquoted(walk[1]),)), _steps(walk[2]), None) if walk else None
+        return _walk_of(text) if len(text) <= _walk_characters_max else None
 
     @classmethod
     def compile(cls, text: str) -> "Expression":
@@ -146,6 +145,13 @@ class Expression:
         except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
             raise PathError(f"${{{self.text}}}: {str(error).splitlines()[0]}") from error
         return value
+
+
+@lru_cache(_walks_kept)
+def _walk_of(text: str) -> Expression | None:
+    """Return a walk; a wide definition has the same one in many nodes."""
+    walk = _walk.fullmatch(text)
+    return Expression(text, frozenset((_unquoted(walk[1]),)), _steps(walk[2]), None) if walk else None
 
 
 class _Interpreter(TreeInterpreter):

@@ -6,6 +6,7 @@ size: the plan used longest ago is forgotten, and compiled again when it is need
 """
 
 import asyncio
+import gc
 import hashlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,24 @@ class _Kept:
 def compile_bytes(data: bytes) -> Plan:
     """Parse and compile the JSON of a definition; raises `DefinitionError` with every problem found."""
     return compile_plan(parse_definition(data, format="json"))
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _compile_aside(data: bytes) -> Plan:
+    """Compile in a thread, so that the loop goes on.
+
+    A plan is many objects and no cycles. Looking for such among them would hold the loop for a third of a second, so nobody looks
+    meanwhile, and afterwards they count as what stays, as the modules do.
+    """
+    gc.disable()
+    try:
+        return compile_bytes(data)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class PlanCache:
@@ -63,7 +82,7 @@ class PlanCache:
 
     async def compile(self, data: bytes) -> Plan:
         """Return the plan of a definition's JSON as it was sent. Raises `DefinitionError`; `BusyError` when too many wait."""
-        raw_hash = hashlib.sha256(data).digest()
+        raw_hash = _hash(data) if len(data) <= _inline_bytes_max else await asyncio.to_thread(_hash, data)
         known = self._by_raw.get(raw_hash)
         if known is not None:
             plan = self.get(known)
@@ -85,7 +104,7 @@ class PlanCache:
                 raise BusyError(
                     f"{len(self._compiling)} big definitions wait to be compiled; try again", retry_after_ms=1_000
                 )
-            running = asyncio.get_running_loop().run_in_executor(self._thread, compile_bytes, data)
+            running = asyncio.get_running_loop().run_in_executor(self._thread, _compile_aside, data)
             self._compiling[raw_hash] = running
             running.add_done_callback(lambda done: self._compiled(raw_hash, done))
         # A caller who leaves must not stop it for the others.
