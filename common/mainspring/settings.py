@@ -27,6 +27,7 @@ from mainspring.limits import (
     executors_a_worker_max,
     locality_wait_ms_max,
     name_bytes_max,
+    open_workflows_a_shard_max,
     priority_ageing_ms_max,
     reconnect_delay_ms_max,
     shards_max,
@@ -229,6 +230,13 @@ class CoordinatorSettings(_Instance):
         200,
         low=0,
         high=locality_wait_ms_max,
+    )
+    max_open_workflows: int = declare(
+        "MAX_OPEN_WORKFLOWS",
+        "unfinished workflows of one shard; who submits more is told to come back when some have ended",
+        100_000,
+        low=1,
+        high=open_workflows_a_shard_max,
     )
     executor_rates: str = declare(
         "EXECUTOR_RATES",

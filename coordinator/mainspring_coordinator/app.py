@@ -68,6 +68,7 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
         instance=settings.engine_instance_id,
         failover=settings.enable_failover,
         rates=settings.rates,
+        open_workflows_a_shard=settings.max_open_workflows,
     )
 
 

@@ -340,3 +340,17 @@ def test_every_end_is_one_row_and_one_effect() -> None:
     assert [row.status for row in rig.rows if isinstance(row, WorkflowUpdated)] == [WorkflowStatus.SUCCEEDED]
     assert len(of(rig.effects, Ended)) == 1
     assert len(of(rig.effects, Answer)) == 1
+
+
+def test_more_unfinished_workflows_than_a_shard_takes_are_told_to_come_back() -> None:
+    rig = Rig(config=with_config(open_workflows_a_shard=2))
+    rig.attach()
+    one = define([{"id": "a", "executor": "work"}])
+    assert [rig.submit(one, f"w{n}").code for n in range(3)] == [AnswerCode.OK, AnswerCode.OK, AnswerCode.BUSY]
+    refused = rig.submit(one, "w2")
+    assert refused.message == (
+        "shard 0 has 2 unfinished workflows (MAX_OPEN_WORKFLOWS); submit again when some have ended"
+    )
+    assert rig.submit(one, "w1").code is AnswerCode.OK, "one that is there is no new one"
+    rig.finish()
+    assert rig.submit(one, "w2").code is AnswerCode.OK

@@ -37,6 +37,8 @@ class EngineConfig:
     """Off: the work of a lost worker waits for a worker of the same name."""
     rates: Mapping[str, Rate] = field(default_factory=dict[str, Rate])
     """By executor: how often attempts may be started in the whole cluster, of which each coordinator has its share."""
+    open_workflows_a_shard: int = limits.open_workflows_a_shard_max
+    """How many unfinished workflows a shard takes; whoever submits more is told to come back."""
     step_nodes: int = limits.step_nodes_max
     """How many nodes a step of a long act takes on; the rest is left to the steps that follow."""
     payload_cache_bytes: int = limits.payload_cache_bytes_max

@@ -38,8 +38,9 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
         code = AnswerCode.OK if digest == event.digest else AnswerCode.ALREADY_EXISTS
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, status, digest=event.digest))
         return
-    if len(shard.workflows) >= limits.open_workflows_a_shard_max:
-        message = f"shard {shard.shard} has {limits.open_workflows_a_shard_max} open workflows; submit again when some have ended"
+    most = turn.state.config.open_workflows_a_shard
+    if len(shard.workflows) >= most:
+        message = f"shard {shard.shard} has {most} unfinished workflows (MAX_OPEN_WORKFLOWS); submit again when some have ended"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
         return
     plan, now_us = event.plan, turn.now_us
