@@ -34,6 +34,8 @@ from mainspring_coordinator.store.protocol import Reader, ShardRow, StoredNode, 
 
 _T = TypeVar("_T")
 _log: Final = structlog.get_logger(__name__)
+_before_all: Final = (-1, "")
+"""Workflows are read in the order in which they were submitted, so that what waited before an outage goes on in that order."""
 
 
 class _Affected:
@@ -99,7 +101,7 @@ class ShardLoader:
         await stored()
         deaths = noted(row.deaths)
         affected = _Affected()
-        after, count = "", 0
+        after, count = _before_all, 0
         while True:
             page = await self._in_thread(lambda after=after: self._page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
             for event in page:
@@ -110,7 +112,7 @@ class ShardLoader:
             count += len(page)
             if len(page) < limits.recovery_page_workflows:
                 break
-            after = page[-1].workflow_id
+            after = _place(page[-1])
         post(ShardReady(row.shard))
         await taken_in()
         if deaths:
@@ -120,11 +122,11 @@ class ShardLoader:
 
     async def affected(self, fence: int, shard: int, death: Death) -> DeathsFound:
         """Read what waits in a shard whose owner died and which nobody may take; to be recorded under the fence of `fence`."""
-        affected, after = _Affected(), ""
+        affected, after = _Affected(), _before_all
         while page := await self._in_thread(lambda after=after: self._page(shard, after)):  # type: ignore[misc]  # as above
             for event in page:
                 affected.add(event)
-            after = page[-1].workflow_id
+            after = _place(page[-1])
         return affected.of(fence, shard, [death], taken=False)
 
     async def workflow(self, shard: int, workflow_id: str) -> WorkflowLoaded | None:
@@ -151,7 +153,7 @@ class ShardLoader:
 
         return await self._in_thread(read)
 
-    def _page(self, shard: int, after: str) -> Sequence[WorkflowLoaded]:
+    def _page(self, shard: int, after: tuple[int, str]) -> Sequence[WorkflowLoaded]:
         stored = self._reader.open_workflows(shard, after, limits.recovery_page_workflows)
         rows = self._reader.nodes_of([workflow.workflow_id for workflow in stored])
         by_workflow = {name: list(group) for name, group in groupby(rows, key=lambda row: row.workflow_id)}
@@ -208,6 +210,10 @@ class ShardLoader:
 
     async def _in_thread(self, read: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+
+def _place(workflow: WorkflowLoaded) -> tuple[int, str]:
+    return workflow.submitted_at_us, workflow.workflow_id
 
 
 def collect_output(rows: Sequence[StoredNode], width: int | None) -> bytes:

@@ -248,6 +248,22 @@ async def test_a_shard_that_is_lost_with_refused_rows_in_one_write_is_only_lost(
 
 
 @story
+async def test_what_waited_before_an_outage_goes_on_in_the_order_of_its_submits() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        order = sorted(rig.name(0, number) for number in range(4))[::-1]
+        for name in order:
+            rig.now += 1
+            await rig.submit(one, name)
+        rig.loop.end_term("the coordinator died")
+        rig.begin()
+        await rig.take(0)
+        _, outbox = rig.attach(slots=2)
+        first = await outbox.wait_for(Assign, 2)
+        assert [assign.workflow_id for assign in first] == order[:2]
+
+
+@story
 async def test_a_recovery_that_begins_again_serves_what_is_there() -> None:
     async with a_loop() as rig:
         await rig.take(0)
@@ -332,7 +348,7 @@ async def test_a_recovery_has_no_more_on_its_way_than_a_page_and_serves_when_all
             waiting: list[int] = []
             page, state = rig.loader._page, rig.loop._engine.state
 
-            def watched(shard: int, after: str) -> Sequence[Any]:
+            def watched(shard: int, after: tuple[int, str]) -> Sequence[Any]:
                 waiting.append(len(rig.loop._queue) + sum(map(len, state.arriving.values())))
                 return page(shard, after)
 

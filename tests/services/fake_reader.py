@@ -53,7 +53,7 @@ class FakeReader:
         self._read("coordinators")
         return self.leases
 
-    def open_workflows(self, shard: int, after: str, limit: int) -> Sequence[StoredWorkflow]:
+    def open_workflows(self, shard: int, after: tuple[int, str], limit: int) -> Sequence[StoredWorkflow]:
         raise NotImplementedError
 
     def nodes_of(self, workflow_ids: Sequence[str]) -> Sequence[StoredNode]:

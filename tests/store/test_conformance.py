@@ -112,7 +112,7 @@ def test_a_workflow_that_began_and_ended_in_one_batch_is_stored_ended(store: Sto
         30,
         2,
     )
-    assert not store.reader().open_workflows(0, "", 10)
+    assert not store.reader().open_workflows(0, (-1, ""), 10)
 
 
 def test_a_second_submit_of_an_id_writes_nothing_of_its_workflow(store: Store) -> None:
@@ -140,12 +140,14 @@ def test_versions_are_the_highest_of_workflow_and_nodes(store: Store) -> None:
     assert [row.version for row in store.reader().list_workflows(WorkflowFilter(), None, 10)] == [5]
 
 
-def test_unfinished_workflows_come_in_pages_by_id(store: Store) -> None:
+def test_unfinished_workflows_come_in_pages_by_submit_time_and_id(store: Store) -> None:
     member = join(store, me, 0, 1)
-    member.commit(*(workflow(name) for name in "dbac"), workflow("e", shard=1), ended("b", 2))
-    first = store.reader().open_workflows(0, "", 2)
-    assert [(row.workflow_id, row.input) for row in first] == [("a", b"{}"), ("c", b"{}")]
-    assert [row.workflow_id for row in store.reader().open_workflows(0, "c", 2)] == ["d"]
+    at_us = {"d": 3, "b": 1, "a": 9, "c": 3, "f": 0}
+    member.commit(*(workflow(name, submitted_at_us=at_us[name]) for name in at_us))
+    member.commit(workflow("e", shard=1), ended("b", 2))
+    first = store.reader().open_workflows(0, (-1, ""), 2)
+    assert [(row.workflow_id, row.input) for row in first] == [("f", b"{}"), ("c", b"{}")]
+    assert [row.workflow_id for row in store.reader().open_workflows(0, (3, "c"), 9)] == ["d", "a"]
 
 
 def test_lists_come_newest_first_and_filtered(store: Store) -> None:

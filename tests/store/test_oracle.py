@@ -248,7 +248,10 @@ def _dump(store: Store, run: int) -> Any:
         "pages": [reader.node_page(name, (0, 0), 4, [NodeStatus.RUNNING, NodeStatus.FAILED]) for name in ids],
         "ended": [reader.instances_ended(name, node) for name in ids for node in range(3)],
         "attempts": [reader.attempts(name) for name in ids],
-        "open": [reader.open_workflows(shard, prefix, 2) for shard in range(shards_total)],
+        "open": [
+            [row for row in reader.open_workflows(shard, (-1, ""), 1_000_000) if row.workflow_id.startswith(prefix)]
+            for shard in range(shards_total)
+        ],
         "list": reader.list_workflows(WorkflowFilter(id_prefix=prefix), None, 3),
         "succeeded": reader.list_workflows(
             WorkflowFilter([WorkflowStatus.SUCCEEDED], id_prefix=prefix), (2**40, ""), 9

@@ -117,7 +117,7 @@ def test_a_database_of_the_first_revision_keeps_its_data(database_url: str) -> N
         store.check()
         rows = [(row.shard, row.epoch, row.holder, row.batch_seq, row.deaths) for row in store.reader().shards()]
         assert rows == [(0, 7, "old", 9, ""), (1, 3, None, 2, "")]
-        assert [row.workflow_id for row in store.reader().open_workflows(0, "", 10)] == ["w"]
+        assert [row.workflow_id for row in store.reader().open_workflows(0, (-1, ""), 10)] == ["w"]
         assert store.reader().failovers(None, 10) == []
         join(store, me, 0).commit(workflow("v"))
 

@@ -67,15 +67,15 @@ class MemoryReader:
         with self._tables.lock:
             return sorted(self._tables.coordinators.values(), key=lambda row: (row.name, row.incarnation))
 
-    def open_workflows(self, shard: int, after: str, limit: int) -> Sequence[StoredWorkflow]:
+    def open_workflows(self, shard: int, after: tuple[int, str], limit: int) -> Sequence[StoredWorkflow]:
         """See `Reader`."""
         with self._tables.lock:
-            found = (
+            found = [
                 row
-                for name, row in sorted(self._tables.workflows.items())
-                if row.shard == shard and row.status not in workflow_terminal and name > after
-            )
-            return [replace(self._whole(row), output=None) for row in list(found)[:limit]]
+                for row in self._tables.workflows.values()
+                if row.shard == shard and row.status not in workflow_terminal and _age(row) > after
+            ]
+            return [replace(self._whole(row), output=None) for row in sorted(found, key=_age)[:limit]]
 
     def nodes_of(self, workflow_ids: Sequence[str]) -> Sequence[StoredNode]:
         """See `Reader`."""

@@ -259,8 +259,8 @@ class Reader(Protocol):
         """Return all lease rows by name."""
         ...
 
-    def open_workflows(self, shard: int, after: str, limit: int) -> Sequence[StoredWorkflow]:
-        """Return workflows of a shard that have not ended, with their input, by id, beyond the id `after`."""
+    def open_workflows(self, shard: int, after: tuple[int, str], limit: int) -> Sequence[StoredWorkflow]:
+        """Return workflows of a shard that have not ended, with their input, by submit time and id, beyond `after`; (-1, "") for all."""
         ...
 
     def nodes_of(self, workflow_ids: Sequence[str]) -> Sequence[StoredNode]:

@@ -135,12 +135,15 @@ class SqlReader:
         order = (tables.coordinators.c.name, tables.coordinators.c.incarnation)
         return [coordinator_row(row) for row in self._rows(select(tables.coordinators).order_by(*order))]
 
-    def open_workflows(self, shard: int, after: str, limit: int) -> Sequence[StoredWorkflow]:
+    def open_workflows(self, shard: int, after: tuple[int, str], limit: int) -> Sequence[StoredWorkflow]:
         """See `Reader`."""
+        at_us, name = after
         query = (
             select(*_workflow_columns, _w.input, null())
-            .where(_w.shard_id == shard, _w.is_open == 1, _w.workflow_id > after)
-            .order_by(_w.workflow_id)
+            # Both forms of "beyond": the first is what the index can use.
+            .where(_w.shard_id == shard, _w.is_open == 1, _w.submitted_at_us >= at_us)
+            .where(or_(_w.submitted_at_us > at_us, _w.workflow_id > name))
+            .order_by(_w.submitted_at_us, _w.workflow_id)
             .limit(limit)
         )
         return [_stored_workflow(row) for row in self._rows(query)]

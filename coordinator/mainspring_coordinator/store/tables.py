@@ -124,7 +124,7 @@ workflows: Final = Table(
     Column("failure", blob()),
     Column("input", blob()),
     Column("output", blob()),
-    Index("workflows_open", "shard_id", "is_open", "workflow_id"),
+    Index("workflows_open", "shard_id", "is_open", "submitted_at_us", "workflow_id"),
     Index("workflows_submitted", "submitted_at_us", "workflow_id"),
     **_options,
 )

@@ -1,4 +1,4 @@
-"""Make places for the strategy of the whole cluster, and for what `dynamic` must know to choose one.
+"""Make places for the strategy of the whole cluster and for what `dynamic` must know; find what is open in the order of its submits.
 
 Written out, not taken from `store.tables`: a revision stays what it was while the tables go on.
 """
@@ -50,6 +50,12 @@ def upgrade() -> None:
             sa.Column("reason", _unicode(1024), nullable=False),
             **_options,
         )
+    name, columns = "workflows_open", ["shard_id", "is_open", "submitted_at_us", "workflow_id"]
+    there = {one["name"]: one["column_names"] for one in sa.inspect(op.get_bind()).get_indexes("workflows")}
+    if there.get(name) != columns:
+        if name in there:
+            op.drop_index(name, "workflows")
+        op.create_index(name, "workflows", columns)
 
 
 def _add(table: str, *columns: sa.Column[Any]) -> None:
