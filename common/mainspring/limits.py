@@ -80,6 +80,7 @@ ends_awaited_max: Final = 100_000  # by WaitMany, of all calls; apart from the w
 watch_queue_messages_max: Final = 256
 stream_queue_messages_max: Final = 1_024
 hello_wait_ms_max: Final = 10_000
+chunk_wait_ms_max: Final = 30_000  # for the next part of a large submit
 goodbye_wait_ms_max: Final = 1_000
 watch_interval_ms_min: Final = 50
 watch_nodes_a_change_max: Final = 500

@@ -13,7 +13,14 @@ from typing import Final
 import grpc.aio
 
 from mainspring import limits
-from mainspring.errors import AlreadyExistsError, BadRequestError, BusyError, MainspringError, NotOwnerError
+from mainspring.errors import (
+    AlreadyExistsError,
+    BadRequestError,
+    BusyError,
+    DeadlineError,
+    MainspringError,
+    NotOwnerError,
+)
 from mainspring.naming import new_workflow_id
 from mainspring.rpc_errors import code_and_reason, error_from
 from mainspring.v1 import client_pb2, workflow_pb2
@@ -311,7 +318,7 @@ async def _received(requests: AsyncIterator[client_pb2.SubmitStreamRequest]) -> 
     header: client_pb2.SubmitRequest | None = None
     chunks: list[bytes] = []
     size = 0
-    async for request in requests:
+    while (request := await _next_part(requests)) is not None:
         if header is None:
             if not request.HasField("header"):
                 raise BadRequestError("header: missing in the first message", field="header", reason="MISSING")
@@ -342,6 +349,19 @@ async def _received(requests: AsyncIterator[client_pb2.SubmitStreamRequest]) -> 
     if not size:
         raise BadRequestError("chunk: the stream ended without a definition", field="chunk", reason="EMPTY")
     return header, b"".join(chunks)
+
+
+async def _next_part(
+    requests: AsyncIterator[client_pb2.SubmitStreamRequest],
+) -> client_pb2.SubmitStreamRequest | None:
+    """Return the next message, None after the last; who sends nothing must not keep others from large submits."""
+    try:
+        async with asyncio.timeout(limits.chunk_wait_ms_max / 1_000):
+            return await anext(requests, None)
+    except TimeoutError as error:
+        raise DeadlineError(
+            f"nothing came of the definition for {limits.chunk_wait_ms_max} ms; nothing was accepted, submit again"
+        ) from error
 
 
 def _refused(workflow_id: str, error: MainspringError) -> client_pb2.SubmitManyOutcome:

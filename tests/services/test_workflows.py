@@ -267,6 +267,21 @@ async def test_a_large_definition_comes_in_chunks() -> None:
         assert len(event.plan.nodes) == 4_000
 
 
+@story
+async def test_who_begins_a_large_submit_and_sends_no_more_makes_way_for_others() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "chunk_wait_ms_max", 50)
+        patch.setattr(limits, "submit_streams_max", 1)
+        async with Host() as host:
+            silent = host.workflows.SubmitStream()
+            await silent.write(_Part(header=_Header(workflow_id="silent")))
+            error = await error_of(silent)
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "nothing came of the definition for 50 ms" in (error.details() or "")
+            parts = [_Part(header=_Header(workflow_id="big")), _Part(chunk=ECHO)]
+            assert (await host.workflows.SubmitStream(iter(parts))).submitted.created
+
+
 _Part = client_pb2.SubmitStreamRequest
 _Header = client_pb2.SubmitRequest
 
