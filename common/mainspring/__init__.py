@@ -1,10 +1,10 @@
 """Mainspring: durable workflows for teams that already run MySQL.
 
 This package is the language that clients, workers and coordinators share: nouns, ids, bounds, errors, the wire contract. Users meet
-`Workflow`, which builds definitions, and `Affinity` and `Retry`.
+`Workflow`, which builds definitions, and `Affinity`, `Concurrency` and `Retry`.
 """
 
 from mainspring.builder import Workflow
-from mainspring.workflow import Affinity, Retry
+from mainspring.workflow import Affinity, Concurrency, Retry
 
-__all__ = ["Affinity", "Retry", "Workflow"]
+__all__ = ["Affinity", "Concurrency", "Retry", "Workflow"]

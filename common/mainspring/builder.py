@@ -22,7 +22,18 @@ from mainspring.durations import parse_duration
 from mainspring.errors import DefinitionError, Problem
 from mainspring.graph import check
 from mainspring.reading import item_path
-from mainspring.workflow import ABSENT, Affinity, Definition, Json, MapOver, Needed, Node, Retry, default_priority
+from mainspring.workflow import (
+    ABSENT,
+    Affinity,
+    Concurrency,
+    Definition,
+    Json,
+    MapOver,
+    Needed,
+    Node,
+    Retry,
+    default_priority,
+)
 
 Duration: TypeAlias = timedelta | str
 _plain: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -130,6 +141,7 @@ class Workflow:
         affinity: Affinity | None = None,
         stop_on_disconnect: bool = False,
         priority: int | None = None,
+        concurrency: Concurrency | None = None,
     ) -> NodeReference:
         """Add a node that runs once, after the nodes in `after` and those that its input names."""
         waits_for = [after] if isinstance(after, str | NodeReference) else after
@@ -148,6 +160,7 @@ class Workflow:
                 affinity=affinity,
                 stop_on_disconnect=stop_on_disconnect,
                 priority=priority,
+                concurrency=concurrency,
             )
         )
         return NodeReference(node_id)
@@ -170,6 +183,7 @@ class Workflow:
         affinity: Affinity | None = None,
         stop_on_disconnect: bool = False,
         priority: int | None = None,
+        concurrency: Concurrency | None = None,
     ) -> NodeReference:
         """Add a node that runs once for each element of a list; its output is the list of theirs, in the same order.
 
@@ -189,6 +203,7 @@ class Workflow:
             affinity=affinity,
             stop_on_disconnect=stop_on_disconnect,
             priority=priority,
+            concurrency=concurrency,
         )
         self._nodes[-1] = replace(self._nodes[-1], map=MapOver(str(over), max_parallel))
         return reference

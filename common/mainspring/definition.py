@@ -146,6 +146,8 @@ def _node_to_json(node: Node) -> Json:
         value["stop_on_disconnect"] = True
     if node.priority is not None:
         value["priority"] = node.priority
+    if node.concurrency is not None:
+        value["concurrency"] = {"key": node.concurrency.key, "limit": node.concurrency.limit}
     return value
 
 

@@ -200,6 +200,9 @@ class _Check:
             self._range("map.max_parallel", node.map.max_parallel, limits.max_parallel_max, node.id)
         if node.priority is not None:
             self._range("priority", node.priority, limits.priority_max, node.id)
+        if node.concurrency is not None:
+            self._text("concurrency.key", node.concurrency.key, limits.concurrency_key_bytes_max, node.id)
+            self._range("concurrency.limit", node.concurrency.limit, limits.concurrency_limit_max, node.id, low=1)
 
     def _range(self, field: str, value: float, high: float, node_id: str, *, low: float = 0) -> None:
         if not low <= value <= high:

@@ -20,6 +20,7 @@ cluster_name_bytes_max: Final = 64
 labels_max: Final = 64
 values_a_label_max: Final = 64
 affinity_key_bytes_max: Final = 128
+concurrency_key_bytes_max: Final = 128
 host_bytes_max: Final = 255
 version_bytes_max: Final = 32
 
@@ -41,6 +42,7 @@ timeout_ms_max: Final = 365 * 24 * 3600 * 1000
 json_depth_max: Final = 200
 non_retryable_max: Final = 64
 priority_max: Final = 9
+concurrency_limit_max: Final = 1_000
 fairness_key_bytes_max: Final = 128
 priority_ageing_ms_max: Final = 24 * 3600 * 1000
 problems_max: Final = 100
@@ -158,6 +160,15 @@ backlogged_workers_max: Final = 64
 idle_classes_max: Final = 1_000
 origins_max: Final = 65_536  # workers of which it is known where their outputs were made
 affinity_keys_max: Final = 100_000  # with the workers that have them; others are hashed
+permit_restate_ms: Final = (
+    1_000  # what was stated of permits is said again then, and a permit that nobody used is put back
+)
+permit_silence_ms_max: Final = 3_000  # a shard that has permits and has said nothing for so long is asked
+permit_groups_max: Final = 32  # of priority and limit, that one statement names; the others wait until these are served
+permit_holders_a_home_max: Final = 100_000  # shards, of all keys of one home, that have permits or want some
+permits_queued_max: Final = (
+    10_000  # statements and replies on their way to one coordinator; what is more is said again later
+)
 plans_in_memory_max: Final = 1_000
 
 # The record of failovers

@@ -6,7 +6,17 @@ from typing import Any, Final
 from mainspring.durations import parse_duration
 from mainspring.graph import check
 from mainspring.problems import Problems
-from mainspring.workflow import ABSENT, Affinity, Definition, MapOver, Needed, Node, Retry, default_priority
+from mainspring.workflow import (
+    ABSENT,
+    Affinity,
+    Concurrency,
+    Definition,
+    MapOver,
+    Needed,
+    Node,
+    Retry,
+    default_priority,
+)
 
 _definition_fields: Final = ("name", "nodes", "output", "timeout", "strategy", "affinity", "priority", "fairness_key")
 _node_fields: Final = (
@@ -23,10 +33,12 @@ _node_fields: Final = (
     "affinity",
     "stop_on_disconnect",
     "priority",
+    "concurrency",
 )
 _map_fields: Final = ("over", "max_parallel")
 _retry_fields: Final = ("max_attempts", "initial", "multiplier", "max_interval", "jitter", "non_retryable")
 _affinity_fields: Final = ("key", "mode")
+_concurrency_fields: Final = ("key", "limit")
 _timeout_fields: Final = ("start_to_close", "schedule_to_start")
 _default_retry: Final = Retry()
 item_path: Final = "${item}"
@@ -118,6 +130,7 @@ class _Reading:
             affinity=self._affinity(fields),
             stop_on_disconnect=self._flag(fields, "stop_on_disconnect"),
             priority=self._whole_number(fields, "priority", 0, "priority") if "priority" in fields else None,
+            concurrency=self._concurrency(fields["concurrency"]) if "concurrency" in fields else None,
         )
 
     def _map(self, value: object) -> MapOver | None:
@@ -154,6 +167,17 @@ class _Reading:
         if mode not in ("soft", "hard"):
             self._say("BAD_TYPE", "`mode` is soft or hard", "affinity.mode")
         return Affinity(self._optional_text(fields, "key", "affinity.key"), mode == "hard")
+
+    def _concurrency(self, value: object) -> Concurrency | None:
+        fields = self._fields(value, "concurrency", _concurrency_fields)
+        if fields is None:
+            return None
+        if "limit" not in fields:
+            message = "`limit` must be given: how many nodes of the key may run at once"
+            self._say("MISSING", message, "concurrency.limit")
+        return Concurrency(
+            self._text(fields, "key", "concurrency.key"), self._whole_number(fields, "limit", 1, "concurrency.limit")
+        )
 
     def _fields(self, value: object, at: str, known: tuple[str, ...]) -> dict[str, Any] | None:
         if not isinstance(value, dict):

@@ -79,6 +79,16 @@ class Affinity:
 
 
 @dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Of the nodes that share a key, only so many run at once in the whole cluster, whichever workflows they are of."""
+
+    key: str
+    """What they have in common: the name of the database that they load, say."""
+    limit: int
+    """The node waits while so many of the key run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A step of the graph."""
 
@@ -110,6 +120,8 @@ class Node:
     """A worker that reaches no coordinator stops it."""
     priority: int | None = None
     """Which of the nodes that wait goes first, 0 to 9: the higher one; None: as the workflow."""
+    concurrency: Concurrency | None = None
+    """With which other nodes it may not run beyond a number; each instance of a `map` counts as one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 import mainspring
-from mainspring import Retry, Workflow
+from mainspring import Concurrency, Retry, Workflow
 from mainspring.builder import Reference
 from mainspring.definition import parse_definition
 from mainspring.errors import DefinitionError
@@ -123,6 +123,15 @@ def test_after_takes_one_node_or_many_by_reference_or_name() -> None:
     assert [node.depends_on for node in flow.definition().nodes] == [(), ("first",), ("first",), ("first", "b")]
 
 
+def test_nodes_and_maps_may_share_a_concurrency_key() -> None:
+    flow = Workflow("n")
+    first = flow.node("a", "work", concurrency=Concurrency("db-42", 3))
+    flow.map("b", "work", over=first, concurrency=Concurrency("db-42", 2))
+    definition = flow.definition()
+    assert [node.concurrency for node in definition.nodes] == [Concurrency("db-42", 3), Concurrency("db-42", 2)]
+    assert '"concurrency"' in flow.to_json()
+
+
 def test_a_reference_cannot_be_looped_over_or_decided_on() -> None:
     reference = Workflow("n").node("a", "work")["list"]
     with pytest.raises(TypeError, match=r"\$\{a\.list\} has no elements before the workflow runs; use Workflow\.map"):
@@ -161,4 +170,4 @@ def test_all_problems_are_raised_at_the_end() -> None:
 
 
 def test_the_package_offers_these_names() -> None:
-    assert mainspring.__all__ == ["Affinity", "Retry", "Workflow"]
+    assert mainspring.__all__ == ["Affinity", "Concurrency", "Retry", "Workflow"]

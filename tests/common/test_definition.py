@@ -18,7 +18,7 @@ from mainspring.definition import (
 )
 from mainspring.durations import format_duration, parse_duration
 from mainspring.errors import DefinitionError
-from mainspring.workflow import ABSENT, Affinity, Definition, MapOver, Node, Retry, strategies
+from mainspring.workflow import ABSENT, Affinity, Concurrency, Definition, MapOver, Node, Retry, strategies
 
 FULL = """
 name: calendar-cleanup
@@ -138,7 +138,7 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
             {"name": "n", "nodes": [5]},
             (
                 "node '#1': it must be an object with the fields id, executor, input, depends_on, map, retry, timeouts, "
-                "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority"
+                "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority, concurrency"
             ),
         ),
         ({"name": "n", "nodes": [{"executor": "work"}]}, "node '#1', id: `id` must be given, as a string"),
@@ -184,6 +184,20 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
         (with_node(affinity="me"), "node 'a', affinity: it must be an object with the fields key, mode"),
         (with_node(affinity={"mode": "firm"}), "node 'a', affinity.mode: `mode` is soft or hard"),
         (with_node(affinity={"key": 7}), "node 'a', affinity.key: `key` is a string; put it in quotes"),
+        (with_node(concurrency=3), "node 'a', concurrency: it must be an object with the fields key, limit"),
+        (with_node(concurrency={"limit": 3}), "node 'a', concurrency.key: `key` must be given, as a string"),
+        (
+            with_node(concurrency={"key": "db"}),
+            "node 'a', concurrency.limit: `limit` must be given: how many nodes of the key may run at once",
+        ),
+        (
+            with_node(concurrency={"key": "db", "limit": "3"}),
+            "node 'a', concurrency.limit: `limit` is a whole number",
+        ),
+        (
+            with_node(concurrency={"key": "db", "limit": 3, "mode": "hard"}),
+            "node 'a', concurrency.mode: there is no field 'mode'; there are key, limit",
+        ),
     ],
 )
 def test_what_has_the_wrong_form_is_told_in_one_sentence(value: Any, problem: str) -> None:
@@ -204,7 +218,7 @@ def test_form_and_meaning_are_told_together_and_nothing_twice() -> None:
         "node 'a', retry.initial: 5 has no unit; write it with a unit, such as '5s' or '5ms'",
         (
             "node 'b', surprise: there is no field 'surprise'; there are id, executor, input, depends_on, map, retry, timeouts, "
-            "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority"
+            "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority, concurrency"
         ),
         "node '#3', id: `id` must be given, as a string",
         "node 'b', executor: `executor` must be given, as a string",
@@ -325,6 +339,7 @@ nodes = st.builds(
     affinity=affinities,
     stop_on_disconnect=st.booleans(),
     priority=st.none() | st.integers(0, 9),
+    concurrency=st.none() | st.builds(Concurrency, key=text_values, limit=st.integers(1, 1_000)),
 )
 definitions = st.builds(
     Definition,

@@ -39,6 +39,7 @@ def block(language: str) -> str:
         ("### `retry`", reading._retry_fields),
         ("### `timeouts`", reading._timeout_fields),
         ("### `affinity`", reading._affinity_fields),
+        ("### `concurrency`", reading._concurrency_fields),
     ],
 )
 def test_every_field_has_its_row(heading: str, fields: tuple[str, ...]) -> None:
@@ -66,6 +67,8 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"these values; at most {limits.labels_max}",
         f"one of its values, 1 to {limits.values_a_label_max}",
         f"it lives, whichever workflow they are of; at most {limits.affinity_key_bytes_max} bytes",
+        f"node waits; 1 to {limits.concurrency_limit_max:,}",
+        f"they are of; 1 to {limits.concurrency_key_bytes_max} bytes",
         f"at most {limits.map_width_max:,} elements",
         f"1 to {limits.attempts_max}",
         f"1 to {limits.retry_multiplier_max:,}",

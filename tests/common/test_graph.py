@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mainspring import limits
 from mainspring.errors import DefinitionError
 from mainspring.graph import Graph, build_graph, check
-from mainspring.workflow import ABSENT, Affinity, Definition, MapOver, Node, Retry
+from mainspring.workflow import ABSENT, Affinity, Concurrency, Definition, MapOver, Node, Retry
 
 
 def graph_of(depends: Mapping[str, Any], **rest: Any) -> Definition:
@@ -105,6 +105,20 @@ def one(**fields: Any) -> Definition:
         (
             one(affinity=Affinity("k" * 129)),
             [f"node 'a', affinity.key: {'k' * 80!r} has 129 bytes; use 1 to 128"],
+        ),
+        (
+            one(concurrency=Concurrency("k" * 129, 1_001)),
+            [
+                f"node 'a', concurrency.key: {'k' * 80!r} has 129 bytes; use 1 to 128",
+                "node 'a', concurrency.limit: 1001 is not within 1 to 1000",
+            ],
+        ),
+        (
+            one(concurrency=Concurrency("", 0)),
+            [
+                "node 'a', concurrency.key: '' has 0 bytes; use 1 to 128",
+                "node 'a', concurrency.limit: 0 is not within 1 to 1000",
+            ],
         ),
         (
             one(strategy="locality", affinity=Affinity()),
