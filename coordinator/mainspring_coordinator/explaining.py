@@ -14,7 +14,16 @@ from mainspring_coordinator.worker_book import WorkerEntry
 from mainspring_coordinator.workflow_reads import WorkflowReads
 
 _order: Final = (
-    *(Verdict.ABLE, Verdict.NEARER, Verdict.KEY, Verdict.WORKFLOWS, Verdict.INVENTORY, Verdict.FULL, Verdict.ALONE),
+    *(
+        Verdict.ABLE,
+        Verdict.LIMIT,
+        Verdict.NEARER,
+        Verdict.KEY,
+        Verdict.WORKFLOWS,
+        Verdict.INVENTORY,
+        Verdict.FULL,
+        Verdict.ALONE,
+    ),
     *(Verdict.DRAINING, Verdict.ABSENT, Verdict.LABELS, Verdict.EXECUTOR),
 )
 """Those that come closest first."""

@@ -17,12 +17,22 @@ from mainspring.ids import shard_of
 from mainspring.json_text import trimmed
 from mainspring.workflow import Definition
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, Assign, Effect, ReportBacklog, Store
+from mainspring_coordinator.engine.effects import (
+    Answer,
+    Assign,
+    Effect,
+    GrantPermits,
+    ReportBacklog,
+    StatePermits,
+    Store,
+)
 from mainspring_coordinator.engine.events import (
     Cancel,
     CreditSet,
     Event,
     Inventory,
+    PermitsGranted,
+    PermitsStated,
     Read,
     ResultItem,
     Results,
@@ -82,6 +92,8 @@ class Rig:
         """What an event leads to is all done in the step that feeds it; else other events may come between its parts."""
         self.adopts = False
         """Shards come with assignments of theirs, so that a worker may have more than its slots until some end."""
+        self.passes_permits = True
+        """What shards say to each other of permits arrives at once."""
         if own:
             for shard in range(shards):
                 self.step(ShardTaken(shard, epoch, self.now_us, "e" * 32))
@@ -104,6 +116,11 @@ class Rig:
                 (self.backlogged.add if effect.waiting else self.backlogged.discard)(effect.session)
         self.engine.cut()
         self.check()
+        for said in effects if self.passes_permits else ():
+            if isinstance(said, StatePermits):
+                effects = effects + self.step(PermitsStated(shard_of(said.statement.key, self.shards), said.statement))
+            elif isinstance(said, GrantPermits):
+                effects = effects + self.step(PermitsGranted(said.reply.shard, said.reply))
         return effects
 
     def after(self, seconds: float) -> list[Effect]:
@@ -233,7 +250,8 @@ class Rig:
             assert (worker.session in state.roomy) == (state.room(worker) > 0)
             bound = worker.attached and not worker.draining and not self.adopts
             assert not bound or worker.credit - state.room(worker) <= worker.slots
-        awaited = {session for ready in state.ready.waiting.values() for session in ready.eligible}
+        awake = [ready for ready in state.ready.waiting.values() if ready.count > ready.asleep]
+        awaited = {session for ready in awake for session in ready.eligible}
         assert (self.backlogged & set(state.workers)) == awaited or len(awaited) > limits.backlogged_workers_max
         for ready in state.ready.waiting.values():
             lines = [line for of_one in ready.waiting._lines.values() for line in of_one]

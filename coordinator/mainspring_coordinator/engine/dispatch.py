@@ -13,6 +13,7 @@ from mainspring.errors import Failure
 from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
 from mainspring_coordinator.engine import alone, fleet, maps, nodes
+from mainspring_coordinator.engine.asking import missing_permit, use_permit
 from mainspring_coordinator.engine.choices import Candidates
 from mainspring_coordinator.engine.effects import Assign, ReportBacklog, StrategyFailed
 from mainspring_coordinator.engine.payloads import input_of, lacking, load
@@ -157,6 +158,9 @@ def _place(turn: Turn, strategies: Mapping[str, Strategy], ready: ReadyClass, ke
                 node=item[0],
                 instance=item[1],
             )
+        return
+    if workflow.plan.concurrency and (place := missing_permit(state, workflow, item)):
+        state.ready.tie(ready, key, place, turn.now_us)
         return
     state.ready.take(ready, key, turn.now_us)
     state.rotation += 1
@@ -308,6 +312,13 @@ def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
             # The next time another workflow's shard may be the one that a worker knows, or another class's turn.
             ready.waiting.put_last(key, turn.now_us)
             break
+        if workflow.plan.concurrency and (
+            place := missing_permit(state, workflow, ready.waiting.peek(key, turn.now_us))
+        ):
+            # Others may have the worker meanwhile.
+            state.ready.tie(ready, key, place, turn.now_us)
+            alone.end_reservation(state, session)
+            continue
         item = state.ready.take(ready, key, turn.now_us)
         state.rotation += 1
         turn.left -= 1
@@ -357,6 +368,8 @@ def _assign(turn: Turn, workflow: WorkflowState, item: Item, session: int) -> bo
         nodes.never_ran(turn, workflow, node, instance, Failure(payload_too_large, message, non_retryable=True))
         return False
     _give(turn, workflow, node, instance, session, data)
+    if workflow.plan.concurrency:
+        use_permit(turn.state, workflow, item)
     if item[1] == next_instance:
         maps.offer(turn, workflow, node)
     return True

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import TypeAlias
 
+from mainspring_coordinator.engine.permits import Reply, Statement
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 
@@ -216,6 +217,8 @@ class Verdict(StrEnum):
     """It is at its bound of workflows."""
     KEY = "key"
     """Another worker has the node's affinity key."""
+    LIMIT = "limit"
+    """It could take the node, whose concurrency key has no permit for it yet."""
     NEARER = "nearer"
     """Others are nearer to the node's inputs, and it waits a moment for them."""
     ABLE = "able"
@@ -344,6 +347,24 @@ class StrategyFailed:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class StatePermits:
+    """Tell the home of a key what a shard keeps and wants of it; comes there as `PermitsStated`."""
+
+    shard: int
+    """Whose permits they are."""
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True)
+class GrantPermits:
+    """Tell a shard's owner what the home of a key granted it; comes there as `PermitsGranted`."""
+
+    shard: int
+    """The key's home."""
+    reply: Reply
+
+
 Effect: TypeAlias = (
     Store
     | Assign
@@ -360,4 +381,6 @@ Effect: TypeAlias = (
     | EpochSpent
     | ReportBacklog
     | StrategyFailed
+    | StatePermits
+    | GrantPermits
 )

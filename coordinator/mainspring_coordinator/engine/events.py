@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mainspring.errors import Failure
+from mainspring_coordinator.engine.permits import Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, WorkflowStatus
 
@@ -353,6 +354,46 @@ class WorkflowAbsent:
     workflow_id: str
 
 
+# -- permits ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPermits:
+    """A row of permits as the database has it."""
+
+    key: str
+    holder: int
+    """The shard that has them."""
+    epoch: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PermitsLoaded:
+    """Permits that are out of keys whose home we have taken; before its `ShardReady`."""
+
+    shard: int
+    permits: Sequence[HeldPermits]
+
+
+@dataclass(frozen=True, slots=True)
+class PermitsStated:
+    """The owner of a shard says what that keeps and wants of a key."""
+
+    shard: int
+    """The key's home."""
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True)
+class PermitsGranted:
+    """The home of a key replies, or asks."""
+
+    shard: int
+    """Whose permits they are."""
+    reply: Reply
+
+
 Event: TypeAlias = (
     Tick
     | Submit
@@ -381,4 +422,7 @@ Event: TypeAlias = (
     | StrategySet
     | StrategyChosen
     | StrategySeen
+    | PermitsLoaded
+    | PermitsStated
+    | PermitsGranted
 )

@@ -5,6 +5,7 @@ from typing import Final
 
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Explanation, NodeReason, Verdict, WorkerReason
+from mainspring_coordinator.engine.permits import waits_for
 from mainspring_coordinator.engine.ready import ClassKey, Item
 from mainspring_coordinator.engine.state import Assignment, State, WorkflowState, runs
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
@@ -37,9 +38,12 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
         if key not in by_class:
             by_class[key] = _class_reason(state, workflow, key)
         found[node] = by_class[key]
+    by_place: dict[str, str] = {}
     for place, (node, _) in state.ready.tied_items_of(workflow.key):
+        if place not in by_place:
+            by_place[place] = _tied_reason(state, place)
         if node in found or len(found) < _reasons_max:
-            found[node] = _tied_reason(state, place)
+            found[node] = by_place[place]
     for (node, instance), deaths in workflow.redeliveries.items():
         if must_run_alone(workflow, node, instance) and (node in found or len(found) < _reasons_max):
             found[node] = f"waits for a worker of its own, because {deaths} workers died while they ran it"
@@ -169,6 +173,8 @@ def _of_workers(state: State, workflow: WorkflowState, item: Item, now_us: int) 
 
 def _by_tie(worker: WorkerState, tied: str) -> tuple[Verdict, str]:
     kind, _, what = tied.partition(":")
+    if kind == "permit":
+        return Verdict.LIMIT, "could take it, once there is a permit of its concurrency key"
     if kind == "host" and worker.host != what:
         return Verdict.NEARER, f"is not on host {what!r}, where its inputs are; it waits a moment for one that is"
     if kind == "worker" and worker.incarnation != what:
@@ -229,10 +235,23 @@ def _tied_reason(state: State, place: str) -> str:
         return f"waits a moment for a worker on host {what!r}, where its inputs are; all of those are full"
     if kind == "shard":
         return "no worker that may run it has stated yet what it has of this shard"
+    if kind == "permit":
+        return _limit_reason(state, place)
     worker = state.workers.get(state.sessions.get(what, 0))
     return (
         f"waits for worker {(worker.name if worker is not None else what)!r}, which has its affinity key, to have room"
     )
+
+
+def _limit_reason(state: State, place: str) -> str:
+    shard, group, key = waits_for(place)
+    demand = state.shards[shard].demands.by_key.get(key)
+    if demand is None or not demand.home_epoch:
+        return f"limit {key!r}: the coordinator that keeps its permits has not answered yet"
+    tied = (flows for ready in state.ready.ties[place].values() for flows in ready.tied[place].values())
+    others = demand.waiting + sum(len(items) for items in tied) - 1
+    said = f"limit {key!r}: {demand.out} of {group.limit} permits are out"
+    return f"{said}, and {others} others wait for one" if others else said
 
 
 def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:

@@ -12,7 +12,7 @@ from mainspring.definition import canonical_bytes, definition_hash
 from mainspring.graph import Graph, build_graph
 from mainspring.limits import priority_max
 from mainspring.paths import Template
-from mainspring.workflow import Affinity, Definition, Needed, Node
+from mainspring.workflow import Affinity, Concurrency, Definition, Needed, Node
 from mainspring_coordinator.engine.ready import ClassKey, Rank
 
 _own_workflow: Final = Affinity()
@@ -42,6 +42,8 @@ class Plan:
     """By node: what its place in the order of those that wait depends on."""
     affinities: tuple[Affinity, ...]
     """By node: which others go to the same worker, where affinity is the strategy."""
+    concurrency: tuple[Concurrency | None, ...]
+    """By node: of what it needs a permit. Empty if no node needs one."""
     input_refs: tuple[tuple[int, ...], ...]
     """By node: the nodes whose outputs its input names."""
     over_refs: tuple[tuple[int, ...], ...]
@@ -105,11 +107,17 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
         classes=frozenset(keys),
         ranks=tuple(ranks),
         affinities=tuple(node.affinity or affinity for node in definition.nodes),
+        concurrency=_concurrency(definition),
         input_refs=input_refs,
         over_refs=over_refs,
         output_refs=output_refs,
         needed=needed,
     )
+
+
+def _concurrency(definition: Definition) -> tuple[Concurrency | None, ...]:
+    found = tuple(node.concurrency for node in definition.nodes)
+    return found if any(found) else ()
 
 
 def _chain(*groups: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:

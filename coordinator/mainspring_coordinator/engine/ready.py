@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from mainspring.limits import idle_classes_max
 from mainspring_coordinator.engine.order import Item, Line, Order, Rank, WorkflowKey, next_instance
+from mainspring_coordinator.engine.permits import place_prefix
 from mainspring_coordinator.engine.placement.pool import Requires, Want
 
 __all__ = ["ClassKey", "Item", "Rank", "ReadyClass", "ReadyQueue", "WorkflowKey", "next_instance"]
@@ -42,6 +43,8 @@ class ReadyClass:
     key: ClassKey
     waiting: Order
     count: int = 0
+    asleep: int = 0
+    """How many of them wait for a permit: no worker is asked to keep room for those."""
     eligible: dict[int, None] = field(default_factory=dict[int, None])
     """Sessions that can run it, whether they have room or not, in the order in which they came; kept by the fleet."""
     reported: bool = False
@@ -106,6 +109,8 @@ class ReadyQueue:
             return
         ready = self.waiting.get(key) or self._enter(key, eligible)
         ready.count += 1
+        if ready.asleep:
+            self.turned[key] = ready
         self.fresh[workflow] = None
         ready.waiting.push(workflow, rank, item, now_us, first=first)
 
@@ -124,6 +129,8 @@ class ReadyQueue:
             if line.items:
                 ready = self.waiting.get(key) or self._enter(key, eligible)
                 ready.count += len(line.items)
+                if ready.asleep:
+                    self.turned[key] = ready
                 self.fresh[workflow] = None
                 # What came of it while the shard was being let in was held back anew, and so stands behind.
                 ready.waiting.join(line, now_us)
@@ -179,13 +186,16 @@ class ReadyQueue:
             if ready is not None:
                 gone = ready.waiting.drop(workflow)
                 for place in list(ready.ties.get(workflow, ())):
-                    gone += len(self._pop_tied(ready, place, workflow))
+                    loose = len(self._pop_tied(ready, place, workflow))
+                    self._fall_asleep(ready, place, -loose)
+                    gone += loose
                 self._shrink(ready, gone)
 
     def tie(self, ready: ReadyClass, workflow: WorkflowKey, place: str, now_us: int) -> Item:
         """Let the next item of a workflow wait for something, and return it; the workflow goes behind the others."""
         item, rank = ready.waiting.withdraw(workflow, now_us)
         self._tied(ready, workflow, place).append((item, rank))
+        self._fall_asleep(ready, place, 1)
         return item
 
     def tie_all(self, ready: ReadyClass, workflow: WorkflowKey, place: str) -> None:
@@ -196,6 +206,7 @@ class ReadyQueue:
         """Let up to so many items of a workflow be looked at again, and before others; return how many there were."""
         items = ready.tied[place][workflow]
         loose = [items.popleft() for _ in range(min(most, len(items)))]
+        self._fall_asleep(ready, place, -len(loose))
         if not items:
             self._pop_tied(ready, place, workflow)
         self._put_first(ready, workflow, loose, now_us)
@@ -216,10 +227,16 @@ class ReadyQueue:
             for known, rank in items:
                 if known == item:
                     items.remove((known, rank))
+                    self._fall_asleep(ready, place, -1)
                     if not items:
                         self._pop_tied(ready, place, workflow)
                     return rank
         return None
+
+    def _fall_asleep(self, ready: ReadyClass, place: str, by: int) -> None:
+        if place.startswith(place_prefix):
+            ready.asleep += by
+            self.turned[ready.key] = ready
 
     def _tied(self, ready: ReadyClass, workflow: WorkflowKey, place: str) -> Tied:
         self.ties.setdefault(place, {})[ready.key] = ready

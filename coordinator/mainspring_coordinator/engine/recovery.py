@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from mainspring import limits
 from mainspring.errors import Failure
 from mainspring.failures import rows_refused
-from mainspring_coordinator.engine import maps, nodes, workflows
+from mainspring_coordinator.engine import asking, granting, maps, nodes, workflows
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import (
@@ -24,7 +24,7 @@ from mainspring_coordinator.engine.events import (
     WorkflowLoaded,
 )
 from mainspring_coordinator.engine.payloads import forget_outputs, keep_output
-from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState, new_workflow_state
+from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal
 from mainspring_coordinator.engine.timers import TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
@@ -99,6 +99,8 @@ def ready(turn: Turn, shard: ShardState, event: ShardReady) -> None:
     shard.ready, shard.ready_us = True, turn.now_us
     turn.state.woken[shard.shard] = None
     watch_absent(turn, shard)
+    asking.speak_of_all(turn, shard)
+    granting.watch_silent(turn, shard)
 
 
 def watch_absent(turn: Turn, shard: ShardState) -> None:
@@ -130,7 +132,7 @@ def _load_in_parts(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Act:
 
 
 def _build(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Part:
-    workflow = new_workflow_state(
+    workflow = workflows.new_workflow_state(
         shard=shard.shard,
         workflow_id=event.workflow_id,
         plan=event.plan,
@@ -182,6 +184,7 @@ def reloaded(turn: Turn, shard: ShardState, workflow_id: str) -> None:
     # Workers that died meanwhile did not leave this workflow's assignments; somebody must look at them.
     watch_absent(turn, shard)
     turn.state.woken[shard.shard] = None
+    asking.speak_of_all(turn, shard)
 
 
 def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:

@@ -225,6 +225,22 @@ class StrategyChanged:
     """Names the entry; no two have the same."""
 
 
+@dataclass(frozen=True, slots=True)
+class PermitsHeld:
+    """How many permits of a concurrency key a shard has; with 0 the row goes."""
+
+    shard: int
+    """The key's home."""
+    workflow_id: str
+    """Always empty: permits belong to a shard, not to a workflow."""
+    key: str
+    holder: int
+    """The shard that has them."""
+    epoch: int
+    """That of its owner who stated so last."""
+    count: int
+
+
 Row: TypeAlias = (
     PlanSaved
     | WorkflowInserted
@@ -240,4 +256,5 @@ Row: TypeAlias = (
     | DeathsRecorded
     | GraceEnded
     | StrategyChanged
+    | PermitsHeld
 )

@@ -13,13 +13,14 @@ from mainspring import limits
 from mainspring_coordinator.engine.backlog import Backlog
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.events import Event, SubmitExisted, WorkflowEvicted
+from mainspring_coordinator.engine.permits import Demands, Home
 from mainspring_coordinator.engine.placement.affinities import Affinities
 from mainspring_coordinator.engine.placement.origins import Origins
 from mainspring_coordinator.engine.placement.pool import Pool, meets
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rates import Rates
 from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKey
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, Timers
 from mainspring_coordinator.engine.worker import WorkerState
 
@@ -174,6 +175,10 @@ class ShardState:
     """Workflows that are being loaded anew; what is about them, or may be, waits in `deferred`."""
     refused: dict[str, int] = field(default_factory=dict[str, int])
     """How often the database refused rows of a workflow."""
+    demands: Demands = field(default_factory=Demands)
+    """What it has and wants of concurrency keys."""
+    home: Home = field(default_factory=Home)
+    """What it gives out of those whose home it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -254,6 +259,8 @@ class State:
     any_attached: bool = False
     """Whether any worker was attached at `looked_us`."""
     looked_us: int = 0
+    unsaid: dict[tuple[int, str], None] = field(default_factory=dict[tuple[int, str], None])
+    """Shards and concurrency keys of which the home may have to be told something."""
 
     def __post_init__(self) -> None:
         self.ready = ReadyQueue(self.config.priority_ageing_us)
@@ -275,6 +282,8 @@ class State:
             held.alone += assignment.redeliveries >= limits.redeliveries_alone_min
         held.assignments[assignment.shard, assignment.id] = assignment
         held.workflows[workflow.key] = held.workflows.get(workflow.key, 0) + 1
+        if workflow.plan.concurrency:
+            self._count_permit(workflow, assignment, 1)
         self.update_room(assignment.incarnation)
 
     def remove_live(self, workflow: WorkflowState, assignment: Assignment) -> None:
@@ -285,7 +294,15 @@ class State:
         if len(shard.gone) > limits.ended_assignments_a_shard_max:
             shard.gone.popitem(last=False)
         del workflow.live[assignment.id]
+        if workflow.plan.concurrency:
+            self._count_permit(workflow, assignment, -1)
         self.unhold(assignment)
+
+    def _count_permit(self, workflow: WorkflowState, assignment: Assignment, by: int) -> None:
+        concurrency = workflow.plan.concurrency[assignment.node]
+        if concurrency is not None:
+            self.shards[workflow.shard].demands.of(concurrency.key).live += by
+            self.unsaid[workflow.shard, concurrency.key] = None
 
     def unhold(self, assignment: Assignment) -> None:
         """Count an assignment no longer among those of its worker."""
@@ -434,36 +451,6 @@ class State:
 def runs(worker: WorkerState, key: ClassKey) -> bool:
     """Tell whether a worker has the executor and the labels of a class."""
     return meets(worker.executors, worker.labels, key.executor, key.requires)
-
-
-def new_workflow_state(
-    *,
-    shard: int,
-    workflow_id: str,
-    plan: Plan,
-    workflow_input: bytes,
-    digest: bytes,
-    strategy: str,
-    submitted_at_us: int,
-    deadline_at_us: int,
-) -> WorkflowState:
-    """Build a workflow none of whose nodes has begun."""
-    size = len(plan.nodes)
-    return WorkflowState(
-        shard=shard,
-        id=workflow_id,
-        plan=plan,
-        digest=digest,
-        input=workflow_input,
-        strategy=strategy,
-        submitted_at_us=submitted_at_us,
-        deadline_at_us=deadline_at_us,
-        statuses=bytearray([NodeStatus.WAITING]) * size,
-        remaining=array("I", plan.indegree),
-        attempts=bytearray(size),
-        unfinished=size,
-        version=0,
-    )
 
 
 def _room(worker: WorkerState, held: Held | None) -> int:

@@ -6,14 +6,24 @@ No step takes long: while the engine is `busy`, the host goes on with it by `Tic
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from mainspring import limits
-from mainspring_coordinator.engine import absence, dispatch, failovers, fleet, nodes, recovery, workflows
+from mainspring_coordinator.engine import (
+    absence,
+    asking,
+    dispatch,
+    failovers,
+    fleet,
+    granting,
+    nodes,
+    recovery,
+    workflows,
+)
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
 from mainspring_coordinator.engine.events import (
@@ -26,6 +36,9 @@ from mainspring_coordinator.engine.events import (
     LoadReported,
     OutputsLoaded,
     PeersSeen,
+    PermitsGranted,
+    PermitsLoaded,
+    PermitsStated,
     ProgressReported,
     Read,
     Results,
@@ -88,6 +101,8 @@ class Engine:
         if self.state.arriving or self.state.woken:
             self._take_in(turn)
         self._assigning = dispatch.dispatch(turn, self._strategies)
+        if self.state.unsaid:
+            asking.speak(turn)
         if self.state.timers.crowded:
             self.state.timers.look_through(partial(_holds, self.state))
         return turn.effects
@@ -105,7 +120,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether something is left to do at once, which any step does a part of; `Tick` is one."""
-        return self._assigning or bool(self._acts or self.state.arriving)
+        return self._assigning or bool(self._acts or self.state.arriving or self.state.unsaid)
 
     def is_taking_in(self, shard: int) -> bool:
         """Tell whether something that came from the database for this shard is not in the state yet."""
@@ -186,6 +201,8 @@ class Engine:
                 _of_worker(turn, event)
             case PeersSeen() | FailoverTold() | StrategySet() | StrategyChosen() | StrategySeen():
                 self._of_cluster(turn, event)
+            case PermitsLoaded() | PermitsStated() | PermitsGranted():
+                _of_permits(turn, event)
             case ShardTaken() | ShardLost():
                 # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
                 recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
@@ -302,6 +319,16 @@ def _of_worker(turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | 
             fleet.draining(turn, event)
 
 
+def _of_permits(turn: Turn, event: PermitsLoaded | PermitsStated | PermitsGranted) -> None:
+    match event:
+        case PermitsLoaded():
+            granting.loaded(turn, event)
+        case PermitsStated():
+            granting.stated(turn, event)
+        case PermitsGranted():
+            asking.granted(turn, event)
+
+
 def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
     """Tell whether an event may be about a workflow that is being loaded anew."""
     if isinstance(event, Inventory):
@@ -323,6 +350,14 @@ def _results(turn: Turn, event: Results) -> None:
         nodes.settle(turn)
 
 
+_of_a_shard: Final[Mapping[TimerKind, Callable[[Turn, ShardState, Timer], None]]] = {
+    TimerKind.SHARD_GRACE: absence.shard_grace_over,
+    TimerKind.PERMITS: asking.restate,
+    TimerKind.PERMITS_SILENT: granting.ask_silent,
+}
+"""What handles the deadlines that concern no one workflow."""
+
+
 def _holds(state: State, timer: Timer) -> bool:
     """Tell whether a deadline may still mean something, by what those that are set for long are set for."""
     if timer.kind is TimerKind.WORKER_GRACE:
@@ -330,8 +365,8 @@ def _holds(state: State, timer: Timer) -> bool:
     if timer.kind is TimerKind.RATE:
         return True
     shard = state.shards.get(timer.shard)
-    if shard is None or timer.kind is TimerKind.SHARD_GRACE:
-        return shard is not None and timer.number == shard.epoch
+    if shard is None or timer.kind in _of_a_shard:
+        return shard is not None
     workflow = shard.workflows.get(timer.workflow_id)
     if workflow is None:
         return False
@@ -361,8 +396,8 @@ def _fire_in_shard(turn: Turn, timer: Timer) -> None:
     if timer.shard in turn.state.occupied:
         shard.put_off.append(timer)
         return
-    if timer.kind is TimerKind.SHARD_GRACE:
-        absence.shard_grace_over(turn, shard, timer)
+    if (of_shard := _of_a_shard.get(timer.kind)) is not None:
+        of_shard(turn, shard, timer)
         return
     workflow = shard.workflows.get(timer.workflow_id)
     if workflow is None:

@@ -36,6 +36,10 @@ class TimerKind(IntEnum):
     """A node waits no longer for a worker near its inputs: `workflow_id`, `node`, `instance`."""
     RATE = 9
     """An executor may be started again: `workflow_id` its name."""
+    PERMITS = 10
+    """What a shard stated of its permits may have to be said again: `workflow_id` the key, `number` the statement."""
+    PERMITS_SILENT = 11
+    """Shards that have permits from this home are asked for them: `number` the epoch."""
 
 
 class Timer(NamedTuple):

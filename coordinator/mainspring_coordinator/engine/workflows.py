@@ -1,5 +1,6 @@
 """What becomes of workflows: submitted, cancelled, failed, ended."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,8 +12,9 @@ from mainspring_coordinator.engine import explain, nodes
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, CancelCause, Ended, MapView, NodeView, Stop, View
 from mainspring_coordinator.engine.events import Cancel, Read, Submit, SubmitExisted, WorkflowEvicted
 from mainspring_coordinator.engine.payloads import forget_outputs, lacking, load, output_of
+from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, WorkflowInserted, WorkflowUpdated
-from mainspring_coordinator.engine.state import Assignment, Ending, ShardState, WorkflowState, new_workflow_state
+from mainspring_coordinator.engine.state import Assignment, Ending, ShardState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
@@ -22,6 +24,36 @@ _skip_waiting: Final = bytes(
     for status in range(256)
 )
 """What the nodes of a workflow become that is about to end: one pass in C, however many there are."""
+
+
+def new_workflow_state(
+    *,
+    shard: int,
+    workflow_id: str,
+    plan: Plan,
+    workflow_input: bytes,
+    digest: bytes,
+    strategy: str,
+    submitted_at_us: int,
+    deadline_at_us: int,
+) -> WorkflowState:
+    """Build a workflow none of whose nodes has begun."""
+    size = len(plan.nodes)
+    return WorkflowState(
+        shard=shard,
+        id=workflow_id,
+        plan=plan,
+        digest=digest,
+        input=workflow_input,
+        strategy=strategy,
+        submitted_at_us=submitted_at_us,
+        deadline_at_us=deadline_at_us,
+        statuses=bytearray([NodeStatus.WAITING]) * size,
+        remaining=array("I", plan.indegree),
+        attempts=bytearray(size),
+        unfinished=size,
+        version=0,
+    )
 
 
 def submit(turn: Turn, shard: ShardState, event: Submit) -> None:

@@ -1,7 +1,9 @@
 """What the engine keeps by changes for the choice of workers, against the same made from scratch."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from mainspring_coordinator.engine.permits import place_prefix
 from mainspring_coordinator.engine.placement.kind import Group, Kind, Member
 from mainspring_coordinator.engine.placement.lazy_heap import Entry
 from mainspring_coordinator.engine.placement.pool import Pool, meets
@@ -25,6 +27,24 @@ def wrong_with(state: State) -> Iterator[str]:
             yield f"the pool has {worker.name} with shards {member.kind.shards:b}, and it stated {worker.reconciled}"
     yield from wrong_with_pool(state.pool)
     yield from wrong_with_queue(state.ready)
+    yield from wrong_with_permits(state)
+
+
+def wrong_with_permits(state: State) -> Iterator[str]:
+    """Yield what is wrong with what shards know of their permits."""
+    for shard in state.shards.values():
+        if shard.shard in state.occupied:
+            continue
+        live: Counter[str] = Counter()
+        for one in shard.live.values():
+            concurrency = shard.workflows[one.workflow_id].plan.concurrency
+            if concurrency and (wanted := concurrency[one.node]) is not None:
+                live[wanted.key] += 1
+        counted = {key: demand.live for key, demand in shard.demands.by_key.items() if demand.live}
+        if counted != live:
+            yield f"shard {shard.shard} counts {counted} with permits, and has {dict(live)}"
+        if set(shard.home.heard) != {(key, at) for key, ledger in shard.home.ledgers.items() for at in ledger}:
+            yield f"shard {shard.shard} hears others than it has as holders of permits"
 
 
 def wrong_with_pool(pool: Pool) -> Iterator[str]:
@@ -68,6 +88,11 @@ def _wrong_orders(kind: Kind, members: Sequence[Member]) -> Iterator[str]:
             yield "the ring has others"
 
 
+def is_permit(place: str) -> bool:
+    """Tell whether what waits there waits for a permit."""
+    return place.startswith(place_prefix)
+
+
 def wrong_with_queue(queue: ReadyQueue) -> Iterator[str]:
     """Yield what is wrong with what is tied."""
     for key, ready in queue.waiting.items():
@@ -77,6 +102,9 @@ def wrong_with_queue(queue: ReadyQueue) -> Iterator[str]:
             yield f"{ready.count} are counted in {key}"
         if not all(lines) or not all(tied):
             yield f"{key} has workflows of which nothing waits"
+        asleep = sum(len(items) for place, flows in ready.tied.items() if is_permit(place) for items in flows.values())
+        if ready.asleep != asleep:
+            yield f"{ready.asleep} are counted to wait for permits in {key}"
         ties = {flow: {place for place, flows in ready.tied.items() if flow in flows} for flow in ready.ties}
         if {flow: set(places) for flow, places in ready.ties.items()} != ties or not all(ties.values()):
             yield f"the ties of {key} differ"
