@@ -22,6 +22,7 @@ from mainspring_coordinator.engine.events import (
     Event,
     LoadedNode,
     OutputsLoaded,
+    PermitsLoaded,
     ShardReady,
     ShardTaken,
     StrategySeen,
@@ -113,12 +114,23 @@ class ShardLoader:
             if len(page) < limits.recovery_page_workflows:
                 break
             after = _place(page[-1])
+        await self._recover_permits(row.shard, post)
         post(ShardReady(row.shard))
         await taken_in()
         if deaths:
             # After the shard goes on, so that the record is never in the way of the takeover.
             post(affected.of(row.shard, row.shard, deaths, taken=True))
         return count
+
+    async def _recover_permits(self, shard: int, post: Callable[[Event], None]) -> None:
+        after = ("", -1)
+        while True:
+            page = await self._in_thread(lambda after=after: self._reader.permits(shard, after, limits.page_size_max))  # type: ignore[misc]  # as above
+            if page:
+                post(PermitsLoaded(shard, page))
+            if len(page) < limits.page_size_max:
+                return
+            after = (page[-1].key, page[-1].holder)
 
     async def affected(self, fence: int, shard: int, death: Death) -> DeathsFound:
         """Read what waits in a shard whose owner died and which nobody may take; to be recorded under the fence of `fence`."""

@@ -8,14 +8,13 @@ import pytest
 from mainspring.ids import shard_of
 from mainspring_coordinator.engine.effects import Assign, GrantPermits, StatePermits
 from mainspring_coordinator.engine.events import (
-    HeldPermits,
     PermitsGranted,
     PermitsLoaded,
     PermitsStated,
     ShardReady,
     ShardTaken,
 )
-from mainspring_coordinator.engine.permits import Group, Reply, Statement
+from mainspring_coordinator.engine.permits import Group, HeldPermits, Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import PermitsHeld
 from tests.engine.replay import fold

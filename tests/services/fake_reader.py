@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
@@ -138,6 +139,11 @@ class FakeReader:
         self._read("strategy_changes")
         rows = [row for row in self.strategy_rows if not before_us or row.changed_at_us < before_us]
         return sorted(rows, key=lambda row: -row.changed_at_us)[:limit]
+
+    def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
+        del shard, after, limit
+        self._read("permits")
+        return []
 
 
 class CountedStrategies:

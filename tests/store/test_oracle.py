@@ -21,6 +21,7 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    PermitsHeld,
     PlanSaved,
     ProgressSaved,
     Row,
@@ -155,6 +156,7 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         ProgressSaved(shard, name, node, instance, version(), b"at %d" % attempt),
         DeathsRecorded(shard),
         GraceEnded(shard),
+        PermitsHeld(shard, "", f"run{run}-{draw(texts)}", node, attempt, draw(st.integers(0, 2))),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
     return draw(st.sampled_from(others))
@@ -256,5 +258,9 @@ def _dump(store: Store, run: int) -> Any:
         "succeeded": reader.list_workflows(
             WorkflowFilter([WorkflowStatus.SUCCEEDED], id_prefix=prefix), (2**40, ""), 9
         ),
+        "permits": [
+            [one for one in reader.permits(shard, (prefix, -1), 1_000) if one.key.startswith(prefix)]
+            for shard in range(shards_total)
+        ],
         "plans": [reader.plan(shard, plan_hash(run, node)) for shard in range(shards_total) for node in range(3)],
     }

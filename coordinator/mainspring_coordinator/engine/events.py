@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mainspring.errors import Failure
-from mainspring_coordinator.engine.permits import Reply, Statement
+from mainspring_coordinator.engine.permits import HeldPermits, Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, WorkflowStatus
 
@@ -355,17 +355,6 @@ class WorkflowAbsent:
 
 
 # -- permits ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class HeldPermits:
-    """A row of permits as the database has it."""
-
-    key: str
-    holder: int
-    """The shard that has them."""
-    epoch: int
-    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,13 +45,13 @@ def ask_silent(turn: Turn, shard: ShardState, timer: Timer) -> None:
     """Ask who has permits and has been silent; forget who only wants some."""
     if timer.number != shard.epoch or not shard.ready:
         return
-    home = shard.home
+    home, left = shard.home, turn.state.config.step_nodes
     home.watching = False
-    while home.heard and turn.left > 0:
+    while home.heard and left > 0:
         (key, at), heard_us = next(iter(home.heard.items()))
         if heard_us + _silence_us > turn.now_us:
             break
-        turn.left -= 1
+        left -= 1
         holder = home.ledgers[key][at]
         if holder.count:
             _note_heard(turn, shard, key, at)

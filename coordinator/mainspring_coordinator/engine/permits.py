@@ -69,6 +69,17 @@ class Reply:
     """How many permits other shards want."""
 
 
+@dataclass(frozen=True, slots=True)
+class HeldPermits:
+    """How many permits of a key a shard has, as the database says."""
+
+    key: str
+    holder: int
+    """The shard that has them."""
+    epoch: int
+    count: int
+
+
 @dataclass(slots=True, eq=False)
 class Demand:
     """What a shard of ours has and wants of one key."""

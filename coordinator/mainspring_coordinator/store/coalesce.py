@@ -23,6 +23,7 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    PermitsHeld,
     PlanSaved,
     ProgressSaved,
     Row,
@@ -50,6 +51,8 @@ class Mode(Enum):
     """It is there; if not, that is a bug."""
     UPDATE_IF_THERE = "update if there"
     """If it is not there, nothing happens."""
+    DELETE = "delete"
+    """It goes, if it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,10 @@ strategy_change_shape: Final = Shape(
 )
 deaths_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("deaths",))
 grace_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("grace_until_us",))
+permits_shape: Final = Shape(
+    "permits", Mode.UPSERT, ("shard_id", "concurrency_key", "holder"), ("epoch", "permits_count")
+)
+no_permits_shape: Final = Shape("permits", Mode.DELETE, permits_shape.keys, ())
 
 _Key: TypeAlias = tuple[str, int, int]
 _Folded: TypeAlias = dict[str, Value]
@@ -255,6 +262,8 @@ class _Folding:
         default_factory=lambda: {marked_shape: {}, deaths_shape: {}, grace_shape: {}, strategy_shape: {}}
     )
     """Of these the last row of a key counts."""
+    permits: dict[Values, PermitsHeld] = field(default_factory=dict[Values, PermitsHeld])
+    """Here, too; it says whether there is to be one at all."""
 
     @property
     def by_kind(self) -> Mapping[type[Row], Callable[[Any], None]]:
@@ -274,6 +283,7 @@ class _Folding:
             DeathsRecorded: self._add_deaths,
             GraceEnded: self._add_grace,
             StrategyChanged: self._add_strategy,
+            PermitsHeld: self._add_permits,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -365,6 +375,9 @@ class _Folding:
         key = (row.changed_at_us,)
         self.once[strategy_change_shape].setdefault(key, (*key, row.before, row.after, row.by, row.reason))
 
+    def _add_permits(self, row: PermitsHeld) -> None:
+        self.permits[row.shard, row.key.encode(), row.holder] = row
+
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""
         yield self._once(plan_shape)
@@ -378,6 +391,9 @@ class _Folding:
             yield self._once(shape)
         for shape, found in self.last.items():
             yield TableWrite(shape, [found[key] for key in sorted(found)])
+        permits = sorted(self.permits.items(), key=itemgetter(0))
+        yield TableWrite(permits_shape, [(*key, row.epoch, row.count) for key, row in permits if row.count])
+        yield TableWrite(no_permits_shape, [key for key, row in permits if not row.count])
 
     def _once(self, shape: Shape) -> TableWrite:
         found = self.once[shape]

@@ -6,6 +6,7 @@ from threading import RLock
 
 import orjson
 
+from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import FailoverAffected, FailoverMarked, FailoverRecorded, StrategyChanged
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
 from mainspring_coordinator.store.protocol import (
@@ -44,6 +45,8 @@ class MemoryTables:
         default_factory=dict[tuple[str, Subject, int, int], FailoverAffected]
     )
     strategy_changes: dict[int, StrategyChanged] = field(default_factory=dict[int, StrategyChanged])
+    permits: dict[tuple[int, str, int], HeldPermits] = field(default_factory=dict[tuple[int, str, int], HeldPermits])
+    """By home, key and the shard that has them."""
 
 
 class MemoryReader:
@@ -179,6 +182,13 @@ class MemoryReader:
         return [
             StoredStrategyChange(row.changed_at_us, row.before, row.after, row.by, row.reason) for row in rows[:limit]
         ]
+
+    def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
+        """See `Reader`."""
+        with self._tables.lock:
+            found = [row for (home, _, _), row in self._tables.permits.items() if home == shard]
+        beyond = [row for row in found if (row.key.encode(), row.holder) > (after[0].encode(), after[1])]
+        return sorted(beyond, key=lambda row: (row.key.encode(), row.holder))[:limit]
 
     def _failovers(self) -> list[StoredFailover]:
         with self._tables.lock:

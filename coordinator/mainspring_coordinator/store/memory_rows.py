@@ -6,6 +6,7 @@ Rows are applied one by one in their order; nothing is folded or grouped.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
     DeathsRecorded,
@@ -16,6 +17,7 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    PermitsHeld,
     PlanSaved,
     ProgressSaved,
     Row,
@@ -62,6 +64,11 @@ def apply(tables: MemoryTables, row: Row) -> None:
         case StrategyChanged():
             tables.shards[row.shard] = replace(tables.shards[row.shard], strategy=row.standing)
             tables.strategy_changes.setdefault(row.changed_at_us, row)
+        case PermitsHeld():
+            tables.permits.pop((row.shard, row.key, row.holder), None)
+            if row.count:
+                held = HeldPermits(row.key, row.holder, row.epoch, row.count)
+                tables.permits[row.shard, row.key, row.holder] = held
         case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():
             _apply_to_record(tables, row)
         case _:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
 
@@ -327,6 +328,10 @@ class Reader(Protocol):
 
     def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
         """Return changes of the cluster's strategy newest first, those before a time; 0: from the newest on."""
+        ...
+
+    def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
+        """Return the permits of keys whose home is a shard, by key (as bytes) and holder, beyond (key, holder) `after`."""
         ...
 
 

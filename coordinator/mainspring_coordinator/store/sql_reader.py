@@ -7,6 +7,7 @@ import orjson
 from sqlalchemy import Engine, Executable, and_, case, func, null, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
+from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.status import (
     FailoverKind,
     FailoverStage,
@@ -37,6 +38,7 @@ _a: Final = tables.attempts.c
 _f: Final = tables.failover_events.c
 _fa: Final = tables.failover_affected.c
 _s: Final = tables.strategy_changes.c
+_p: Final = tables.permits.c
 _ids_a_statement_max: Final = 1_000
 
 _nodes_version: Final = (
@@ -316,6 +318,22 @@ class SqlReader:
         if before_us:
             query = query.where(_s.changed_at_us < before_us)
         return [StoredStrategyChange(*row) for row in self._rows(query)]
+
+    def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
+        """See `Reader`."""
+        key, holder = after[0].encode(), after[1]
+        query = (
+            select(_p.concurrency_key, _p.holder, _p.epoch, _p.permits_count)
+            # Both forms of "beyond", as above.
+            .where(
+                _p.shard_id == shard,
+                _p.concurrency_key >= key,
+                or_(_p.concurrency_key > key, _p.holder > holder),
+            )
+            .order_by(_p.concurrency_key, _p.holder)
+            .limit(limit)
+        )
+        return [HeldPermits(row[0].decode(), *row[1:]) for row in self._rows(query)]
 
 
 def _stored_failover(row: tuple[Any, ...]) -> StoredFailover:

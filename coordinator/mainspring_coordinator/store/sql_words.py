@@ -55,7 +55,7 @@ class MysqlWords:
 
     def statements(self, rows: Sequence[Values], packet_bytes_max: int) -> Iterator[tuple[bytes, int]]:
         """Yield statements that write these rows, each with the number of its rows, split below every bound."""
-        if self.shape.mode is Mode.UPDATE_IF_THERE:
+        if self.shape.mode in {Mode.UPDATE_IF_THERE, Mode.DELETE}:
             yield from self._updates(rows)
             return
         columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
@@ -71,7 +71,10 @@ class MysqlWords:
             yield self._head + b",".join(part) + self._tail, len(part)
 
     def _updates(self, rows: Sequence[Values]) -> Iterator[tuple[bytes, int]]:
-        """Yield `UPDATE … SET c = CASE WHEN key THEN value … END WHERE keys`: an upsert could make a row that must not be."""
+        """Yield `UPDATE … SET c = CASE WHEN key THEN value … END WHERE keys`: an upsert could make a row that must not be.
+
+        Or, where rows are to go, `DELETE … WHERE keys`.
+        """
         keys, columns = self.shape.keys, self.shape.columns
         literals = [_literal_of(self.shape.table, column) or _number_literal for column in (*keys, *columns)]
         for start in range(0, len(rows), _updates_a_statement_max):
@@ -92,6 +95,8 @@ class MysqlWords:
                 for at, column in enumerate(columns, len(keys))
             ]
             head = f"UPDATE {self.shape.table} SET ".encode()  # noqa: S608  # as above
+            if self.shape.mode is Mode.DELETE:
+                head = f"DELETE FROM {self.shape.table}".encode()  # noqa: S608  # as above
             yield head + b",".join(sets) + b" WHERE " + b" OR ".join(wheres), len(part)
 
 
@@ -120,7 +125,7 @@ def _split(texts: Sequence[bytes], bytes_max: int) -> Iterator[Sequence[bytes]]:
 
 def _mysql_tail(shape: Shape) -> str:
     match shape.mode:
-        case Mode.INSERT | Mode.UPDATE_IF_THERE:
+        case Mode.INSERT | Mode.UPDATE_IF_THERE | Mode.DELETE:
             return ""
         case Mode.INSERT_ONCE:
             # Not INSERT IGNORE, which would let any other error of the row pass too.
@@ -151,6 +156,9 @@ def sqlite_words(shape: Shape) -> str:
         sets = ",".join(f"{column}=?{at}" for at, column in enumerate(shape.columns, len(shape.keys) + 1))
         wheres = " AND ".join(f"{column}=?{at}" for at, column in enumerate(shape.keys, 1))
         return f"UPDATE {shape.table} SET {sets} WHERE {wheres}"  # noqa: S608  # names of our own tables and columns
+    if shape.mode is Mode.DELETE:
+        wheres = " AND ".join(f"{column}=?{at}" for at, column in enumerate(shape.keys, 1))
+        return f"DELETE FROM {shape.table} WHERE {wheres}"  # noqa: S608  # as above
     marks = ",".join("?" * len(columns))
     insert = f"INSERT INTO {shape.table} ({','.join(columns)}) VALUES ({marks})"  # noqa: S608  # as above
     match shape.mode:

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, text
 from sqlalchemy.dialects.mysql import LONGBLOB, TINYINT
-from sqlalchemy.types import BINARY, TypeEngine
+from sqlalchemy.types import BINARY, VARBINARY, TypeEngine
 
-from mainspring.limits import deaths_noted_chars_max
+from mainspring.limits import concurrency_key_bytes_max, deaths_noted_chars_max
 
 metadata: Final = MetaData()
 """All tables of Mainspring except Alembic's own."""
@@ -219,5 +219,21 @@ strategy_changes: Final = Table(
     Column("strategy_after", ascii_text(64), nullable=False),
     Column("changed_by", unicode_text(255), nullable=False),
     Column("reason", unicode_text(1024), nullable=False),
+    **_options,
+)
+
+# Keys as bytes: they are text that people write, and as text "a" and "a " would be one key.
+permits: Final = Table(
+    "permits",
+    metadata,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "concurrency_key",
+        LargeBinary(concurrency_key_bytes_max).with_variant(VARBINARY(concurrency_key_bytes_max), *_on_server),
+        primary_key=True,
+    ),
+    Column("holder", Integer, primary_key=True, autoincrement=False),
+    _number("epoch"),
+    Column("permits_count", Integer, nullable=False),
     **_options,
 )
