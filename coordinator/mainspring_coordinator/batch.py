@@ -16,6 +16,7 @@ from mainspring_coordinator.engine.effects import (
     Changed,
     Disposition,
     Effect,
+    StatePermits,
     Stop,
     Store,
 )
@@ -110,8 +111,14 @@ class Gathered:
         return self._drop(lambda thing: getattr(thing, "shard", -1) in shards)
 
     def drop_workflows(self, workflow_ids: set[str]) -> list[Effect]:
-        """Take out all that belongs to these workflows; return the effects, so that their callers can be told."""
-        return self._drop(lambda thing: getattr(thing, "workflow_id", "") in workflow_ids)
+        """Take out all that belongs to these workflows; return the effects, so that their callers can be told.
+
+        What shards state of their permits goes too, since it may reflect the ends of nodes that are not going to be stored. It is made
+        anew in a moment.
+        """
+        return self._drop(
+            lambda thing: type(thing) is StatePermits or getattr(thing, "workflow_id", "") in workflow_ids
+        )
 
     def _drop(self, belongs: "Callable[[Effect | Row], bool]") -> list[Effect]:
         dropped = [effect for effect in self.outward if belongs(effect)]
