@@ -172,7 +172,7 @@ class WorkersExplanation:
     """Workers that have not got a node for one reason."""
 
     verdict: str
-    """The reason: ABLE, NEARER, KEY, WORKFLOWS, INVENTORY, FULL, ALONE, DRAINING, ABSENT, LABELS or EXECUTOR."""
+    """The reason: ABLE, LIMIT, NEARER, KEY, WORKFLOWS, INVENTORY, FULL, ALONE, DRAINING, ABSENT, LABELS or EXECUTOR."""
     reason: str
     """The same in words, said of one of them."""
     count: int

@@ -22,15 +22,17 @@ from mainspring_coordinator.engine.effects import (
     Effect,
     Ended,
     EpochSpent,
+    GrantPermits,
     LoadOutputs,
     Refuse,
     Replace,
     ReportBacklog,
+    StatePermits,
     Stop,
     StrategyFailed,
     Welcomed,
 )
-from mainspring_coordinator.ports import Outlet, SessionEffect, WorkflowEffect
+from mainspring_coordinator.ports import Outlet, PermitEffect, SessionEffect, WorkflowEffect
 
 _log: Final = structlog.get_logger(__name__)
 _session_effects: Final = (Assign, Ack, Stop, EchoCredit, ReportBacklog, Welcomed, Refuse, Replace)
@@ -52,6 +54,7 @@ class Delivery:
         self._raise_epoch = raise_epoch
         self._ended = ended
         self._strategy_failed = strategy_failed
+        self.pass_on_permits: Callable[[Sequence[PermitEffect]], None] = _nowhere
         self._outlets: dict[int, Outlet] = {}
         self._callers: dict[int, asyncio.Future[Answer]] = {}
         self._watchers = _Audience(limits.watchers_max)
@@ -108,6 +111,7 @@ class Delivery:
         by_session: dict[int, list[SessionEffect]] = {}
         failures: list[StrategyFailed] = []
         spent: dict[int, EpochSpent] = {}
+        permits: list[PermitEffect] = []
         for effect in effects:
             if isinstance(effect, _session_effects):
                 by_session.setdefault(effect.session, []).append(effect)
@@ -118,20 +122,26 @@ class Delivery:
                     self._ended(effect)
                     self._waiters.tell(effect)
                 self._watchers.tell(effect)
-            elif isinstance(effect, LoadOutputs):
-                self._load_outputs(effect)
+            elif isinstance(effect, StatePermits | GrantPermits):
+                permits.append(effect)
             elif isinstance(effect, EpochSpent):
                 spent[effect.shard] = effect
             elif isinstance(effect, StrategyFailed):
                 failures.append(effect)
+            elif isinstance(effect, LoadOutputs):
+                self._load_outputs(effect)
+        self.pass_on_permits(permits)
         self._tell_failures(failures)
-        for effect in spent.values():
-            _log.warning("epoch_spent", shard=effect.shard, action="given up, to be taken under a higher epoch")
-            self._raise_epoch(effect)
+        self._raise_epochs(spent)
         for session, items in by_session.items():
             outlet = self._outlets.get(session)
             if outlet is not None:
                 outlet.deliver(items)
+
+    def _raise_epochs(self, spent: Mapping[int, EpochSpent]) -> None:
+        for shard, effect in spent.items():
+            _log.warning("epoch_spent", shard=shard, action="given up, to be taken under a higher epoch")
+            self._raise_epoch(effect)
 
     def _tell_failures(self, failures: Sequence[StrategyFailed]) -> None:
         """Count each, but write a line for all of a batch: a strategy that fails does so for every node."""
@@ -170,6 +180,11 @@ class Delivery:
         future = self._callers.pop(answer.token, None)
         if future is not None and not future.done():
             future.set_result(answer)
+
+
+def _nowhere(effects: Sequence[PermitEffect]) -> None:
+    """Let what is said of permits be lost, as long as nobody is there to pass it on."""
+    del effects
 
 
 class _Audience:

@@ -22,13 +22,11 @@ from mainspring.dial import open_channel
 from mainspring.errors import NotOwnerError, UnavailableError
 from mainspring.owner_hint import OwnerHint, addressee_key, owner_key
 from mainspring.rpc_errors import error_from
-from mainspring.v1.admin_pb2_grpc import AdminServiceStub
 from mainspring.v1.client_pb2_grpc import WorkflowsServiceStub
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.ports import Directory, Loop
 
 if TYPE_CHECKING:
-    from mainspring.v1.admin_pb2_grpc import AdminServiceAsyncStub
     from mainspring.v1.client_pb2_grpc import WorkflowsServiceAsyncStub
 
 Stub: TypeAlias = "WorkflowsServiceAsyncStub"
@@ -54,7 +52,7 @@ class Peer:
     incarnation: str
     address: str
     stub: Stub
-    admin: "AdminServiceAsyncStub"
+    channel: grpc.aio.Channel
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -241,7 +239,7 @@ class Forwarder:
                 # Calls that still run there end by themselves or by their deadlines; the task keeps the channel until it is closed.
                 _close_later(self._channels.pop(gone))
             channel = self._channels[address] = self._dial(address)
-        return Peer(incarnation, address, WorkflowsServiceStub(channel), AdminServiceStub(channel))
+        return Peer(incarnation, address, WorkflowsServiceStub(channel), channel)
 
 
 _closing: Final[set[asyncio.Task[None]]] = set()

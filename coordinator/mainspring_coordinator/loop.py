@@ -37,9 +37,10 @@ from mainspring_coordinator.engine.events import (
 from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.holdings import Holdings, Proofs, owned_elsewhere, reject, resolve
-from mainspring_coordinator.ports import Observer, Outlet
+from mainspring_coordinator.ports import Observer, Outlet, PermitEffect
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
+from mainspring_coordinator.tasks import Tasks
 from mainspring_coordinator.threads import SystemThreads, Threads
 from mainspring_coordinator.writer import Adopt, Job, Release, Write, Writer, Written
 
@@ -93,8 +94,7 @@ class ControlLoop:
         self._scheduled = False
         self._alarm = Alarm(self._aio, self._schedule)
         self._refused_seen = 0
-        # In the order in which they began, so that they end in one that a seed repeats.
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._tasks = Tasks(self._aio, self._give_up)
         self._flushing: list[asyncio.Future[None]] = []
         self._flushed: list[asyncio.Future[None]] = []
         self._proofs = Proofs()
@@ -117,8 +117,7 @@ class ControlLoop:
         self._writer.close()
         self._writer = None
         self._alarm.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         error = UnavailableError(f"this coordinator gave up its term ({reason}); the outcome is unknown, try again")
         self._delivery.fail_all(error)
         marks = [mark for mark in self._queue if isinstance(mark, asyncio.Future)]
@@ -162,7 +161,7 @@ class ControlLoop:
             self._forget_shard(row.shard, NotOwnerError(f"shard {row.shard} was another coordinator's meanwhile"))
         self._holdings.take(row)
         self._writer.put(Adopt(row))
-        self._recovering[row.shard] = self._spawn(self._recover(row))
+        self._recovering[row.shard] = self._tasks.spawn(self._recover(row))
 
     def looked(self, epochs: Mapping[int, int], peers: PeersSeen, strategy: StrategySeen) -> None:
         """The database shows this: what is at a higher epoch is another's, even if we have nothing to write that would tell us."""
@@ -304,6 +303,10 @@ class ControlLoop:
     def subscribe(self, workflow_id: str, notify: Notify, *, end_only: bool = False) -> Callable[[], None]:
         """Call `notify` after each commit that changed a workflow. See `ports.Loop`."""
         return self._delivery.subscribe(workflow_id, notify, end_only=end_only)
+
+    def on_permits(self, pass_on: Callable[[Sequence[PermitEffect]], None]) -> None:
+        """Call `pass_on` with what each commit lets out of permits. See `ports.Loop`."""
+        self._delivery.pass_on_permits = pass_on
 
     def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
         """Call `notify` with each shard that stops being served; returns what ends it."""
@@ -463,7 +466,7 @@ class ControlLoop:
         if self._holdings.is_ours(shard, epoch):
             self._step(WorkflowEvicted(shard, workflow_id))
             absent = WorkflowAbsent(shard, workflow_id)
-            self._spawn(self._post_read(shard, epoch, lambda: self._loader.workflow(shard, workflow_id), absent))
+            self._tasks.spawn(self._post_read(shard, epoch, lambda: self._loader.workflow(shard, workflow_id), absent))
 
     async def _post_read(
         self, shard: int, epoch: int, read: Callable[[], Awaitable[Event | None]], absent: Event | None = None
@@ -480,21 +483,8 @@ class ControlLoop:
     def _load_outputs(self, wanted: LoadOutputs) -> None:
         epoch = self._holdings.epochs.get(wanted.shard)
         if epoch is not None:
-            self._spawn(self._post_read(wanted.shard, epoch, lambda: self._loader.outputs(wanted)))
+            self._tasks.spawn(self._post_read(wanted.shard, epoch, lambda: self._loader.outputs(wanted)))
 
     def _raise_epoch(self, spent: EpochSpent) -> None:
         """Give a shard up, so that whoever should own it, as a rule we ourselves, takes it under the next epoch."""
-        self._spawn(self.release_shards([spent.shard]))
-
-    def _spawn(self, coroutine: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
-        task = self._aio.create_task(coroutine)
-        self._tasks[task] = None
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            reason = str(error) if isinstance(error, MainspringError) else repr(error)
-            _log.error("task_failed", error=reason, exc_info=error)
-            self._give_up(reason)
+        self._tasks.spawn(self.release_shards([spent.shard]))

@@ -15,9 +15,11 @@ from mainspring_coordinator.engine.effects import (
     Changed,
     EchoCredit,
     Ended,
+    GrantPermits,
     Refuse,
     Replace,
     ReportBacklog,
+    StatePermits,
     Stop,
     StrategyFailed,
     Welcomed,
@@ -27,6 +29,7 @@ from mainspring_coordinator.writer import Written
 
 SessionEffect: TypeAlias = Assign | Stop | Ack | EchoCredit | Refuse | Welcomed | Replace | ReportBacklog
 WorkflowEffect: TypeAlias = Changed | Ended
+PermitEffect: TypeAlias = StatePermits | GrantPermits
 
 
 class Outlet(Protocol):
@@ -104,6 +107,13 @@ class Loop(Protocol):
         `end_only`: only after the commit of its end, with a wider bound of its own.
 
         When the shard is lost, `notify` gets nothing more; the subscriber learns it from `on_shard_lost`.
+        """
+        ...
+
+    def on_permits(self, pass_on: Callable[[Sequence[PermitEffect]], None]) -> None:
+        """Call `pass_on` with what each commit lets out of permits: it is to reach the owner of the shard that it is meant for.
+
+        It may be lost; then it is said again.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""All gRPC services of a coordinator, put on a server together: the contract's three, health and reflection."""
+"""All gRPC services of a coordinator, put on a server together: the contract's four, health and reflection."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from grpc_reflection.v1alpha import reflection
 
 from mainspring.clock import BootClock, Clock
 from mainspring.dial import open_channel
-from mainspring.v1 import admin_pb2, client_pb2, worker_pb2
+from mainspring.v1 import admin_pb2, client_pb2, peers_pb2, worker_pb2
 from mainspring.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from mainspring.v1.client_pb2_grpc import add_WorkflowsServiceServicer_to_server
+from mainspring.v1.peers_pb2_grpc import add_PeersServiceServicer_to_server
 from mainspring.v1.worker_pb2_grpc import add_FleetServiceServicer_to_server
 from mainspring_coordinator.admin import AdminService, Build
 from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
+from mainspring_coordinator.peers import PeersService, PermitPost
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
@@ -30,7 +32,12 @@ from mainspring_coordinator.workflows import WorkflowsService
 
 service_names: Final = tuple(
     contract.DESCRIPTOR.services_by_name[name].full_name
-    for contract, name in ((client_pb2, "WorkflowsService"), (worker_pb2, "FleetService"), (admin_pb2, "AdminService"))
+    for contract, name in (
+        (client_pb2, "WorkflowsService"),
+        (worker_pb2, "FleetService"),
+        (admin_pb2, "AdminService"),
+        (peers_pb2, "PeersService"),
+    )
 )
 
 
@@ -41,6 +48,7 @@ class Services:
     fleet: FleetService
     forwarder: Forwarder
     reads: Reads
+    post: PermitPost
     health: health.aio.HealthServicer
 
     async def set_serving(self, serving: bool) -> None:
@@ -56,6 +64,7 @@ class Services:
 
     async def close(self) -> None:
         """Free what the services hold, once the server has stopped: a call that is under way needs it."""
+        await self.post.close()
         await self.forwarder.close()
         self.reads.close()
 
@@ -84,7 +93,8 @@ async def add_services(
     reads = Reads(reader)
     forwarder = Forwarder(loop, directory, dial)
     fleet = FleetService(loop, directory, build.cluster, timings, version=build.version, clock=clock, vitals=vitals)
-    services = Services(fleet, forwarder, reads, health.aio.HealthServicer())
+    post = PermitPost(loop, forwarder)
+    services = Services(fleet, forwarder, reads, post, health.aio.HealthServicer())
     # Two heartbeats: what is longer is told of a worker, though it is not counted as lost yet.
     explaining = partial(
         Explaining, workers=lambda: fleet.book.entries, clock=clock, silent_ms=2 * timings.heartbeat_ms
@@ -97,6 +107,7 @@ async def add_services(
     add_AdminServiceServicer_to_server(
         AdminService(loop, directory, reads, fleet.book, build, clock, strategies), server
     )
+    add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post), server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
     reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await services.set_serving(False)

@@ -8,6 +8,7 @@ import structlog
 from mainspring import limits
 from mainspring.errors import BadRequestError
 from mainspring.v1 import admin_pb2
+from mainspring.v1.admin_pb2_grpc import AdminServiceStub
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.engine.events import StrategySet
@@ -78,7 +79,9 @@ class Strategies:
             return admin_pb2.SetStrategyResponse(changed=answer.created)
 
         async def there(peer: Peer, time_left_s: float | None) -> admin_pb2.SetStrategyResponse:
-            return await peer.admin.SetStrategy(request, timeout=time_left_s, metadata=peer.metadata)
+            return await AdminServiceStub(peer.channel).SetStrategy(
+                request, timeout=time_left_s, metadata=peer.metadata
+            )
 
         return await self._forwarder.call(home, context, here, there)
 

@@ -25,7 +25,7 @@ from mainspring_coordinator.engine.events import Cancel, Event, Read, Submit, Wo
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.plans import PlanCache, compile_bytes
-from mainspring_coordinator.ports import Outlet, WorkflowEffect
+from mainspring_coordinator.ports import Outlet, PermitEffect, WorkflowEffect
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import (
@@ -84,6 +84,7 @@ class FakeLoop:
         self.outlets: dict[int, Outlet] = {}
         self.subscribers: dict[str, list[Callable[[WorkflowEffect], None]]] = {}
         self.lost_subscribers: list[Callable[[int], None]] = []
+        self.pass_on_permits: Callable[[Sequence[PermitEffect]], None] = lambda effects: None
         self.welcoming = True
         self._sessions = 0
         self._tokens = 0
@@ -164,6 +165,9 @@ class FakeLoop:
     ) -> Callable[[], None]:
         self.subscribers.setdefault(workflow_id, []).append(notify)
         return lambda: self._forget(self.subscribers[workflow_id], notify)
+
+    def on_permits(self, pass_on: Callable[[Sequence[PermitEffect]], None]) -> None:
+        self.pass_on_permits = pass_on
 
     def on_shard_lost(self, notify: Callable[[int], None]) -> Callable[[], None]:
         self.lost_subscribers.append(notify)

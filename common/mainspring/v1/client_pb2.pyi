@@ -57,6 +57,8 @@ class _WorkerVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerV
     """It does not have the labels that the node requires."""
     WORKER_VERDICT_EXECUTOR: _WorkerVerdict.ValueType  # 11
     """It does not run the node's executor."""
+    WORKER_VERDICT_LIMIT: _WorkerVerdict.ValueType  # 12
+    """It could take the node, whose concurrency key has no permit for it yet."""
 
 class WorkerVerdict(_WorkerVerdict, metaclass=_WorkerVerdictEnumTypeWrapper):
     """Why a worker has not got a node."""
@@ -85,6 +87,8 @@ WORKER_VERDICT_LABELS: WorkerVerdict.ValueType  # 10
 """It does not have the labels that the node requires."""
 WORKER_VERDICT_EXECUTOR: WorkerVerdict.ValueType  # 11
 """It does not run the node's executor."""
+WORKER_VERDICT_LIMIT: WorkerVerdict.ValueType  # 12
+"""It could take the node, whose concurrency key has no permit for it yet."""
 Global___WorkerVerdict: _TypeAlias = WorkerVerdict  # noqa: Y015
 
 class _HistoryEventType:

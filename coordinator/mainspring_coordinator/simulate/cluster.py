@@ -14,13 +14,15 @@ from typing import Final
 import orjson
 
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Assign, Effect, Ended, LoadOutputs
+from mainspring_coordinator.engine.effects import Assign, Effect, Ended, GrantPermits, LoadOutputs, StatePermits
 from mainspring_coordinator.engine.events import (
     CreditSet,
     Event,
     Inventory,
     LoadReported,
     OutputsLoaded,
+    PermitsGranted,
+    PermitsStated,
     ResultItem,
     Results,
     ShardReady,
@@ -184,6 +186,10 @@ class SimulatedCluster:
             case LoadOutputs():
                 loaded = OutputsLoaded(effect.shard, effect.workflow_id, dict.fromkeys(effect.nodes, b"null"))
                 self._at(self._now_us, partial(self._step, loaded))
+            case StatePermits():
+                self._at(self._now_us, partial(self._step, PermitsStated(0, effect.statement)))
+            case GrantPermits():
+                self._at(self._now_us, partial(self._step, PermitsGranted(0, effect.reply)))
             case Ended():
                 flow = self._open.pop(effect.workflow_id)
                 self.ended_us[flow.number] = self._now_us - _begin_us
