@@ -53,6 +53,25 @@ def test_a_node_under_which_two_workers_died_goes_to_a_worker_that_has_nothing_e
     assert [assign.node_id for assign in idle.running.values()] == ["n0", "n1"]
 
 
+def test_a_worker_is_not_kept_idle_for_a_node_that_lacks_a_permit() -> None:
+    limited = {"executor": "work", "concurrency": {"key": "db", "limit": 1}}
+    rig = Rig()
+    rig.submit(define([{"id": "bomb", **limited}]), "bad")
+    for number in range(limits.redeliveries_alone_min):
+        rig.attach(f"early{number}")
+        kill(rig)
+    rig.submit(define([{"id": "long", **limited, "priority": 9}]), "first")
+    first = rig.attach("first", slots=2)
+    assert [assign.node_id for assign in first.running.values()] == ["long"]
+    second = rig.attach("second", slots=2)
+    rig.submit(neighbours(2), "good")
+    assert {assign.node_id for worker in (first, second) for assign in worker.running.values()} == {"long", "n0", "n1"}
+    rig.finish("n0")
+    rig.finish("n1")
+    rig.finish("long")
+    assert [assign.node_id for worker in (first, second) for assign in worker.running.values()] == ["bomb"]
+
+
 def test_the_third_worker_that_dies_under_it_alone_is_the_last() -> None:
     rig = twice_bitten()
     rig.attach("third")

@@ -103,6 +103,29 @@ def test_a_hard_affinity_waits_for_the_worker_that_has_the_key() -> None:
     del first
 
 
+def test_a_node_that_waits_for_a_permit_is_told_the_limit_and_who_waits_too() -> None:
+    limited = {"executor": "work", "concurrency": {"key": "db-42", "limit": 2}}
+    rig = Rig()
+    rig.attach("w")
+    rig.attach("other", executors=("other",))
+    rig.submit(define([{"id": name, **limited} for name in "abcd"]))
+    rig.submit(define([{"id": "each", "map": {"over": "${input}"}, **limited}]), "wide", [1, 2, 3])
+    assert why(rig, "c") == "limit 'db-42': 2 of 2 permits are out, and 2 others wait for one"
+    assert verdicts(rig, "c") == {
+        "w": (Verdict.LIMIT, "could take it, once there is a permit of its concurrency key"),
+        "other": (Verdict.EXECUTOR, "does not run executor 'work'"),
+    }
+    (each,) = explain(rig, "each", workflow_id="wide").nodes
+    assert each.reason == (
+        "0 of 3 instances have ended, 0 are with workers; the next one: "
+        "limit 'db-42': 2 of 2 permits are out, and 2 others wait for one"
+    )
+    rig.passes_permits = False
+    rig.submit(define([{"id": "a", "executor": "work", "concurrency": {"key": "new", "limit": 1}}]), "last")
+    (last,) = explain(rig, "a", workflow_id="last").nodes
+    assert last.reason == "limit 'new': the coordinator that keeps its permits has not answered yet"
+
+
 def test_nearness_is_waited_for_a_moment() -> None:
     near = define([{"id": "a", "executor": "work"}, {"id": "b", "executor": "work", "input": "${a}"}])
     rig = Rig(config=with_config(strategy="locality"))

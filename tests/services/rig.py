@@ -28,12 +28,7 @@ from mainspring_coordinator.plans import PlanCache, compile_bytes
 from mainspring_coordinator.ports import Outlet, PermitEffect, WorkflowEffect
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
-from mainspring_coordinator.store.protocol import (
-    ConnectionId,
-    CoordinatorRow,
-    StoredNode,
-    StoredWorkflow,
-)
+from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, StoredNode, StoredWorkflow
 from tests.services.fake_reader import CountedStrategies, FakeReader
 
 _M = TypeVar("_M", bound=Message)

@@ -63,6 +63,13 @@ def test_workflows_that_arrive_later_begin_later() -> None:
     assert figures.busy == pytest.approx(4 / 7)
 
 
+def test_nodes_of_one_concurrency_key_wait_for_each_other() -> None:
+    limited = {"executor": "work", "concurrency": {"key": "db", "limit": 2}}
+    nodes = [{"id": f"n{at}", **limited} for at in range(6)]
+    _, figures = simulate(equal_workers(2, 3), Arrival(0, recording(nodes, {f"n{at}": 1.0 for at in range(6)})))
+    assert figures.makespan_s == pytest.approx(3)
+
+
 def test_a_map_runs_as_many_instances_as_it_has_slots_for() -> None:
     definition = definition_from_json(
         {

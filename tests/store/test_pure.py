@@ -7,13 +7,22 @@ import pytest
 
 from mainspring.errors import SettingsError, StoreUnavailableError
 from mainspring.limits import statement_bytes_max, statement_rows_max
-from mainspring_coordinator.engine.rows import MapExpanded, NodeChanged, PlanSaved, ProgressSaved, WorkflowUpdated
+from mainspring_coordinator.engine.rows import (
+    MapExpanded,
+    NodeChanged,
+    PermitsHeld,
+    PlanSaved,
+    ProgressSaved,
+    WorkflowUpdated,
+)
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.coalesce import (
     assigned_shape,
     changed_shape,
     coalesce,
     inserted_shape,
+    no_permits_shape,
+    permits_shape,
     plan_shape,
     progress_shape,
 )
@@ -73,6 +82,19 @@ def test_an_update_of_a_new_workflow_is_part_of_its_insert() -> None:
         0,
         9,
         b"{}",
+    )
+
+
+def test_permits_are_written_or_taken_away_as_the_last_row_of_each_says() -> None:
+    rows = [PermitsHeld(0, "", key, 1, 2, count) for key, count in (("b", 1), ("a", 0), ("b", 0), ("a", 3), ("c", 0))]
+    written, gone = coalesce(rows)
+    assert (written.shape, list(written.rows)) == (permits_shape, [(0, b"a", 1, 2, 3)])
+    assert (gone.shape, list(gone.rows)) == (no_permits_shape, [(0, b"b", 1), (0, b"c", 1)])
+    ((statement, count),) = mysql_words(gone.shape).statements(gone.rows, 1 << 20)
+    assert count == 2
+    assert statement == (
+        b"DELETE FROM permits WHERE (shard_id=0 AND concurrency_key=_binary'b' AND holder=1)"
+        b" OR (shard_id=0 AND concurrency_key=_binary'c' AND holder=1)"
     )
 
 
