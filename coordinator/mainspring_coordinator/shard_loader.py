@@ -104,7 +104,9 @@ class ShardLoader:
         affected = _Affected()
         after, count = _before_all, 0
         while True:
-            page = await self._in_thread(lambda after=after: self._page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
+            permits, page = await self._in_thread(lambda after=after: self._permits_and_page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
+            for loaded in permits:
+                post(loaded)
             for event in page:
                 post(event)
                 if deaths:
@@ -114,23 +116,12 @@ class ShardLoader:
             if len(page) < limits.recovery_page_workflows:
                 break
             after = _place(page[-1])
-        await self._recover_permits(row.shard, post)
         post(ShardReady(row.shard))
         await taken_in()
         if deaths:
             # After the shard goes on, so that the record is never in the way of the takeover.
             post(affected.of(row.shard, row.shard, deaths, taken=True))
         return count
-
-    async def _recover_permits(self, shard: int, post: Callable[[Event], None]) -> None:
-        after = ("", -1)
-        while True:
-            page = await self._in_thread(lambda after=after: self._reader.permits(shard, after, limits.page_size_max))  # type: ignore[misc]  # as above
-            if page:
-                post(PermitsLoaded(shard, page))
-            if len(page) < limits.page_size_max:
-                return
-            after = (page[-1].key, page[-1].holder)
 
     async def affected(self, fence: int, shard: int, death: Death) -> DeathsFound:
         """Read what waits in a shard whose owner died and which nobody may take; to be recorded under the fence of `fence`."""
@@ -164,6 +155,20 @@ class ShardLoader:
             return OutputsLoaded(wanted.shard, wanted.workflow_id, outputs)
 
         return await self._in_thread(read)
+
+    def _permits_and_page(
+        self, shard: int, after: tuple[int, str]
+    ) -> tuple[Sequence[PermitsLoaded], Sequence[WorkflowLoaded]]:
+        """Read a page of workflows; with the first one also the permits of the keys whose home the shard is."""
+        return self._permits(shard) if after == _before_all else (), self._page(shard, after)
+
+    def _permits(self, shard: int) -> Sequence[PermitsLoaded]:
+        found: list[PermitsLoaded] = []
+        after = ("", -1)
+        while page := self._reader.permits(shard, after, limits.page_size_max):
+            found.append(PermitsLoaded(shard, page))
+            after = (page[-1].key, page[-1].holder)
+        return found
 
     def _page(self, shard: int, after: tuple[int, str]) -> Sequence[WorkflowLoaded]:
         stored = self._reader.open_workflows(shard, after, limits.recovery_page_workflows)
