@@ -59,6 +59,19 @@ def test_nobody_waits_behind_a_node_that_waits_for_a_permit() -> None:
     assert sorted(assign.node_id for _, assign in rig.running()) == ["free0", "free1", "n0"]
 
 
+def test_what_waits_for_one_worker_gets_the_room_that_a_node_without_a_permit_leaves() -> None:
+    hard = {"affinity": {"key": "shared", "mode": "hard"}}
+    rig = Rig()
+    rig.attach("w1", slots=2)
+    rig.submit(define([{"id": "first", **limited(1), **hard}, {"id": "long", "executor": "work", **hard}]), "first")
+    rig.attach("w2")  # so that what follows is looked at, and tied to the worker that has the key
+    rig.submit(define([{"id": "second", **limited(1), **hard}]), "second")
+    rig.submit(define([{"id": "third", "executor": "work", **hard}]), "third")
+    assert {assign.node_id for _, assign in rig.running()} == {"first", "long"}
+    rig.finish("long")
+    assert {assign.node_id for _, assign in rig.running()} == {"first", "third"}
+
+
 def test_nodes_of_other_keys_and_of_none_are_not_concerned() -> None:
     rig = Rig(shards=4)
     rig.attach()

@@ -161,11 +161,13 @@ def _place(turn: Turn, strategies: Mapping[str, Strategy], ready: ReadyClass, ke
         return
     if workflow.plan.concurrency and (place := missing_permit(state, workflow, item)):
         state.ready.tie(ready, key, place, turn.now_us)
+        # Something else that waits for this worker may have its room.
+        state.touch_worker(choice)
         return
     state.ready.take(ready, key, turn.now_us)
     state.rotation += 1
     if not _assign(turn, workflow, item, choice):
-        # Something else that waits for this worker may have its room.
+        # As above.
         state.touch_worker(choice)
     elif strategy.remembers:
         candidates.remember(choice)
@@ -293,7 +295,7 @@ def _serve_bound(turn: Turn, strategies: Mapping[str, Strategy], session: int, k
 
 def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
     """Assign what runs alone to workers that have nothing, and reserve one for the rest; tell whether one may get other work again."""
-    state = turn.state
+    state, freed = turn.state, False
     for _ in range(len(ready.waiting)):
         if turn.left <= 0 or (state.rates and _over_rate(turn, ready)):
             break
@@ -317,6 +319,7 @@ def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
         ):
             # Others may have the worker meanwhile.
             state.ready.tie(ready, key, place, turn.now_us)
+            freed = freed or session in state.reserved
             alone.end_reservation(state, session)
             continue
         item = state.ready.take(ready, key, turn.now_us)
@@ -327,7 +330,7 @@ def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
     ready.waiting.let_back()
     if ready.key in state.ready.alone:
         state.ready.alone[ready.key] = state.ready.alone.pop(ready.key)
-    return alone.release_unneeded(state) if state.reserved else False
+    return alone.release_unneeded(state) or freed if state.reserved else freed
 
 
 def _has_turn(workflow: WorkflowState, item: Item) -> bool:
