@@ -460,11 +460,14 @@ class ControlLoop:
         if shard is None:
             return  # it was lost in the same write
         error = UnavailableError(f"the database refused to store workflow {workflow_id!r}: {reason}")
+        epoch = batch.fenced.get(shard, 0)
+        ours = self._holdings.is_ours(shard, epoch)
+        if ours:
+            self._step(WorkflowEvicted(shard, workflow_id))
+        # Only now: what was due came first in that step, and was done with what is not stored.
         for gathered in (batch, self._gathering):
             self._delivery.refuse(gathered.drop_workflows({workflow_id}), error)
-        epoch = batch.fenced.get(shard, 0)
-        if self._holdings.is_ours(shard, epoch):
-            self._step(WorkflowEvicted(shard, workflow_id))
+        if ours:
             absent = WorkflowAbsent(shard, workflow_id)
             self._tasks.spawn(self._post_read(shard, epoch, lambda: self._loader.workflow(shard, workflow_id), absent))
 

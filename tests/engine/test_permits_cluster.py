@@ -125,6 +125,8 @@ class Owner:
         self.epochs: dict[int, int] = {}
         self.gathering = Gathered()
         self.committed: list[Effect] | None = None
+        self.evicted: list[tuple[int, int, str]] = []
+        """Shard, epoch and name of workflows that are to be loaded anew."""
         for session, name in enumerate(workers, 1):
             incarnation = f"{session:032x}"
             executors = frozenset({"work"})
@@ -170,10 +172,9 @@ class Owner:
         stale = {row.shard for row in batch.rows if database.epochs[row.shard] != self.epochs.get(row.shard)}
         batch.drop_shards(stale)
         names = sorted({row.workflow_id for row in batch.rows if row.workflow_id})
-        refused = chance.choice(names) if names and self.cluster.faults and chance.random() < 0.03 else ""
+        refused = chance.choice(names) if names and self.cluster.faults and chance.random() < 0.1 else ""
         if refused and not any(isinstance(row, WorkflowInserted) for row in batch.rows):
             batch.drop_workflows({refused})
-            self.gathering.drop_workflows({refused})
         database.commit(batch.rows)
         self.committed = batch.outward
         for shard in stale:
@@ -183,8 +184,16 @@ class Owner:
         shard = shard_of(refused, shards) if refused else -1
         if shard in self.epochs and not any(isinstance(row, WorkflowInserted) for row in batch.rows):
             self.step(WorkflowEvicted(shard, refused))
-            loaded = [one for one in fold(database.rows, by_hash)[0] if one.workflow_id == refused]
-            self.step(loaded[0] if loaded else WorkflowAbsent(shard, refused))
+            self.gathering.drop_workflows({refused})
+            self.evicted.append((shard, self.epochs[shard], refused))
+
+    def load_anew(self) -> None:
+        """Load what was refused, unless the shard is not ours any more."""
+        while self.evicted:
+            shard, epoch, name = self.evicted.pop()
+            if self.epochs.get(shard) == epoch:
+                loaded = [one for one in fold(self.cluster.database.rows, by_hash)[0] if one.workflow_id == name]
+                self.step(loaded[0] if loaded else WorkflowAbsent(shard, name))
 
     def let_out(self) -> None:
         effects, self.committed = self.committed or [], None
@@ -214,6 +223,7 @@ class Cluster:
         self.database = Database()
         self.running: dict[int, dict[tuple[int, int], Owner]] = {n: {} for n in range(1, len(workers) + 1)}
         self.messages: list[StatePermits | GrantPermits] = []
+        self.past: list[StatePermits | GrantPermits] = []
         self.owners = [Owner(self, number) for number in range(3)]
         self.submitted = self.token = 0
         for shard in range(shards):
@@ -223,14 +233,16 @@ class Cluster:
         self.messages.append(effect)
 
     def deliver(self) -> None:
-        """Let a message arrive somewhere: most are in order and arrive once."""
+        """Let a message arrive somewhere: most are in order and arrive once; some were sent long ago."""
         chance = self.chance
-        at = chance.randrange(len(self.messages)) if self.faults and chance.random() < 0.5 else 0
-        message = self.messages[at]
-        if not self.faults or chance.random() < 0.8:
-            del self.messages[at]
-        if self.faults and chance.random() < 0.1:
-            return
+        at = chance.randrange(len(self.messages)) if self.faults and chance.random() < 0.3 else 0
+        message = self.messages.pop(at)
+        self.past.append(message)
+        if self.faults:
+            if chance.random() < 0.1:
+                return
+            if chance.random() < 0.2:
+                message = chance.choice(self.past[-40:])
         if isinstance(message, StatePermits):
             home = shard_of(message.statement.key, shards)
             event: Event = PermitsStated(home, message.statement)
@@ -272,28 +284,35 @@ class Cluster:
             if owner is dead:
                 self.database.owners[shard] = None
 
+    def take_some_shard(self) -> None:
+        """Let somebody own a shard: one that nobody owns, if there is one."""
+        free = [shard for shard, owner in self.database.owners.items() if owner is None]
+        self.chance.choice(self.owners).take(self.chance.choice(free or range(shards)))
+
     def act(self) -> None:
         chance = self.chance
         act = chance.random()
         owner = chance.choice(self.owners)
-        if act < 0.08 and self.submitted < 25:
+        if act < 0.10 and self.submitted < 40:
             self.submit()
-        elif act < 0.30:
+        elif act < 0.25:
             self.report()
-        elif act < 0.48 and self.messages:
+        elif act < 0.50 and self.messages:
             self.deliver()
-        elif act < 0.80:
+        elif act < 0.85:
             if owner.committed is None:
                 owner.commit()
             else:
                 owner.let_out()
-        elif act < 0.82:
-            chance.choice(self.owners).take(chance.randrange(shards))
-        elif act < 0.825:
+        elif act < 0.86:
+            owner.load_anew()
+        elif act < 0.875:
+            self.take_some_shard()
+        elif act < 0.877:
             self.kill()
-        elif act < 0.84:
+        elif act < 0.90:
             owner.inventory(chance.randrange(1, len(workers) + 1), chance.randrange(shards))
-        elif act < 0.845 and self.submitted:
+        elif act < 0.905 and self.submitted:
             name = f"wf{chance.randrange(self.submitted)}"
             owner.step(Cancel(-1, shard_of(name, shards), name, ""))
         else:
@@ -311,6 +330,7 @@ class Cluster:
                 self.deliver()
             self.report()
             for owner in self.owners:
+                owner.load_anew()
                 owner.finish_acts()
                 if owner.committed is None:
                     owner.commit()
