@@ -114,7 +114,7 @@ def test_when_the_owner_of_the_home_dies_what_runs_keeps_its_permits(chosen_url:
             await eventually(told)
             assert len(cluster.effects.starts()) == key.limit
             cluster.effects.open_gate("open")
-            await all_ended(survivor, dict.fromkeys(held))
+            await all_ended(survivor, {**dict.fromkeys(held)})
             started_once(cluster.effects)
             assert most_at_once(cluster.effects.read()) == key.limit
             await none_is_out(chosen_url)

@@ -35,6 +35,7 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkflowAbsent,
     WorkflowEvicted,
+    WorkflowLoaded,
 )
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.plan import Plan
@@ -324,7 +325,7 @@ class Cluster:
         self.faults = False
         for shard in range(shards):
             self.chance.choice(self.owners).take(shard)
-        quiet = 0
+        quiet, open_ones = 0, list[WorkflowLoaded]()
         for _ in range(4_000):
             while self.messages:
                 self.deliver()

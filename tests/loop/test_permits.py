@@ -1,7 +1,8 @@
 """Permits of concurrency keys through the real loop and its journal: stored, then used; taken back only for what is stored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from mainspring.errors import UnavailableError
 from mainspring.ids import shard_of
@@ -55,16 +56,15 @@ async def test_a_permit_is_stored_before_it_is_used_and_given_on_after_the_end_i
         await rig.submit(limited, second)
         rig.loop.post(Results(session, [done(assign)]))
         assert (await outbox.wait_for(Assign, 2))[1].workflow_id == second
-        at = [
-            next(n for n, batch in enumerate(rig.journal.batches) if any(holds(row) for row in batch.rows))
-            for holds in (
-                lambda row: isinstance(row, PermitsHeld) and row.holder == 0 and row.count,
-                lambda row: isinstance(row, NodeAssigned) and row.workflow_id == first,
-                lambda row: isinstance(row, NodeChanged) and row.workflow_id == first,
-                lambda row: isinstance(row, PermitsHeld) and row.holder == 1 and row.count,
-                lambda row: isinstance(row, NodeAssigned) and row.workflow_id == second,
-            )
+        marks: list[Callable[[Any], object]] = [
+            lambda row: isinstance(row, PermitsHeld) and row.holder == 0 and row.count,
+            lambda row: isinstance(row, NodeAssigned) and row.workflow_id == first,
+            lambda row: isinstance(row, NodeChanged) and row.workflow_id == first,
+            lambda row: isinstance(row, PermitsHeld) and row.holder == 1 and row.count,
+            lambda row: isinstance(row, NodeAssigned) and row.workflow_id == second,
         ]
+        batches = rig.journal.batches
+        at = [next(n for n, batch in enumerate(batches) if any(map(mark, batch.rows))) for mark in marks]
         assert at == sorted(set(at)), at
 
 
