@@ -125,7 +125,8 @@ class PeersService(PeersServiceServicer):
         if len(request.statements) + len(request.replies) > limits.items_a_message_max:
             raise BadRequestError(f"a message has at most {limits.items_a_message_max} items; send several")
         for to, effect in self._read(request):
-            if to in self._loop.serving:
+            # Also while it is being recovered: whoever asks is answered as soon as it is not.
+            if self._forwarder.find(to) is True:
                 self._post.take(effect, to)
         return peers_pb2.PassPermitsResponse()
 

@@ -318,6 +318,17 @@ def test_permits_that_a_new_owner_knows_nothing_of_are_asked_for_and_freed() -> 
     assert not rig.engine.state.shards[0].home.ledgers
 
 
+def test_a_shard_that_is_asked_before_it_is_ready_answers_when_it_is() -> None:
+    rig = Rig(own=False)
+    rig.passes_permits = False
+    rig.step(ShardTaken(0, 7, 0, "e" * 32))
+    assert not of(rig.step(PermitsGranted(0, Reply("db", 0, 0, 0, 9, {}))), StatePermits)
+    (said,) = of(rig.step(ShardReady(0)), StatePermits)
+    assert said.statement == Statement("db", 0, 7, 1, 9, 0, {})
+    rig.step(PermitsGranted(0, Reply("db", 0, 7, 1, 9, {})))
+    assert not rig.engine.state.shards[0].demands.by_key
+
+
 def test_a_shard_that_is_silent_is_asked_again_and_again() -> None:
     rig = home()
     rig.step(PermitsStated(0, statement(number=1, wants={Group(5, 1): 1})))

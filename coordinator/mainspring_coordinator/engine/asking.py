@@ -84,7 +84,11 @@ def granted(turn: Turn, event: PermitsGranted) -> None:
     """The home of a key replies to a statement, or asks for one."""
     reply = event.reply
     shard = turn.state.shards.get(event.shard)
-    if shard is None or not _knows_itself(shard):
+    if shard is None:
+        return
+    if not _knows_itself(shard):
+        if not reply.number:
+            _answer_later(shard, reply)
         return
     demand = shard.demands.by_key.get(reply.key)
     if demand is not None and reply.home_epoch < demand.home_epoch:
@@ -103,6 +107,13 @@ def granted(turn: Turn, event: PermitsGranted) -> None:
             _add(demand.spare, group.limit, more)
             _untie(turn, shard, reply.key, demand, group.limit, more)
     turn.state.unsaid[shard.shard, reply.key] = None
+
+
+def _answer_later(shard: ShardState, reply: Reply) -> None:
+    """A home asks what a shard has, which is not all in memory yet: as soon as it is, that is said, if only that it is nothing."""
+    demand = shard.demands.of(reply.key)
+    demand.home_epoch = max(demand.home_epoch, reply.home_epoch)
+    demand.kept = -1
 
 
 def _correct(turn: Turn, shard: ShardState, reply: Reply, demand: Demand | None) -> None:

@@ -95,7 +95,7 @@ class Demand:
     home_epoch: int = 0
     """The highest that was heard of."""
     kept: int = 0
-    """What the home takes us to have: stated, or granted since."""
+    """What the home takes us to have: stated, or granted since; -1: it asked, and was told nothing yet."""
     wanted: dict[Group, int] = field(default_factory=dict[Group, int])
     """What it takes us to want beyond that."""
     granted: dict[Group, int] = field(default_factory=dict[Group, int])
