@@ -123,7 +123,7 @@ class Clients:
         world, chance = self.cluster.world, self.cluster.world.chance
         self.submitted += 1
         name = f"wf-{self.submitted}"
-        plan = draw_plan(chance, self.submitted)
+        plan = draw_plan(chance, self.submitted, limited=self.cluster.profile.limited)
         given = {
             "ms": chance.choice((1, 5, 20, 20, 60, 200, 800)),
             "fails": chance.choice((0, 0, 0, 0, 1, 2, 3)),

@@ -36,6 +36,8 @@ class Profile:
     small: bool = False
     """Whether the bounds are as small as the cluster."""
     strategy: str = "load-balanced"
+    limited: bool = False
+    """Whether workflows have nodes with concurrency keys."""
 
 
 @dataclass(slots=True, eq=False)
@@ -240,6 +242,8 @@ class Cluster:
             machine = worker.worker._machine
             if not machine.idle:
                 return f"{worker.name} has {list(machine.attempts)}"
+        if self.server.store.tables.permits:
+            return f"permits are out: {list(self.server.store.tables.permits)}"
         return ""
 
     def check_credit(self) -> None:

@@ -2,22 +2,27 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 
+from mainspring.errors import BusyError
+from mainspring.ids import shard_of
 from mainspring.settings import CoordinatorSettings
-from mainspring.v1 import worker_pb2
+from mainspring.v1 import peers_pb2, worker_pb2
+from mainspring_coordinator import permits_wire
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Effect, Ended, StrategyFailed
-from mainspring_coordinator.engine.events import PeersSeen, StrategySeen
+from mainspring_coordinator.engine.effects import Effect, Ended, StatePermits, StrategyFailed
+from mainspring_coordinator.engine.events import PeersSeen, PermitsGranted, PermitsStated, StrategySeen
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.epoch import View
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.loop import ControlLoop
+from mainspring_coordinator.ports import PermitEffect
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Journal, ShardRow
@@ -86,6 +91,7 @@ class Coordinator:
         timings = FleetTimings(
             settings.heartbeat_interval_ms, settings.failure_detection_timeout_ms, settings.stream_grace_ms
         )
+        self.loop.on_permits(self._pass_on_permits)
         self.fleet = FleetService(self.loop, self.election, "mainspring", timings, version="0", clock=process)
         self.fleet.accepting = False
         cluster = await self.election.start()
@@ -93,6 +99,7 @@ class Coordinator:
         self.fleet.start()
         self.fleet.accepting = True
         self._wires.listeners[self.name] = (process, self._take_call)
+        self._wires.peers[self.name] = (process, self.take_permits)
 
     async def stop(self) -> None:
         """Leave in order, as `app.Coordinator.stop` does."""
@@ -123,6 +130,42 @@ class Coordinator:
             for law, what in check_engine(self.loop._engine):
                 self._witness.breaks(law, f"{self.name}: {what}")
         let_out(effects)
+
+    # -- permits -----------------------------------------------------------------------------------------------------------
+
+    def _pass_on_permits(self, effects: Sequence[PermitEffect]) -> None:
+        """Send what shards say of permits, as `peers` does: within the process, or by a call that may be lost, or come twice."""
+        for effect in effects:
+            said = effect.statement if isinstance(effect, StatePermits) else effect.reply
+            to = shard_of(said.key, self.loop.shards_total) if isinstance(effect, StatePermits) else said.shard
+            owner = self.election.owner_of(to)
+            if to in self.loop.owned() or owner is None or owner[0] == self.election.incarnation:
+                self._take_permits(effect, to)
+                continue
+            request = permits_wire.to_request([effect])
+            for _ in range(self._wires.copies()):
+                arrive = partial(self._wires.post, owner[1], owner[0], request)
+                self._wires.network.send(self.name, owner[1], arrive)
+
+    def take_permits(self, incarnation: str, request: peers_pb2.PassPermitsRequest) -> None:
+        """A call has arrived that was meant for an incarnation."""
+        if incarnation != self.election.incarnation:
+            return
+        total = self.loop.shards_total
+        for statement in request.statements:
+            said = permits_wire.to_statement(statement, total)
+            self._take_permits(said, shard_of(said.statement.key, total))
+        for message in request.replies:
+            self._take_permits(permits_wire.to_reply(message, total), message.shard)
+
+    def _take_permits(self, effect: PermitEffect, to: int) -> None:
+        if to in self.loop.owned():
+            with suppress(BusyError):
+                self.loop.post(
+                    PermitsStated(to, effect.statement)
+                    if isinstance(effect, StatePermits)
+                    else PermitsGranted(to, effect.reply)
+                )
 
     # -- calls -------------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from mainspring import limits
 from mainspring_coordinator.engine.alone import must_run_alone
+from mainspring_coordinator.engine.permits import place_prefix, waits_for
 from mainspring_coordinator.engine.placement.base import host_place, shard_place, worker_place
 from mainspring_coordinator.engine.ready import next_instance
 from mainspring_coordinator.engine.state import Assignment, State, WorkflowState
@@ -72,6 +73,11 @@ def _check_flow(state: State, flow: WorkflowState) -> Iterator[tuple[int, str]]:
 def _is_untied_some_day(state: State, flow: WorkflowState, place: str, item: tuple[int, int]) -> bool:
     if place.startswith("host:"):
         return any(t.kind is TimerKind.NEARNESS and (t.workflow_id, t.node) == (flow.id, item[0]) for t in state.timers)
+    if place.startswith(place_prefix):
+        shard, _, key = waits_for(place)
+        demand = state.shards[shard].demands.by_key[key]
+        due = [t for t in state.timers if t.kind is TimerKind.PERMITS and t.number == demand.number]
+        return (shard, key) in state.unsaid or any((t.shard, t.workflow_id) == (shard, key) for t in due)
     worker = state.workers.get(state.sessions.get(place.removeprefix("worker:"), 0))
     # Whoever has not stated what it has of a shard does so when it attaches, and when the shard has a new owner.
     return place == shard_place(flow.shard) or (worker is not None and not worker.draining)

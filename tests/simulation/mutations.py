@@ -22,6 +22,7 @@ from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.turn import Turn
 from mainspring_coordinator.epoch import Lease
 from mainspring_coordinator.loop import ControlLoop
+from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.memory import MemoryJournal, MemoryLockSession
 from mainspring_worker.attempts import Phase, Session, Start
 from mainspring_worker.machine import Machine
@@ -207,6 +208,10 @@ def _deferred_without_bound() -> Sequence[Any]:
     return [patch.object(step, "_defer", lambda _turn, shard, event: shard.deferred.append(event))]
 
 
+def _permits_forgotten() -> Sequence[Any]:
+    return [patch.object(ShardLoader, "_permits", lambda _loader, _shard: ())]
+
+
 def _unproven() -> Sequence[Any]:
     return [patch.object(batch, "needs_proof", lambda _effect: False)]
 
@@ -267,6 +272,13 @@ _all: Final = (
         _deferred_without_bound,
         "law 9",
         10,
+    ),
+    Mutation(
+        "permits-forgotten",
+        "the new owner of a key's home does not read back who has permits",
+        _permits_forgotten,
+        "law 6",
+        21,
     ),
     Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 76),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 2),

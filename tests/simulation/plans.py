@@ -4,6 +4,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final
 
+import orjson
+
 from mainspring.definition import definition_from_json
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 
@@ -23,6 +25,19 @@ _ranks: Final[tuple[dict[str, Any], ...]] = (
     {"fairness_key": "many"},
     {},
 )
+
+
+_keys: Final = ({"key": "db", "limit": 2}, {"key": "api", "limit": 1})
+"""Of limited graphs most nodes have one of these."""
+
+
+def _limited(plan: Plan) -> Plan:
+    """Return a plan of which two of three nodes share a concurrency key with those of other workflows."""
+    value: Any = orjson.loads(plan.definition)
+    for at, node in enumerate(value["nodes"]):
+        if at % 3:
+            node["concurrency"] = _keys[at % 3 - 1]
+    return compile_plan(definition_from_json(value))
 
 
 def _plan(name: str, nodes: Sequence[dict[str, Any]], **rest: Any) -> tuple[Plan, ...]:
@@ -69,7 +84,14 @@ _graphs: Final = (
 )
 
 
-def draw_plan(chance: random.Random, number: int) -> Plan:
-    """Return the plan of the workflow of this number: chance draws its graph, and the number its rank."""
+_limited_graphs: Final = {plan.hash: _limited(plan) for ranked in _graphs for plan in ranked}
+
+
+def draw_plan(chance: random.Random, number: int, *, limited: bool) -> Plan:
+    """Return the plan of the workflow of this number: chance draws its graph, and the number its rank.
+
+    `limited`: two of three plans have nodes with limits.
+    """
     ranked = chance.choice(_graphs)
-    return ranked[number % len(ranked)]
+    plan = ranked[number % len(ranked)]
+    return _limited_graphs[plan.hash] if limited and number % 3 else plan

@@ -15,6 +15,8 @@ from tests.simulation.world import SECOND, World
 
 _longest_us = 600 * SECOND
 _settling_us = 60 * SECOND
+_unlimited = 20
+"""Beyond this seed every third run has workflows with limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ def profile_of(seed: int) -> Profile:
         step_nodes=chance.choice((1, 2, 5, 20, 500)),
         small=chance.random() < 0.5,
         strategy=chance.choice(strategy_names),
+        # Not drawn, so that the others are as they would be without; and those that `mutations` names are among these.
+        limited=seed > _unlimited and seed % 3 == 0,
     )
 
 

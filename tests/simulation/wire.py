@@ -38,6 +38,8 @@ class Wires:
         self.network = network
         self.listeners: dict[str, tuple[Process, Callable[[Context], None]]] = {}
         """By address: the process that listens, and what takes up a call as a step of it."""
+        self.peers: dict[str, tuple[Process, Callable[[str, Any], None]]] = {}
+        """By address: the process that listens, and what takes up a call of another coordinator."""
         self.streams: list[Connection] = []
         self.lose = self.repeat = 0.0
         """How likely a message is lost, or its items come twice."""
@@ -48,6 +50,19 @@ class Wires:
     def dial(self, process: Process, address: str) -> "Channel":
         """Open a channel."""
         return Channel(self, process, address)
+
+    def copies(self) -> int:
+        """Draw how often a call of a coordinator arrives: as a rule once."""
+        chance = self.world.chance
+        if chance.random() < max(self.lose, 0.02):
+            return 0
+        return 2 if chance.random() < max(self.repeat, 0.02) else 1
+
+    def post(self, address: str, incarnation: str, request: Any) -> None:
+        """A call of a coordinator has arrived at another's host."""
+        process, take = self.peers[address]
+        if process.alive:
+            process.run_soon(partial(take, incarnation, request))
 
     def find_dead(self) -> None:
         """Let the pings look at every stream: after a cut, a pause or a death."""

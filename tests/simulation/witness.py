@@ -4,6 +4,7 @@ It keeps its own account of the database, row by row as it is committed, and com
 A law that is broken is noted, with its number, and ends the run.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import orjson
 
 from mainspring.ids import epoch_of
+from mainspring.workflow import Concurrency
 from mainspring_coordinator.engine.effects import (
     Ack,
     Answer,
@@ -28,6 +30,7 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    PermitsHeld,
     WorkflowInserted,
     WorkflowUpdated,
 )
@@ -111,6 +114,10 @@ class Witness:
         """When an assignment was sent last."""
         self._stood_still: dict[object, tuple[int, frozenset[tuple[int, int]]]] = {}
         """By process of a worker: when it went on after it had stood still for long, and what it had then."""
+        self._permits: dict[tuple[str, int], int] = {}
+        """By concurrency key and shard: how many permits the rows say that it has."""
+        self._limited: dict[str, set[Place]] = {}
+        """By concurrency key: the nodes that are with workers."""
         self._runs: list[tuple[int, int]] = []
         """By number: the (shard, id) that code was started for."""
 
@@ -185,12 +192,36 @@ class Witness:
                     self._assigned(row, batch.epochs[row.shard])
                 case NodeChanged():
                     self._changed(row)
+                case PermitsHeld():
+                    self._permits[row.key, row.holder] = row.count
+                    continue
                 case MapExpanded():
                     self.nodes[row.workflow_id, row.node, -1] = Node(_N.RUNNING)
                     self._seen(self.flows[row.workflow_id], row.version)
                 case _:
                     continue
             self.hold(row.workflow_id not in ended, 4, f"{row.workflow_id} had ended, and changes")
+        self._limits_hold()
+
+    def _limits_hold(self) -> None:
+        for key, places in self._limited.items():
+            limit = (
+                max(wanted.limit for place in places if (wanted := self._wanted(place)) is not None) if places else 0
+            )
+            self.hold(len(places) <= limit, 6, f"{len(places)} nodes of {key!r} run, more than {limit}")
+            for shard, count in Counter(self.flows[name].shard for name, _, _ in places).items():
+                has = self._permits.get((key, shard), 0)
+                self.hold(count <= has, 6, f"{count} nodes of {key!r} run in shard {shard}, which has {has} permits")
+
+    def _wanted(self, place: Place) -> Concurrency | None:
+        concurrency = self.plans[place[0]].concurrency
+        return concurrency[place[1]] if concurrency else None
+
+    def _count_limited(self, place: Place, *, running: bool) -> None:
+        wanted = self._wanted(place)
+        if wanted is not None:
+            places = self._limited.setdefault(wanted.key, set())
+            (places.add if running else places.discard)(place)
 
     def _has_ended(self, name: str) -> bool:
         flow = self.flows.get(name)
@@ -227,6 +258,7 @@ class Witness:
         self._given[key] = row.incarnation
         node.status, node.attempt, node.assignment = _N.RUNNING, row.attempt, row.assignment
         node.incarnation = row.incarnation
+        self._count_limited(place, running=True)
         self._seen(flow, row.version)
 
     def _changed(self, row: NodeChanged) -> None:
@@ -238,6 +270,7 @@ class Witness:
         self._seen(flow, row.version)
         ran = node.status in (_N.RUNNING, _N.CANCELLING) and node.assignment
         node.status = row.status
+        self._count_limited(place, running=row.status in (_N.RUNNING, _N.CANCELLING))
         if not ran or row.status is _N.CANCELLING:
             return
         key = (flow.shard, node.assignment)
