@@ -217,7 +217,7 @@ def _unproven() -> Sequence[Any]:
 
 
 _all: Final = (
-    Mutation("fence-ignored", "a write transaction does not prove its epochs", _fence_ignored, "law 3", 9),
+    Mutation("fence-ignored", "a write transaction does not prove its epochs", _fence_ignored, "law 3", 16),
     Mutation("epoch-not-raised", "a new owner keeps the epoch of the one before", _epoch_not_raised, "law 3", 1),
     Mutation(
         "ack-before-commit",
@@ -236,14 +236,14 @@ _all: Final = (
         "a worker that stood still begins what was sent meanwhile",
         lambda: [patch.object(Machine, "stood_still", lambda _machine, _ping: None)],
         "law 11",
-        9,
+        3,
     ),
     Mutation(
         "cut-off-judges",
         "a coordinator that is cut off from all workers takes them for dead",
         _cut_off_judges,
         "law 11",
-        10,
+        78,
     ),
     Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 17),
     Mutation("lease-for-ever", "a coordinator speaks however old its lease is", _lease_for_ever, "law 3", 1),
@@ -254,7 +254,7 @@ _all: Final = (
         "law 6",
         1,
     ),
-    Mutation("state-kept", "a coordinator that loses a shard keeps what it knew of it", _state_kept, "law 6", 3),
+    Mutation("state-kept", "a coordinator that loses a shard keeps what it knew of it", _state_kept, "law 6", 5),
     Mutation("commit-repeated", "a commit whose answer was lost is made again", _commit_repeated, "law 4", 1),
     Mutation("ids-not-looked-up", "a submit does not look whether its id is taken", _ids_not_looked_up, "law 1", 1),
     Mutation(
@@ -280,7 +280,7 @@ _all: Final = (
         "law 6",
         21,
     ),
-    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 76),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 219),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 2),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}
