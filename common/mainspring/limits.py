@@ -191,5 +191,10 @@ database_start_wait_ms_max: Final = 30_000
 epoch_max: Final = 2**31 - 1
 assignment_number_max: Final = 2**31 - 1
 
+# Metrics
+label_values_max: Final = 100  # of a label whose values come from users; the others are one series together
+classes_measured_max: Final = 1_000  # of what waits: a class takes 1 to 2 us
+arrivals_remembered_max: Final = 256  # of an executor: how long its nodes wait is known to one part in 64
+
 # Logs
 log_value_bytes_max: Final = 8 * KIB

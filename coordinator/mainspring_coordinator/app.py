@@ -35,10 +35,12 @@ from mainspring_coordinator.loop import ControlLoop
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.probes import ProbeServer, make_app
+from mainspring_coordinator.readings import Fleet, Reading
 from mainspring_coordinator.record import Record
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
+from mainspring_coordinator.store.errors import errors_met
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Attempts, Journal, ShardRow
 from mainspring_coordinator.store.revision import revision_wanted
@@ -172,13 +174,8 @@ class Coordinator:
             observer=self._metrics,
             give_up=self._election.give_up,
         )
-        self._metrics.watch(
-            active_workflows=self.active_workflows,
-            queue_depth=lambda: self._loop.queue_depth,
-            shards_owned=lambda: len(self._loop.owned()),
-            workers_attached=self._attached_workers,
-            strategy=lambda: self._loop.engine.strategy,
-        )
+        self._metrics.watch(self._read)
+        self._loop.on_shard_lost(self._metrics.shard_lost)
         cluster = await self._election.start()
         self._loop.shards_total = cluster.shards_total
         self._services = await add_services(
@@ -256,6 +253,7 @@ class Coordinator:
     def on_term(self, incarnation: str, journal: Journal) -> None:
         """A term began."""
         _log.info("term_began", incarnation=incarnation)
+        self._metrics.term_began()
         self._loop.begin_term(journal)
         if self._services is not None:
             self._services.fleet.accepting = True
@@ -284,6 +282,8 @@ class Coordinator:
     def on_term_lost(self, reason: str) -> None:
         """The term is over."""
         _log.warning("term_lost", reason=reason)
+        if not self._draining:
+            self._metrics.term_lost()
         self._loop.end_term(reason)
         if self._services is not None and not self._draining:
             fleet = self._services.fleet
@@ -343,6 +343,27 @@ class Coordinator:
         if self._strategy not in ("", in_force):
             _log.info("strategy_in_force", before=self._strategy, strategy=in_force)
         self._strategy = in_force
+
+    def _read(self) -> Reading:
+        """Look at everything that metrics tell of; on the event loop."""
+        loop, election, services = self._loop, self._election, self._services
+        silent_us = election.database_silent_us()
+        return Reading(
+            state=loop.engine.state,
+            strategy=loop.engine.strategy,
+            open_workflows=loop.engine.open_workflows,
+            events_queued=loop.queue_depth,
+            fleet=services.fleet.book.fleet() if services is not None else Fleet(),
+            shards_total=loop.shards_total,
+            shards_owned=len(loop.owned()),
+            shards_serving=len(loop.serving),
+            shards_without_owner=sum(election.owner_of(shard) is None for shard in range(loop.shards_total)),
+            lease_held=election.fresh(),
+            database_silent_s=silent_us / 1_000_000 if silent_us is not None else None,
+            database_errors=errors_met(),
+            database_us=election.now_us() if loop.engine.state.shards else 0,
+            now_us=self._clock.now_us(),
+        )
 
     def _said_to_workers(self) -> tuple[str, str]:
         silent_us = self._election.database_silent_us()

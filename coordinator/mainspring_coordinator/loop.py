@@ -370,6 +370,7 @@ class ControlLoop:
             return
         batch = self._gathering
         batch.add_changes(self._engine.cut())
+        self._observer.cut(self._engine.state.ready)
         known = self._holdings.epochs
         prove = {shard: known[shard] for shard in (*batch.shards_to_prove(), *self._proofs.asked) if shard in known}
         if not batch and not prove:
@@ -421,9 +422,8 @@ class ControlLoop:
         self._proofs.answer(written.lost, self._holdings.epochs)
         resolve(self._flushing)
         refused = self._engine.state.refused_results
-        if refused != self._refused_seen:
-            self._observer.refused(refused - self._refused_seen)
-            self._refused_seen = refused
+        self._observer.let_out(batch.outward, refused - self._refused_seen)
+        self._refused_seen = refused
         self._cut()
         # Also when nothing is queued: a full batch has held back what is due.
         self._schedule()

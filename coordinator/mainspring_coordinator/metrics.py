@@ -4,14 +4,19 @@ The first three are the deployment guide's, name by name; ours begin with `mains
 among those known becomes "other". The registry is our own, so that several coordinators fit into one process of a test.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 
+from mainspring.clock import BootClock, Clock
 from mainspring.usage import Usage
-from mainspring_coordinator.engine.effects import Ended, StrategyFailed
+from mainspring_coordinator.engine.effects import Effect, Ended, StrategyFailed
+from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.engine.status import WorkflowStatus
+from mainspring_coordinator.readings import Reading, Readings, strategies
+from mainspring_coordinator.waits import Waits
 from mainspring_coordinator.writer import Written
 
 lock_buckets_s: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10)
@@ -24,15 +29,17 @@ _STATUSES: Final = {
     WorkflowStatus.FAILED: "failed",
     WorkflowStatus.CANCELLED: "cancelled",
 }
-_STRATEGIES: Final = frozenset({"load-balanced", "round-robin", "capability", "locality", "affinity", "dynamic"})
+_STRATEGIES: Final = strategies | {"dynamic"}
 
 
 class Metrics:
-    """Implements `election.Measures`, `ports.Observer`, `record.Counts` and `dynamic.Counts`. Safe from any thread."""
+    """Implements `election.Measures`, `ports.Observer`, `record.Counts` and `dynamic.Counts`. What it is told may come from any thread."""
 
-    def __init__(self, engine_id: str, usage: Usage) -> None:
+    def __init__(self, engine_id: str, usage: Usage, *, clock: Clock | None = None) -> None:
         """`engine_id` is ENGINE_INSTANCE_ID."""
         self._engine_id = engine_id
+        self._clock = clock or BootClock()
+        self._waits = Waits()
         self.registry = registry = CollectorRegistry()
         self._executions = Counter(
             "workflow_executions_total",
@@ -47,14 +54,9 @@ class Metrics:
             buckets=lock_buckets_s,
             registry=registry,
         ).labels("shard")
-        self._load = Gauge(
-            "engine_load",
-            "Load of this process: cpu and memory in percent, workflows as a count",
-            ("engine_id", "metric_type"),
-            registry=registry,
-        )
-        self._load.labels(engine_id, "cpu").set_function(usage.cpu_percent)
-        self._load.labels(engine_id, "memory").set_function(usage.memory_percent)
+        self._readings = Readings(engine_id, usage, self._waits)
+        registry.register(self._readings)
+        ProcessCollector(registry=registry)
         self._commit = Histogram(
             "mainspring_commit_duration_seconds",
             "A batch at the journal, from its first statement to its commit",
@@ -104,34 +106,33 @@ class Metrics:
             ("strategy", "by"),
             registry=registry,
         )
+        self._terms = Counter("mainspring_terms_total", "Terms that this process began", registry=registry)
+        self._terms_lost = Counter("mainspring_terms_lost_total", "Terms that it had to give up", registry=registry)
+        self._shards_lost = Counter(
+            "mainspring_shards_lost_total",
+            "Shards that it stopped to serve: given up, lost, or with its term",
+            registry=registry,
+        )
+        self._rows_refused = Counter(
+            "mainspring_rows_refused_total", "Workflows whose rows the database refused", registry=registry
+        )
         self._jumps = Counter(
             "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
         )
 
-    def watch(
-        self,
-        *,
-        active_workflows: Callable[[], float],
-        queue_depth: Callable[[], float],
-        shards_owned: Callable[[], float],
-        workers_attached: Callable[[], float],
-        strategy: Callable[[], str],
-    ) -> None:
-        """Read these whenever the metrics are asked for."""
-        self._load.labels(self._engine_id, "workflows").set_function(active_workflows)
-        for name, meaning, read in (
-            ("mainspring_queue_depth", "Events that wait for the control loop", queue_depth),
-            ("mainspring_shards_owned", "Shards that this coordinator owns", shards_owned),
-            ("mainspring_workers_attached", "Workers attached to this coordinator", workers_attached),
-        ):
-            Gauge(name, meaning, registry=self.registry).set_function(read)
-        in_force = Gauge("mainspring_strategy", "1 for the strategy in force", ("strategy",), registry=self.registry)
-        for name in sorted(_STRATEGIES - {"dynamic"}):
-            in_force.labels(name).set_function(lambda name=name: float(strategy() == name))  # type: ignore[misc]  # a default binds the loop's value
+    def watch(self, read: Callable[[], Reading]) -> None:
+        """Read this whenever the metrics are asked for."""
+        self._readings.read = read
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""
+        self._readings.take()
         return generate_latest(self.registry)
+
+    async def scraped(self) -> bytes:
+        """Return the same; only what must be is read on the event loop, which is not held for the rest."""
+        self._readings.take()
+        return await asyncio.to_thread(generate_latest, self.registry)
 
     # election.Measures
     def shard_taken(self, seconds: float) -> None:
@@ -152,15 +153,37 @@ class Metrics:
         """A batch was committed."""
         self._commit.observe(written.seconds)
         self._batch_rows.observe(written.rows)
+        if written.poisoned:
+            self._rows_refused.inc(len(written.poisoned))
 
     def ended(self, effect: Ended) -> None:
         """A workflow's end was committed."""
         strategy = effect.strategy if effect.strategy in _STRATEGIES else "other"
         self._executions.labels(self._engine_id, _STATUSES.get(effect.status, "other"), strategy).inc()
 
-    def refused(self, count: int) -> None:
-        """Late results were refused."""
-        self._refused.inc(count)
+    def cut(self, ready: ReadyQueue) -> None:
+        """A batch was closed."""
+        self._waits.cut(ready, self._clock.now_us())
+
+    def let_out(self, effects: Sequence[Effect], refused: int) -> None:
+        """It is committed, and has left."""
+        self._waits.let_out(effects, self._clock.now_us())
+        if refused:
+            self._refused.inc(refused)
+
+    # told by the app
+    def term_began(self) -> None:
+        """A term began."""
+        self._terms.inc()
+
+    def term_lost(self) -> None:
+        """A term ended before it was to."""
+        self._terms_lost.inc()
+
+    def shard_lost(self, shard: int) -> None:
+        """A shard is served no more."""
+        del shard
+        self._shards_lost.inc()
 
     def strategy_failed(self, effect: StrategyFailed) -> None:
         """A strategy raised, and workers took turns in its stead for one node."""

@@ -14,6 +14,7 @@ from mainspring_coordinator.engine.effects import (
     Assign,
     Changed,
     EchoCredit,
+    Effect,
     Ended,
     GrantPermits,
     Refuse,
@@ -25,6 +26,7 @@ from mainspring_coordinator.engine.effects import (
     Welcomed,
 )
 from mainspring_coordinator.engine.events import Event
+from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.writer import Written
 
 SessionEffect: TypeAlias = Assign | Stop | Ack | EchoCredit | Refuse | Welcomed | Replace | ReportBacklog
@@ -133,8 +135,12 @@ class Observer(Protocol):
         """A workflow's end was committed."""
         ...
 
-    def refused(self, count: int) -> None:
-        """Late results were refused."""
+    def cut(self, ready: ReadyQueue) -> None:
+        """A batch was closed, and this waits behind what it assigns. To be read at once, and quickly."""
+        ...
+
+    def let_out(self, effects: Sequence[Effect], refused: int) -> None:
+        """The batch that was closed last is committed, and this has left; so many late results were refused."""
         ...
 
     def strategy_failed(self, effect: StrategyFailed) -> None:

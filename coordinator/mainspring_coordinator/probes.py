@@ -131,7 +131,7 @@ def make_app(probed: Probed, usage: Usage, metrics: Metrics) -> Starlette:
         return JSONResponse(body, code)
 
     async def get_metrics(_request: Request) -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await metrics.scraped(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return Starlette(routes=[Route("/health", get_health), Route("/ready", get_ready), Route("/metrics", get_metrics)])
 

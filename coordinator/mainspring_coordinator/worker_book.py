@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mainspring.v1 import admin_pb2, worker_pb2
+from mainspring_coordinator.readings import Fleet
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +65,10 @@ class WorkerBook:
         """`grace_us`: how long a worker whose stream dropped may come back."""
         self._grace_us = grace_us
         self._entries: dict[str, WorkerEntry] = {}
+        self.said_goodbye = 0
+        """How many streams ended so."""
+        self.lost = 0
+        """How many ended without a word."""
 
     def __len__(self) -> int:
         """Return how many workers are attached; safe from any thread."""
@@ -80,6 +85,8 @@ class WorkerBook:
 
     def detached(self, entry: WorkerEntry, now_us: int, *, goodbye: bool) -> None:
         """A stream ended. The end of an older session never touches a newer one."""
+        self.said_goodbye += goodbye
+        self.lost += not goodbye
         if self._entries.get(entry.hello.incarnation) is not entry:
             return
         if goodbye:
@@ -96,6 +103,19 @@ class WorkerBook:
         ]
         for incarnation in overdue:
             del self._entries[incarnation]
+
+    def fleet(self) -> Fleet:
+        """Add up what is known of the workers, for metrics."""
+        there = [entry for entry in self._entries.values() if not entry.absent_since_us]
+        return Fleet(
+            attached=len(there),
+            draining=sum(entry.draining for entry in there),
+            absent=len(self._entries) - len(there),
+            slots=sum(entry.hello.slots for entry in there),
+            credit=sum(entry.credit for entry in there),
+            said_goodbye=self.said_goodbye,
+            lost=self.lost,
+        )
 
     def messages(self, now_us: int) -> Sequence[admin_pb2.Worker]:
         """Return all workers for ListWorkers, by name."""

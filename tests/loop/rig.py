@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from mainspring.errors import PoisonBatchError, StoreUnavailableError
 from mainspring.ids import shard_of
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, Ended, StrategyFailed
+from mainspring_coordinator.engine.effects import Answer, Assign, Effect, Ended, StrategyFailed
 from mainspring_coordinator.engine.events import Cancel, CreditSet, Event, Inventory, Read, Submit, WorkerAttached
 from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.loop import ControlLoop
 from mainspring_coordinator.ports import SessionEffect
 from mainspring_coordinator.shard_loader import ShardLoader
@@ -144,6 +145,10 @@ class Watch:
         self.writes: list[Written] = []
         self.ends: list[Ended] = []
         self.refusals = 0
+        self.waited: list[dict[str, int]] = []
+        """By batch: what waited when it was closed."""
+        self.given_out: list[list[str]] = []
+        """By batch that was let out: the executors of what it assigned."""
 
     def committed(self, written: Written) -> None:
         self.writes.append(written)
@@ -151,8 +156,12 @@ class Watch:
     def ended(self, effect: Ended) -> None:
         self.ends.append(effect)
 
-    def refused(self, count: int) -> None:
-        self.refusals += count
+    def cut(self, ready: ReadyQueue) -> None:
+        self.waited.append({key.executor: one.count for key, one in ready.waiting.items()})
+
+    def let_out(self, effects: Sequence[Effect], refused: int) -> None:
+        self.refusals += refused
+        self.given_out.append([effect.executor for effect in effects if isinstance(effect, Assign)])
 
     def strategy_failed(self, effect: StrategyFailed) -> None:
         raise AssertionError(effect)

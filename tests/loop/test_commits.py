@@ -44,6 +44,22 @@ async def test_nothing_leaves_before_the_commit_that_holds_it() -> None:
 
 
 @story
+async def test_what_waits_behind_a_batch_is_told_when_it_is_closed_and_what_it_assigns_once_that_has_left() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        _, outbox = rig.attach(slots=1)
+        rig.gate.shut()
+        for number in range(3):
+            rig.submit(one, rig.name(0, number))
+        await rig.gate.reached()
+        assert rig.observer.waited[-1] == {"work": 2}
+        assert not any(rig.observer.given_out)
+        rig.gate.open()
+        await outbox.wait_for(Assign)
+        assert [given for given in rig.observer.given_out if given] == [["work"]]
+
+
+@story
 async def test_what_comes_during_a_commit_shares_the_next_one() -> None:
     async with a_loop() as rig:
         await rig.take(0)

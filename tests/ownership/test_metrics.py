@@ -4,9 +4,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mainspring.usage import Usage
-from mainspring_coordinator.engine.effects import Ended
+from mainspring_coordinator.engine.config import EngineConfig
+from mainspring_coordinator.engine.effects import Ended, StrategyFailed
+from mainspring_coordinator.engine.state import State
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.metrics import Metrics
+from mainspring_coordinator.readings import Fleet, Reading
+from mainspring_coordinator.store.errors import Trouble
 from mainspring_coordinator.writer import Written
 
 GUIDE = [
@@ -16,15 +20,30 @@ GUIDE = [
 ]
 
 
+def reading() -> Reading:
+    state = State(EngineConfig())
+    state.attempts_ended, state.attempts_failed = 20, 3
+    return Reading(
+        state=state,
+        strategy="locality",
+        open_workflows=7,
+        events_queued=8,
+        fleet=Fleet(attached=10, draining=2, absent=1, slots=500, credit=250, said_goodbye=4, lost=5),
+        shards_total=16,
+        shards_owned=9,
+        shards_serving=6,
+        shards_without_owner=3,
+        lease_held=True,
+        database_silent_s=0.25,
+        database_errors={Trouble.RETRY: 2},
+        database_us=2_000_000_000,
+        now_us=1_000_000_000,
+    )
+
+
 def filled() -> Metrics:
     metrics = Metrics("engine-1", Usage())
-    metrics.watch(
-        active_workflows=lambda: 7,
-        queue_depth=lambda: 8,
-        shards_owned=lambda: 9,
-        workers_attached=lambda: 10,
-        strategy=lambda: "locality",
-    )
+    metrics.watch(reading)
     for status, strategy in (
         (WorkflowStatus.SUCCEEDED, "load-balanced"),
         (WorkflowStatus.FAILED, "load-balanced"),
@@ -32,14 +51,18 @@ def filled() -> Metrics:
     ):
         metrics.ended(Ended(0, "wf", status, None, None, 0, 0, strategy))
     metrics.shard_taken(0.03)
-    metrics.committed(Written(seconds=0.004, rows=17))
-    metrics.refused(2)
+    metrics.committed(Written(seconds=0.004, rows=17, poisoned={"wf": "too long"}))
+    metrics.let_out([], 2)
     metrics.loop_lag(0.1)
     metrics.clock_jumped(5)
     metrics.failover("worker_lost", 2.5)
     metrics.alert("delivered")
     metrics.strategy_changed("locality", "dynamic")
     metrics.strategy_changed("own", "operator")
+    metrics.strategy_failed(StrategyFailed(0, "wf", "node", "locality", "ValueError"))
+    metrics.term_began()
+    metrics.term_lost()
+    metrics.shard_lost(3)
     return metrics
 
 
@@ -80,6 +103,27 @@ def test_what_the_coordinator_tells_is_exported() -> None:
     assert found["mainspring_batch_rows_sum",] == 17
     assert found["mainspring_commit_duration_seconds_sum",] == pytest.approx(0.004)
     assert found["mainspring_database_time_jumps_total",] == 1
+    assert found["mainspring_workers_draining",] == 2
+    assert found["mainspring_workers_absent",] == 1
+    assert found["mainspring_slots",] == 500
+    assert found["mainspring_credit",] == 250
+    assert found["mainspring_assignments",] == 0
+    assert found["mainspring_streams_ended_total", "goodbye"] == 4
+    assert found["mainspring_streams_ended_total", "lost"] == 5
+    assert found["mainspring_shards",] == 16
+    assert found["mainspring_shards_serving",] == 6
+    assert found["mainspring_shards_without_owner",] == 3
+    assert found["mainspring_lease_held",] == 1
+    assert found["mainspring_terms_total",] == found["mainspring_terms_lost_total",] == 1
+    assert found["mainspring_shards_lost_total",] == 1
+    assert found["mainspring_rows_refused_total",] == 1
+    assert found["mainspring_database_silent_seconds",] == 0.25
+    assert found["mainspring_database_errors_total", "retry"] == 2
+    assert found["mainspring_database_errors_total", "disconnected"] == 0
+    assert found["mainspring_attempts_ended_total", "failed"] == 3
+    assert found["mainspring_attempts_ended_total", "succeeded"] == 17
+    assert found["mainspring_strategy", "locality"] == 1
+    assert found["mainspring_strategy", "affinity"] == 0
     assert found["mainspring_failovers_total", "worker_lost"] == 1
     assert found["mainspring_failover_duration_seconds_sum", "worker_lost"] == pytest.approx(2.5)
     assert found["mainspring_failover_alerts_total", "delivered"] == 1

@@ -18,6 +18,7 @@ from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Effect, Ended, StatePermits, StrategyFailed
 from mainspring_coordinator.engine.events import PeersSeen, PermitsGranted, PermitsStated, StrategySeen
+from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.epoch import View
 from mainspring_coordinator.fleet import FleetService
@@ -247,9 +248,13 @@ class Coordinator:
     def ended(self, effect: Ended) -> None:
         """See `Observer`."""
 
-    def refused(self, count: int) -> None:
+    def cut(self, ready: ReadyQueue) -> None:
         """See `Observer`."""
-        self._world.tell(self.name, f"refused {count} results")
+
+    def let_out(self, effects: Sequence[Effect], refused: int) -> None:
+        """See `Observer`."""
+        if refused:
+            self._world.tell(self.name, f"refused {refused} results")
 
     def strategy_failed(self, effect: StrategyFailed) -> None:
         """See `Observer`."""

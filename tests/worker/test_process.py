@@ -254,6 +254,16 @@ def test_probes_and_metrics_are_served_on_the_port_that_was_set() -> None:
             assert f"node_execution_duration_seconds_count{{{labels}}} 1.0" in metrics
             for bound in ("0.1", "0.5", "1.0", "2.0", "5.0", "10.0", "30.0", "60.0", "120.0", "300.0"):
                 assert f'le="{bound}"' in metrics
+            assert 'mainspring_worker_attempts_total{executor="echo",outcome="succeeded"} 1.0' in metrics
+            for gauge, value in {
+                "slots": 50,
+                "running": 0,
+                "queued": 0,
+                "credit": 50,
+                "streams": 1,
+                "draining": 0,
+            }.items():
+                assert f"\nmainspring_worker_{gauge} {value:.1f}\n" in metrics
             for kind in ("cpu", "memory", "workflows"):
                 assert f'engine_load{{engine_id="w1",metric_type="{kind}"}}' in metrics
             process.terminate()

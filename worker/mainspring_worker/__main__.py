@@ -124,7 +124,7 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
             from mainspring_worker.probes import WorkerProbes  # noqa: PLC0415
 
             probes = WorkerProbes(settings.engine_instance_id)
-            worker = Worker(config, executors, on_attached=attached, on_ended=probes.attempt_ended)
+            worker = Worker(config, executors, on_attached=attached, on_ended=probes.metrics.attempt_ended)
             await stack.enter_async_context(probes.serving(worker, settings.http_host, settings.http_port))
         else:
             worker = Worker(config, executors, on_attached=attached)

@@ -7,7 +7,7 @@ import orjson
 
 from mainspring.errors import SettingsError
 from mainspring.v1 import worker_pb2 as wire
-from mainspring_worker.attempts import Instruction, Key, Start, Work
+from mainspring_worker.attempts import Instruction, Key, Outcome, Start, Work
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.context import Context
 from mainspring_worker.executors import Executor, Kind
@@ -18,8 +18,8 @@ from mainspring_worker.progress import ProgressBook
 from mainspring_worker.reports import Report
 from mainspring_worker.runner import Order, Runner
 
-EndedListener: TypeAlias = Callable[[Executor, bool, float], None]
-"""Gets the executor, whether it was a `map` instance, and the seconds that it ran."""
+EndedListener: TypeAlias = Callable[[Executor, bool, Outcome, float], None]
+"""Gets the executor, whether it was a `map` instance, how it ended, and the seconds that it ran."""
 
 
 class Execution:
@@ -87,10 +87,10 @@ class Execution:
         self._going_on()
         del self.orders[order.key]
         self._progress.ended(order.key, failed=ended.failure is not None)
+        report = Report(ended, run_us)
         found = self._executors.get(order.executor)
         if found is not None:
-            self._on_ended(found, order.context.instance >= 0, run_us / 1e6)
-        report = Report(ended, run_us)
+            self._on_ended(found, order.context.instance >= 0, report.outcome, run_us / 1e6)
         self.obey(self._machine.finished(order.key, report.outcome, report, ended.size))
         self._changed()
 

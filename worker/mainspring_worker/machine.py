@@ -291,6 +291,11 @@ class Machine:
         return self._active
 
     @property
+    def kept(self) -> int:
+        """How many results wait to be acknowledged."""
+        return self._kept
+
+    @property
     def idle(self) -> bool:
         """Whether nothing runs, waits or is unacknowledged."""
         return not self.attempts

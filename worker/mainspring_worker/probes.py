@@ -7,20 +7,17 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import uvicorn
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mainspring.errors import SettingsError
-from mainspring_worker.executors import Executor
+from mainspring_worker.metrics import WorkerMetrics
 from mainspring_worker.worker import Worker
-
-_buckets: Final = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 
 class _Server(uvicorn.Server):
@@ -38,28 +35,7 @@ class WorkerProbes:
     def __init__(self, instance_id: str) -> None:
         self._instance_id = instance_id
         self._started_s = time.monotonic()
-        self.registry = CollectorRegistry()
-        self._durations = Histogram(
-            "node_execution_duration_seconds",
-            "How long attempts of nodes ran",
-            ("engine_id", "node_type", "executor"),
-            buckets=_buckets,
-            registry=self.registry,
-        )
-        self._by_kind: dict[tuple[str, bool], Histogram] = {}
-        """The histogram's children, so that an attempt needs no search by labels."""
-        self._load = Gauge(
-            "engine_load", "How busy the engine is", ("engine_id", "metric_type"), registry=self.registry
-        )
-
-    def attempt_ended(self, executor: Executor, is_map: bool, seconds: float) -> None:
-        """Measure an attempt."""
-        key = (executor.name, is_map)
-        found = self._by_kind.get(key)
-        if found is None:
-            found = self._durations.labels(self._instance_id, "map" if is_map else "task", executor.name)
-            self._by_kind[key] = found
-        found.observe(seconds)
+        self.metrics = WorkerMetrics(instance_id)
 
     @asynccontextmanager
     async def serving(self, worker: Worker, host: str, port: int) -> AsyncIterator[None]:
@@ -87,6 +63,7 @@ class WorkerProbes:
 
     def app(self, worker: Worker) -> Starlette:
         """Return the application."""
+        self.metrics.watch(worker)
 
         async def health(request: Request) -> JSONResponse:
             del request
@@ -99,10 +76,7 @@ class WorkerProbes:
 
         async def metrics(request: Request) -> Response:
             del request
-            self._load.labels(self._instance_id, "cpu").set(worker.load.cpu)
-            self._load.labels(self._instance_id, "memory").set(worker.load.memory)
-            self._load.labels(self._instance_id, "workflows").set(worker.active_workflows)
-            return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+            return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
         return Starlette(routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)])
 

@@ -63,7 +63,7 @@ class Worker:
         executors: Mapping[str, Executor] | None = None,
         *,
         on_attached: Callable[[str, str], None] = lambda _coordinator, _address: None,
-        on_ended: EndedListener = lambda _executor, _is_map, _seconds: None,
+        on_ended: EndedListener = lambda _executor, _is_map, _outcome, _seconds: None,
         surroundings: Surroundings | None = None,
     ) -> None:
         """`executors` by name, None: all that are registered; `on_attached` gets name and address of a coordinator that took us in."""
@@ -115,6 +115,26 @@ class Worker:
     def running(self) -> int:
         """How many attempts run."""
         return self._machine.running
+
+    @property
+    def queued(self) -> int:
+        """How many attempts wait for their start."""
+        return self._machine.queued
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many results wait to be acknowledged."""
+        return self._machine.kept
+
+    @property
+    def credit(self) -> int:
+        """How many of its slots it gives to coordinators."""
+        return sum(session.limit for session in self._machine.sessions.values())
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more work."""
+        return self._drain.begun
 
     @property
     def active_workflows(self) -> int:

@@ -112,6 +112,10 @@ class Order:
         band = self._best(now_us)
         return self._level_us(band, now_us) if band is not None else -1
 
+    def unserved_since_us(self) -> int:
+        """Return since when nothing was taken of the priority that has waited longest, though something of it waits; 0 if nothing does."""
+        return min((band.since_us for band in self._bands.values() if band.count), default=0)
+
     def stands(self, workflow: WorkflowKey) -> bool:
         """Tell whether something of a workflow waits that is not set aside."""
         return any(not line.aside for line in self._lines.get(workflow, ()))

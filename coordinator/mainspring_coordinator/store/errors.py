@@ -5,6 +5,8 @@ that whoever catches one of these always rolls back, or drops the connection, be
 """
 
 import sqlite3
+import threading
+from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
@@ -92,6 +94,9 @@ _sqlite_unavailable: Final = frozenset(
 )
 _sqlite_data: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH})
 
+_met: Final = dict.fromkeys(Trouble, 0)
+_meeting: Final = threading.Lock()
+
 driver_errors: Final = (pymysql.Error, sqlite3.Error, DBAPIError, OSError, UnicodeError, OverflowError)
 """All that a driver may raise; what is not here is a bug of ours."""
 
@@ -158,9 +163,21 @@ def message_of(error: BaseException) -> str:
     return " ".join(str(words).split())[:500] + number
 
 
+def met(trouble: Trouble) -> None:
+    """Count an error of a driver, once each, where it is translated or something is tried again because of it."""
+    with _meeting:
+        _met[trouble] += 1
+
+
+def errors_met() -> Mapping[Trouble, int]:
+    """Return how many errors of each kind this process has met."""
+    return dict(_met)
+
+
 def translate(error: BaseException, where: str) -> StoreError:
     """Return the error that a caller of the store sees; `where` names the database without its password."""
     trouble = trouble_of(error)
+    met(trouble)
     if trouble is Trouble.SCHEMA:
         return SchemaError(f"{where}: {message_of(error)}; run: mainspring db upgrade")
     if trouble is Trouble.BUG or trouble is Trouble.DATA:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mainspring.errors import FencedError, RowLockedError, StoreUnavailableError
 from mainspring.limits import cluster_name_bytes_max, deaths_noted_chars_max
 from mainspring_coordinator.store import mysql_connection
-from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, translate, trouble_of
+from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.mysql_connection import now_us_sql
 from mainspring_coordinator.store.protocol import (
     Attempts,
@@ -190,6 +190,7 @@ class MysqlLockSession:
                     yield
                 except driver_errors as error:
                     if trouble_of(error) is Trouble.RETRY:
+                        met(Trouble.RETRY)
                         raise RowLockedError(f"{self._where}: {message_of(error)}") from error
                     self._closed.set()
                     raise translate(error, self._where) from error

@@ -22,7 +22,7 @@ from typing import Final, NoReturn, TypeVar
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
 from mainspring_coordinator.store.coalesce import coalesce
-from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, translate, trouble_of
+from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.link import Claim, Link, RowMissingError
 from mainspring_coordinator.store.protocol import Batch, Committed, ConnectionId, ExistingWorkflow, ShardRow
 from mainspring_coordinator.store.settle import Outcome, decide
@@ -166,6 +166,7 @@ class SqlJournal:
                     connects += 1
                 if trouble in {Trouble.SCHEMA, Trouble.BUG, Trouble.DATA}:
                     raise translate(error, self._where) from error
+                met(trouble)
                 if connects >= self._connects_max or retries >= _retries_max:
                     raise StoreUnavailableError(f"{self._where}: {message_of(error)}") from error
                 self._closed.wait(random.uniform(0, _retry_delay_s_max))  # noqa: S311  # jitter, no secret
@@ -229,11 +230,10 @@ class SqlJournal:
             return self._done[1]
         try:
             return self._transaction(link, batch, dry=False)
-        except _data_errors as error:
-            self._poison(link, batch, error)
-        except driver_errors as error:
-            if trouble_of(error) is not Trouble.DATA:
+        except (*_data_errors, *driver_errors) as error:
+            if not isinstance(error, _data_errors) and trouble_of(error) is not Trouble.DATA:
                 raise
+            met(Trouble.DATA)
             self._poison(link, batch, error)
 
     def _transaction(self, link: Link, batch: Batch, *, dry: bool) -> Committed:
