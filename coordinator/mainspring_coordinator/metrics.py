@@ -14,7 +14,7 @@ from mainspring.clock import BootClock, Clock
 from mainspring.usage import Usage
 from mainspring_coordinator.engine.effects import Effect, Ended, StrategyFailed
 from mainspring_coordinator.engine.ready import ReadyQueue
-from mainspring_coordinator.engine.status import WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, WorkflowStatus
 from mainspring_coordinator.readings import Reading, Readings, strategies
 from mainspring_coordinator.waits import Waits
 from mainspring_coordinator.writer import Written
@@ -116,9 +116,21 @@ class Metrics:
         self._rows_refused = Counter(
             "mainspring_rows_refused_total", "Workflows whose rows the database refused", registry=registry
         )
+        self._begin_at_zero()
         self._jumps = Counter(
             "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
         )
+
+    def _begin_at_zero(self) -> None:
+        """Export what may count for the first time: to Prometheus, a series that begins with 1 has not grown."""
+        for strategy in strategies:
+            for status in _STATUSES.values():
+                self._executions.labels(self._engine_id, status, strategy)
+        for kind in FailoverKind:
+            self._failovers.labels(kind.name.lower())
+            self._failover_duration.labels(kind.name.lower())
+        for outcome in ("delivered", "refused", "given_up"):
+            self._alerts.labels(outcome)
 
     def watch(self, read: Callable[[], Reading]) -> None:
         """Read this whenever the metrics are asked for."""
