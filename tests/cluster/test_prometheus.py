@@ -1,4 +1,4 @@
-"""A real Prometheus, with the shipped configuration and rules, scrapes a real coordinator and a real worker."""
+"""A real Prometheus, with the shipped configuration, rules and dashboard, scrapes a real coordinator and a real worker."""
 
 import asyncio
 import urllib.error
@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.cluster.flows import chain, gate
 from tests.cluster.running import RealCluster, eventually
+from tests.deploy.test_dashboard import expressions
 from tests.servers.ports import free_port
 from tests.servers.prometheus import Prometheus, required
 
@@ -54,6 +55,8 @@ def test_prometheus_sees_what_runs_what_waits_and_who_is_down(file_url: str, tmp
                 for handle in handles:
                     await handle.result(30)
                 await seen(lambda: query('mainspring_ready_nodes{executor="gated"} == 0'))
+                for expression in expressions():
+                    query(expression)  # fails unless it can be evaluated
                 await worker.killed()
                 await seen(lambda: prometheus.rules()["WorkflowEngineDown"]["state"] == "pending")
                 assert {
