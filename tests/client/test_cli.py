@@ -359,7 +359,7 @@ def test_completion_names_the_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.stdout.split() == ["coordinators", "coordinator"]
+    assert done.stdout.split() == ["coordinators", "config", "coordinator"]
 
 
 def test_a_terminal_gets_a_live_table_and_no_control_characters_of_others(served: Served) -> None:

@@ -26,7 +26,7 @@ from mainspring_coordinator.store.coalesce import (
     plan_shape,
     progress_shape,
 )
-from mainspring_coordinator.store.errors import Trouble, message_of, translate, trouble_of
+from mainspring_coordinator.store.errors import Trouble, errors_met, message_of, translate, trouble_of
 from mainspring_coordinator.store.link import Claim
 from mainspring_coordinator.store.mysql_lock import lock_prefix
 from mainspring_coordinator.store.open import open_store
@@ -241,6 +241,15 @@ def test_names_of_locks_fit_every_server() -> None:
 )
 def test_an_error_says_what_to_do(error: Exception, trouble: Trouble) -> None:
     assert trouble_of(error) is trouble
+
+
+def test_an_error_that_is_told_is_counted_by_its_kind() -> None:
+    before = errors_met()
+    translate(pymysql.OperationalError(2013, "Lost connection"), "mysql://u@h/d")
+    trouble_of(pymysql.OperationalError(2013, "Lost connection"))
+    assert {kind: count - before[kind] for kind, count in errors_met().items() if count != before[kind]} == {
+        Trouble.DISCONNECTED: 1
+    }
 
 
 def test_the_words_of_an_error_are_one_line() -> None:

@@ -12,6 +12,7 @@ import pymysql
 import pytest
 
 from mainspring.errors import FencedError, PoisonBatchError, RowLockedError, StoreError, StoreUnavailableError
+from mainspring_coordinator.store.errors import Trouble, errors_met
 from mainspring_coordinator.store.mysql_connection import connect, identity, kill
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import ConnectionId, Store, WorkflowFilter
@@ -103,8 +104,10 @@ def test_a_broken_statement_before_the_commit_is_written_once(through: Store, pr
 def test_a_killed_writer_connects_again_and_goes_on(direct: Store) -> None:
     member = join(direct, me, 0)
     assert member.lock.kill(member.journal.connection)
+    before = errors_met()[Trouble.DISCONNECTED]
     member.commit(workflow("w"))
     assert shard_row(member, 0).batch_seq == 1
+    assert errors_met()[Trouble.DISCONNECTED] == before + 1
 
 
 @pytest.mark.parametrize("lost", Swallow)
@@ -233,10 +236,12 @@ def test_a_row_that_is_refused_is_found_among_many(direct: Store) -> None:
     member = join(direct, me, 0, 1)
     rows = [row for n in range(40) for row in (workflow(f"w{n}", n % 2), assigned(f"w{n}", 0, shard=n % 2))]
     too_long = workflow("w99", 1, called="x" * 500)
+    before = errors_met()[Trouble.DATA]
     with pytest.raises(PoisonBatchError) as poison:
         member.commit(*rows[:30], too_long, *rows[30:])
     assert poison.value.workflow_id == "w99"
     assert "name" in poison.value.reason
+    assert errors_met()[Trouble.DATA] == before + 1
     assert not direct.reader().list_workflows(WorkflowFilter(), None, 10)
     assert [shard_row(member, shard).batch_seq for shard in (0, 1)] == [0, 0]
     member.commit(*rows)

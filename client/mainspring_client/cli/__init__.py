@@ -6,6 +6,7 @@ workflows  submit, get, history, result, list, watch, cancel; pages and progress
 why        explain
 cluster    workers, coordinators, shards, failovers
 placing    strategy
+config     config
 processes  dev, coordinator, worker, db, simulate
 project    init, validate
 """

@@ -38,7 +38,18 @@ _exit_codes: Final[tuple[tuple[tuple[type[MainspringError], ...], int], ...]] = 
 )
 _order: Final = (
     *("dev", "init", "validate", "submit", "watch", "get", "explain", "result", "history", "list", "cancel"),
-    *("workers", "coordinators", "shards", "failovers", "strategy", "simulate", "coordinator", "worker", "db"),
+    *(
+        "workers",
+        "coordinators",
+        "shards",
+        "failovers",
+        "strategy",
+        "config",
+        "simulate",
+        "coordinator",
+        "worker",
+        "db",
+    ),
 )
 _help: Final = """Durable workflows for teams that already run MySQL.
 
