@@ -275,17 +275,18 @@ class _Check:
             over = self._over(node)
             names = set(node.depends_on)
             if made is not None:
-                allowed = _everywhere | _in_map if node.map is not None else _everywhere
-                self._known_roots(made, allowed, node.id, "input")
-                names |= made.references
+                if made.references:
+                    allowed = _everywhere | _in_map if node.map is not None else _everywhere
+                    self._known_roots(made, allowed, node.id, "input")
+                    names |= made.references
                 inputs.append(made)
             if over is not None:
                 self._known_roots(over, _everywhere, node.id, "map.over")
                 names |= over.references
             overs.append(over)
             # A reserved name is never a node here, and itself is told already.
-            known = {self.index[name] for name in names if name in self.index and name not in reserved_names}
-            targets.extend(sorted(known - {place}))
+            known = [self.index[name] for name in names - reserved_names if name in self.index]
+            targets.extend(sorted(parent for parent in known if parent != place))
             offsets.append(len(targets))
         output = None
         if self.definition.output is not ABSENT:

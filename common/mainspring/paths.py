@@ -146,7 +146,8 @@ class _Compiling:
         elif isinstance(value, list):
             return [self._within(number, one, depth) for number, one in enumerate(value)]
         elif isinstance(value, dict):
-            return {self._key(key): self._within(key, one, depth) for key, one in value.items()}
+            plain = all(type(key) is str and key.isascii() for key in value)
+            return {key if plain else self._key(key): self._within(key, one, depth) for key, one in value.items()}
         elif (reason := _not_json(value)) is not None:
             self.errors.append(PathError(reason))
         return value
@@ -154,11 +155,14 @@ class _Compiling:
     def _within(self, step: object, value: object, depth: int) -> object:
         before = len(self.errors)
         compiled = self.value(value, depth + 1)
-        for error in self.errors[before:]:
-            error.at = _step_to(step) + error.at
+        if len(self.errors) > before:
+            for error in self.errors[before:]:
+                error.at = _step_to(step) + error.at
         return compiled
 
     def _string(self, text: str) -> object:
+        if "${" not in text and text.isascii():
+            return text
         try:
             _check_unicode(text, "text")
             if "${" not in text:
