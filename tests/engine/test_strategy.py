@@ -3,7 +3,7 @@
 import pytest
 
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Effect, StrategyFailed
-from mainspring_coordinator.engine.events import StrategyChosen, StrategySeen, StrategySet
+from mainspring_coordinator.engine.events import ShardLost, StrategyChosen, StrategySeen, StrategySet
 from mainspring_coordinator.engine.rows import StrategyChanged
 from mainspring_coordinator.engine.strategy import ClusterStrategy
 from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
@@ -107,6 +107,17 @@ def test_what_is_read_later_does_not_undo_what_was_stored_since() -> None:
     rig.step(StrategySeen(ClusterStrategy("affinity", "", 0, rig.now_us + SECOND).text()))
     assert rig.engine.strategy == "affinity"
     assert changed(set_to(rig, "locality")).changed_at_us == rig.now_us + SECOND + 1
+
+
+def test_what_was_set_and_never_stored_because_the_shard_was_lost_is_forgotten() -> None:
+    rig = rig_with()
+    set_to(rig, "locality")
+    rig.step(ShardLost(0))
+    rig.step(StrategySeen(""))
+    assert rig.engine.strategy == "load-balanced"
+    set_to(rig, "affinity")
+    rig.step(StrategySeen(ClusterStrategy("capability", "", 0, 5).text()))
+    assert rig.engine.strategy == "capability"
 
 
 def test_only_the_owner_of_shard_0_speaks_for_the_cluster() -> None:

@@ -61,7 +61,7 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.placement import Strategy, strategies
 from mainspring_coordinator.engine.state import ShardState, State
-from mainspring_coordinator.engine.strategy import ClusterStrategy, strategy_changed
+from mainspring_coordinator.engine.strategy import ClusterStrategy, home, strategy_changed
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
@@ -206,6 +206,9 @@ class Engine:
             case ShardTaken() | ShardLost():
                 # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
                 recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
+                if isinstance(event, ShardLost) and event.shard == home:
+                    # What we set last may never be stored now: whatever is read next holds.
+                    self.cluster_strategy = replace(self.cluster_strategy, changed_at_us=-1)
             case Submit() | Cancel() | Read() | Inventory() | ProgressReported():
                 self._of_shard(turn, event)
             case _:

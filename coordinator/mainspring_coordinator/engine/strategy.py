@@ -29,7 +29,7 @@ class ClusterStrategy:
     """What `dynamic` chose last; empty before the first time."""
     chosen_at_us: int = 0
     changed_at_us: int = 0
-    """When anything of this changed; higher each time."""
+    """When anything of this changed; higher each time. -1: it may not be what is stored."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
