@@ -113,12 +113,17 @@ class Gathered:
     def drop_workflows(self, workflow_ids: set[str]) -> list[Effect]:
         """Take out all that belongs to these workflows; return the effects, so that their callers can be told.
 
+        For those that turn out not to be new: nothing of them was ever sent, so that what is stated of permits is true without them.
+        """
+        return self._drop(lambda thing: getattr(thing, "workflow_id", "") in workflow_ids)
+
+    def drop_refused(self, workflow_id: str) -> list[Effect]:
+        """Take out all that belongs to a workflow whose rows are refused; return the effects, so that their callers can be told.
+
         What shards state of their permits goes too, since it may reflect the ends of nodes that are not going to be stored. It is made
         anew in a moment.
         """
-        return self._drop(
-            lambda thing: type(thing) is StatePermits or getattr(thing, "workflow_id", "") in workflow_ids
-        )
+        return self._drop(lambda thing: type(thing) is StatePermits or getattr(thing, "workflow_id", "") == workflow_id)
 
     def _drop(self, belongs: "Callable[[Effect | Row], bool]") -> list[Effect]:
         dropped = [effect for effect in self.outward if belongs(effect)]

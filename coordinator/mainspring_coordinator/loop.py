@@ -466,7 +466,7 @@ class ControlLoop:
             self._step(WorkflowEvicted(shard, workflow_id))
         # Only now: what was due came first in that step, and was done with what is not stored.
         for gathered in (batch, self._gathering):
-            self._delivery.refuse(gathered.drop_workflows({workflow_id}), error)
+            self._delivery.refuse(gathered.drop_refused(workflow_id), error)
         if ours:
             absent = WorkflowAbsent(shard, workflow_id)
             self._tasks.spawn(self._post_read(shard, epoch, lambda: self._loader.workflow(shard, workflow_id), absent))

@@ -175,7 +175,7 @@ class Owner:
         names = sorted({row.workflow_id for row in batch.rows if row.workflow_id})
         refused = chance.choice(names) if names and self.cluster.faults and chance.random() < 0.1 else ""
         if refused and not any(isinstance(row, WorkflowInserted) for row in batch.rows):
-            batch.drop_workflows({refused})
+            batch.drop_refused(refused)
         database.commit(batch.rows)
         self.committed = batch.outward
         for shard in stale:
@@ -185,7 +185,7 @@ class Owner:
         shard = shard_of(refused, shards) if refused else -1
         if shard in self.epochs and not any(isinstance(row, WorkflowInserted) for row in batch.rows):
             self.step(WorkflowEvicted(shard, refused))
-            self.gathering.drop_workflows({refused})
+            self.gathering.drop_refused(refused)
             self.evicted.append((shard, self.epochs[shard], refused))
 
     def load_anew(self) -> None:

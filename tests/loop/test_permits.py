@@ -1,5 +1,6 @@
 """Permits of concurrency keys through the real loop and its journal: stored, then used; taken back only for what is stored."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,7 @@ from tests.engine.rig import define
 from tests.loop.rig import LoopRig, a_loop, shards_total, story
 
 limited = define([{"id": "a", "executor": "work", "concurrency": {"key": "db", "limit": 1}}])
+free = define([{"id": "a", "executor": "work"}])
 home = shard_of("db", shards_total)
 
 
@@ -95,6 +97,22 @@ async def test_while_the_end_of_a_node_is_refused_its_permit_is_not_given_back()
         assert (await outbox.wait_for(Assign, 2))[1].workflow_id == good
         kinds = [type(row) for row in rows(rig, NodeAssigned, NodeChanged)]
         assert kinds == [NodeAssigned, NodeChanged, NodeAssigned]
+
+
+@story
+async def test_a_submit_of_an_ended_workflow_delays_nobody_who_asks_for_a_permit() -> None:
+    async with a_loop() as rig:
+        await rig.take(*range(shards_total))
+        pass_on_permits(rig)
+        session, outbox = rig.attach()
+        ended = rig.name(1)
+        await rig.submit(free, ended)
+        rig.loop.post(Results(session, [done((await outbox.wait_for(Assign))[0])]))
+        await outbox.wait_for(Ack)
+        answers = await asyncio.gather(rig.submit(limited, rig.name(0)), rig.submit(free, ended))
+        assert [answer.created for answer in answers] == [True, False]
+        # No time passes here, so that nothing is said twice.
+        assert (await outbox.wait_for(Assign, 2))[1].workflow_id == rig.name(0)
 
 
 @story
