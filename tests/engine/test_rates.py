@@ -182,3 +182,49 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
 def test_more_rates_than_the_bound_are_refused() -> None:
     with pytest.raises(ValueError, match="1001 executors have a rate, more than 1000"):
         parse_rates(",".join(f"e{n}=1/s" for n in range(1_001)))
+
+
+def test_a_node_that_must_run_alone_gets_every_other_start_though_others_always_wait() -> None:
+    rig = limited("work=1/s")
+    rig.submit(define([{"id": "bomb", "executor": "work"}]), "bad")
+    for _ in range(2):
+        worker = rig.attach(slots=1)
+        play(rig, 2)
+        rig.drop(worker)
+        play(rig, 3)
+    rig.submit(define(fan(50)), "wide")
+    for name in ("w1", "w2"):
+        rig.attach(name, slots=100)
+    assert not rig.running("bomb")
+    play(rig, 1.0)
+    assert rig.running("bomb")
+
+
+def test_a_start_that_is_kept_and_that_nobody_can_use_goes_to_others_at_once() -> None:
+    rig = limited("work=1/s")
+    rig.submit(define([{"id": "bomb", "executor": "work"}]), "bad")
+    for _ in range(2):
+        worker = rig.attach(slots=1)
+        play(rig, 2)
+        rig.drop(worker)
+        play(rig, 3)
+    rig.submit(define(fan(50)), "wide")
+    before = starts(rig)
+    for name in ("one", "two"):
+        rig.submit(define(fan(1, name)), f"keeps {name} busy")
+        rig.attach(name, executors=(name, "work"), slots=100)
+    for count in range(1, 6):
+        assert starts(rig) == before + count
+        rig.after(1.0)
+
+
+def test_a_worker_at_its_bound_of_workflows_gets_its_turn_though_others_always_wait() -> None:
+    rig = limited("work=1/s")
+    rig.attach("small", workflows_max=1, labels={"gpu": "true"})
+    needs = {"executor": "work", "requires": {"gpu": "true"}}
+    rig.submit(define([{"id": f"gpu{n}", **needs} for n in range(2)]), "mine")
+    rig.attach("large", slots=100)
+    rig.submit(define(fan(50)), "wide")
+    for _ in range(20):
+        play(rig, 1.0)
+    assert rig.running("gpu1")

@@ -70,7 +70,9 @@ def _dispatch_once(turn: Turn, strategies: Mapping[str, Strategy], touched: dict
     if state.ready.waiting:
         _dispatch_bound(turn, strategies, touched | state.touched)
         again = _settle(turn) or again
-    return again
+    if turn.left <= 0:
+        return False
+    return state.rates.keep_no_more() or again
 
 
 def _settle(turn: Turn) -> bool:
@@ -104,7 +106,8 @@ def _dispatch_shared(turn: Turn, strategies: Mapping[str, Strategy]) -> bool:
 def _dispatch_class(turn: Turn, strategies: Mapping[str, Strategy], ready: ReadyClass, most: int) -> bool:
     """Place up to so many items of a class; tell whether another could be placed."""
     for _ in range(most):
-        if turn.state.rates and _over_rate(turn, ready):
+        rates = turn.state.rates
+        if rates and (rates.keeps(ready.key.executor) or _over_rate(turn, ready)):
             return False
         key = _first_served(turn, ready) if turn.left > 0 else None
         if key is None:
@@ -188,14 +191,14 @@ def _choice(turn: Turn, name: str, strategy: Strategy, candidates: Candidates) -
     return candidates.next_in_turn()
 
 
-def _over_rate(turn: Turn, ready: ReadyClass, session: int = 0) -> bool:
+def _over_rate(turn: Turn, ready: ReadyClass, session: int = 0, *, late: bool = False) -> bool:
     """Tell whether what a class runs was started as often as it may for now; then it is looked at again when it may be.
 
-    `session`: the worker that was to take it, of which nobody would think again by itself.
+    `session`: the worker that was to take it, of which nobody would think again by itself. `late`: others were asked before.
     """
     state, executor = turn.state, ready.key.executor
     due_us = state.rates.due_us(executor, turn.now_us)
-    if due_us and state.rates.wait(executor, session):
+    if due_us and state.rates.wait(executor, session, late=late):
         state.timers.set(due_us, TimerKind.RATE, workflow_id=executor)
     return due_us > 0
 
@@ -288,7 +291,7 @@ def _serve_bound(turn: Turn, strategies: Mapping[str, Strategy], session: int, k
             while (
                 key in ready.waiting and session in state.roomy and member.kind.shards >> key[0] & 1 and turn.left > 0
             ):
-                if state.rates and _over_rate(turn, ready, session):
+                if state.rates and _over_rate(turn, ready, session, late=True):
                     break
                 _place(turn, strategies, ready, key, only=session)
 
@@ -297,7 +300,7 @@ def _dispatch_alone(turn: Turn, ready: ReadyClass) -> bool:
     """Assign what runs alone to workers that have nothing, and reserve one for the rest; tell whether one may get other work again."""
     state, freed = turn.state, False
     for _ in range(len(ready.waiting)):
-        if turn.left <= 0 or (state.rates and _over_rate(turn, ready)):
+        if turn.left <= 0 or (state.rates and _over_rate(turn, ready, late=True)):
             break
         key = ready.waiting.next(turn.now_us)
         if key is None:
