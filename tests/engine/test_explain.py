@@ -1,7 +1,10 @@
 """Why is my node not running? Each answer there is, and that it is true."""
 
+from collections.abc import Mapping
+
 import pytest
 
+from mainspring.rates import parse_rates
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Explanation, Verdict
 from mainspring_coordinator.engine.events import CreditSet, Inventory, Read, ShardReady, ShardTaken, WorkerDraining
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -204,6 +207,32 @@ def test_a_node_that_must_run_alone_waits_for_a_worker_that_has_nothing() -> Non
     rig.attach("busy")
     assert why(rig, "a") == "waits for a worker of its own, because 2 workers died while they ran it"
     assert verdicts(rig)["busy"] == (Verdict.ALONE, "is kept free for a node that must run alone")
+
+
+def test_a_node_that_must_run_alone_tells_of_its_limit_and_its_rate_too() -> None:
+    def bitten(node: Mapping[str, object], **config: object) -> Rig:
+        rig = Rig(config=with_config(**config))
+        rig.submit(define([{"id": "a", "executor": "work", **node}]))
+        for number in range(2):
+            victim = rig.attach(f"early{number}", slots=1)
+            rig.drop(victim)
+            rig.after(2)
+            rig.after(60)
+        return rig
+
+    limited = {"concurrency": {"key": "db", "limit": 1}}
+    rig = bitten(limited)
+    rig.submit(define([{"id": "n", "executor": "other", **limited}]), "other")
+    rig.attach("holds", executors=("other",))
+    rig.attach("idle")
+    assert why(rig, "a") == "limit 'db': 1 of 1 permits are out"
+    assert verdicts(rig)["idle"][0] is Verdict.LIMIT
+
+    rig = bitten({}, rates=parse_rates("work=1/m"))
+    rig.submit(define([{"id": "n", "executor": "work"}]), "other")
+    rig.attach("taken")
+    rig.attach("idle")
+    assert why(rig, "a").startswith("executor 'work' is started 1/m at most")
 
 
 def test_of_a_workflow_what_is_ready_comes_first_and_the_rest_is_counted() -> None:

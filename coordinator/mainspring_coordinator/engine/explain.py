@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from mainspring_coordinator.engine.alone import must_run_alone
+from mainspring_coordinator.engine.alone import idle_worker, must_run_alone
 from mainspring_coordinator.engine.effects import Explanation, NodeReason, Verdict, WorkerReason
 from mainspring_coordinator.engine.permits import waits_for
 from mainspring_coordinator.engine.ready import ClassKey, Item
@@ -39,14 +39,16 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
             by_class[key] = _class_reason(state, workflow, key)
         found[node] = by_class[key]
     by_place: dict[str, str] = {}
-    for place, (node, _) in state.ready.tied_items_of(workflow.key):
+    tied = state.ready.tied_items_of(workflow.key)
+    for place, (node, _) in tied:
         if place not in by_place:
             by_place[place] = _tied_reason(state, place)
         if node in found or len(found) < _reasons_max:
             found[node] = by_place[place]
-    for (node, instance), deaths in workflow.redeliveries.items():
-        if must_run_alone(workflow, node, instance) and (node in found or len(found) < _reasons_max):
-            found[node] = f"waits for a worker of its own, because {deaths} workers died while they ran it"
+    items = {item for _, item in tied}
+    for item in workflow.redeliveries:
+        if must_run_alone(workflow, *item) and item not in items and (item[0] in found or len(found) < _reasons_max):
+            found[item[0]] = _alone_reason(state, workflow, item)
     return found
 
 
@@ -243,6 +245,18 @@ def _tied_reason(state: State, place: str) -> str:
     )
 
 
+def _alone_reason(state: State, workflow: WorkflowState, item: Item) -> str:
+    key = workflow.plan.class_keys[item[0]]._replace(alone=True)
+    ready, rate = state.ready.waiting.get(key), state.rates.told(key.executor)
+    if rate and ready is not None and idle_worker(state, ready, workflow.key):
+        return _rate_reason(key, rate)
+    return f"waits for a worker of its own, because {workflow.redeliveries[item]} workers died while they ran it"
+
+
+def _rate_reason(key: ClassKey, rate: str) -> str:
+    return f"executor {key.executor!r} is started {rate} at most (EXECUTOR_RATES), which is used up for the moment"
+
+
 def _limit_reason(state: State, place: str) -> str:
     shard, group, key = waits_for(place)
     demand = state.shards[shard].demands.by_key.get(key)
@@ -273,7 +287,7 @@ def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
     if not roomy:
         return f"all slots of the {len(active)} workers that run executor {key.executor!r} are taken"
     if rate := state.rates.told(key.executor):
-        return f"executor {key.executor!r} is started {rate} at most (EXECUTOR_RATES), which is used up for the moment"
+        return _rate_reason(key, rate)
     if all(workflow.shard not in worker.reconciled for worker in roomy):
         return "the workers with room have not stated yet what they have of this shard"
     return (
