@@ -80,7 +80,9 @@ def test_what_was_set_already_is_said_to_be(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("locality", "--history", "3"), ("--reason", "why"), ("--history", "0")], ids=lambda given: given[0]
+    "arguments",
+    [("locality", "--history", "3"), ("--reason", "why"), ("--history", "0"), ("",)],
+    ids=lambda given: given[0] or "nothing",
 )
 def test_what_does_not_go_together_is_refused(served: Served, arguments: tuple[str, ...]) -> None:
     got, requests = asked(served, *arguments)

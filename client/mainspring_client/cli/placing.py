@@ -47,6 +47,8 @@ def strategy(
         raise typer.BadParameter("set a strategy or list the history, not both", param_hint="--history")
     if reason and name is None:
         raise typer.BadParameter("a reason goes with a strategy to set", param_hint="--reason")
+    if name == "":
+        raise typer.BadParameter("it is empty; own leaves it to each coordinator", param_hint="STRATEGY")
     session = session_of(ctx, address, as_json=as_json)
     if history is not None:
         _list(session, ask(session, lambda client: _changes(client, history)))
