@@ -71,5 +71,5 @@ def strategy_changed(turn: Turn, known: ClusterStrategy, event: StrategySet | St
         turn.store(StrategyChanged(event.shard, "", after.text(), before, event.strategy, by, event.reason, now_us))
     else:
         after = known
-    turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK, created=after is not known, claims=False))
+    turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK, created=after is not known))
     return after
