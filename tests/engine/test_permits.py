@@ -164,6 +164,17 @@ def test_a_node_that_waits_for_a_permit_does_not_draw_credit_from_other_coordina
     assert len(rig.running()) == 2
 
 
+def test_when_only_nodes_that_wait_for_a_permit_are_left_no_more_credit_is_drawn() -> None:
+    rig = Rig()
+    worker = rig.attach(slots=2)
+    rig.submit(nodes(2, 1))
+    rig.submit(define([{"id": f"free{n}", "executor": "work"} for n in range(2)]), "free")
+    assert rig.backlogged == {worker.session}
+    rig.finish("free0")
+    assert rig.running("free1")
+    assert not rig.backlogged
+
+
 def test_retries_hold_no_permit_while_they_wait() -> None:
     rig = Rig()
     rig.attach()

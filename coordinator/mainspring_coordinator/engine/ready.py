@@ -293,3 +293,6 @@ class ReadyQueue:
                 self.turned[ready.key] = ready
             else:
                 self.turned.pop(ready.key, None)
+        elif ready.asleep:
+            # Those that are left may all be asleep.
+            self.turned[ready.key] = ready
