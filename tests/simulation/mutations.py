@@ -243,7 +243,7 @@ _all: Final = (
         "a coordinator that is cut off from all workers takes them for dead",
         _cut_off_judges,
         "law 11",
-        78,
+        83,
     ),
     Mutation("any-result-counts", "a result counts whichever attempt it is of", _any_result_counts, "law 4", 17),
     Mutation("lease-for-ever", "a coordinator speaks however old its lease is", _lease_for_ever, "law 3", 1),
@@ -278,9 +278,9 @@ _all: Final = (
         "the new owner of a key's home does not read back who has permits",
         _permits_forgotten,
         "law 6",
-        21,
+        42,
     ),
-    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 219),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 24),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 2),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}
