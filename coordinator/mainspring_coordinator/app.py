@@ -210,6 +210,7 @@ class Coordinator:
             self._attempts,
             self._services.reads,
             self._election,
+            self._election.strategies,
             dynamic_config(settings),
             self._metrics,
             period_ms=settings.heartbeat_interval_ms,

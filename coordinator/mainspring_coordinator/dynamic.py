@@ -85,18 +85,23 @@ class Dynamic:
         own: RecentAttempts,
         reads: Reads,
         directory: Directory,
+        strategies: Callable[[], Iterable[str]],
         config: DynamicConfig,
         counts: Counts,
         *,
         period_ms: int,
     ) -> None:
-        """`engine` is the present term's, and `own` counts its attempts; those of the others are in their lease rows."""
+        """`engine` is the present term's, and `own` counts its attempts; those of the others are in their lease rows.
+
+        `strategies` are the live coordinators' own, as of the last look at them.
+        """
         self._loop = loop
         self._engine = engine
         self._workers = workers
         self._own = own
         self._reads = reads
         self._directory = directory
+        self._strategies = strategies
         self._config = config
         self._counts = counts
         self._period_s = period_ms / 1_000
@@ -124,14 +129,13 @@ class Dynamic:
 
     async def decide(self) -> None:
         """Choose, if we speak for the cluster and somebody follows."""
-        if home not in self._loop.serving or self._engine().cluster_strategy.wanted not in ("", dynamic):
+        standing = self._engine().cluster_strategy
+        if home not in self._loop.serving or not any(map(standing.follows_dynamic, self._strategies())):
             return
         rows = await self._reads.run(lambda reader: reader.coordinators())
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}
         rows = [row for row in rows if row.incarnation in live]
         standing = self._engine().cluster_strategy
-        if not any(standing.follows_dynamic(row.strategy) for row in rows):
-            return
         others = [row.attempts for row in rows if row.incarnation != self._directory.incarnation]
         measured = signals(self._workers(), [self._own.recent, *others])
         choice = choose(self._config, measured, standing.chosen, standing.chosen_at_us, self._loop.now_us())

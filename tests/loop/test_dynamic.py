@@ -45,13 +45,16 @@ class Decider:
         self.own = RecentAttempts(300 * SECOND)
         config = DynamicConfig(dwell_us=0)
         everyone = (rig.loop, lambda: rig.loop.engine, lambda: self.workers, self.own)
-        self.dynamic = Dynamic(*everyone, reads, self, config, self, period_ms=1_000)
+        self.dynamic = Dynamic(*everyone, reads, self, self.strategies, config, self, period_ms=1_000)
 
     def owner_of(self, shard: int) -> tuple[str, str] | None:
         raise NotImplementedError
 
     def coordinators(self) -> list[tuple[str, str, str]]:
         return [(name, name, "") for name in sorted(self.live)]
+
+    def strategies(self) -> list[str]:
+        return [one.strategy for one in self.rig.store.tables.coordinators.values() if one.incarnation in self.live]
 
     def strategy_changed(self, strategy: str, by: str) -> None:
         self.counted.append((strategy, by))
