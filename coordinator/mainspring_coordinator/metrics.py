@@ -13,9 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from mainspring.clock import BootClock, Clock
 from mainspring.usage import Usage
 from mainspring_coordinator.engine.effects import Effect, Ended, StrategyFailed
+from mainspring_coordinator.engine.placement import strategy_names
 from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.engine.status import FailoverKind, WorkflowStatus
-from mainspring_coordinator.readings import Reading, Readings, strategies
+from mainspring_coordinator.engine.strategy import dynamic
+from mainspring_coordinator.readings import Reading, Readings
 from mainspring_coordinator.waits import Waits
 from mainspring_coordinator.writer import Written
 
@@ -29,7 +31,7 @@ _STATUSES: Final = {
     WorkflowStatus.FAILED: "failed",
     WorkflowStatus.CANCELLED: "cancelled",
 }
-_STRATEGIES: Final = strategies | {"dynamic"}
+_STRATEGIES: Final = frozenset((*strategy_names, dynamic))
 
 
 class Metrics:
@@ -123,7 +125,7 @@ class Metrics:
 
     def _begin_at_zero(self) -> None:
         """Export what may count for the first time: to Prometheus, a series that begins with 1 has not grown."""
-        for strategy in strategies:
+        for strategy in strategy_names:
             for status in _STATUSES.values():
                 self._executions.labels(self._engine_id, status, strategy)
         for kind in FailoverKind:

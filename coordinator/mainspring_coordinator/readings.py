@@ -6,17 +6,15 @@ number of classes is looked at, and the head of what came first. The text is mad
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from mainspring.usage import Usage
+from mainspring_coordinator.engine.placement import strategy_names
 from mainspring_coordinator.engine.state import State
 from mainspring_coordinator.store.errors import Trouble
 from mainspring_coordinator.waits import Waits, wait_buckets_s
-
-strategies: Final = frozenset({"load-balanced", "round-robin", "capability", "locality", "affinity"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,7 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
             reading.database_silent_s,
         )
     in_force = GaugeMetricFamily("mainspring_strategy", "1 for the strategy in force", labels=("strategy",))
-    for strategy in sorted(strategies):
+    for strategy in sorted(strategy_names):
         in_force.add_metric((strategy,), float(strategy == reading.strategy))
     yield in_force
 
