@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mainspring.errors import Failure
 from mainspring.rates import Rate, parse_rates
+from mainspring_coordinator.engine import timers
 from mainspring_coordinator.engine.effects import Assign
 from mainspring_coordinator.engine.events import PeersSeen
 from mainspring_coordinator.engine.rates import Rates
@@ -228,3 +229,14 @@ def test_a_worker_at_its_bound_of_workflows_gets_its_turn_though_others_always_w
     for _ in range(20):
         play(rig, 1.0)
     assert rig.running("gpu1")
+
+
+def test_the_wait_for_a_rate_outlives_a_look_through_all_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "_few", -1_000)  # so that each step looks
+    rig = limited("work=1/m")
+    rig.attach()
+    rig.submit(define(fan(2)), "wf")
+    due_us = rig.now_us + 60 * SECOND
+    for _ in range(40):
+        rig.after(1)
+        assert rig.engine.next_due_us() == due_us

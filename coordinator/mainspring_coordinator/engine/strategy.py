@@ -40,7 +40,7 @@ class ClusterStrategy:
         return cls(wanted, chosen, int(chosen_at_us), int(changed_at_us))
 
     def text(self) -> str:
-        """Return it as the fence row has it."""
+        """Return it as the fence row has it; a later version may only append to it."""
         return f"{self.wanted},{self.chosen},{self.chosen_at_us},{self.changed_at_us}"
 
     def follows_dynamic(self, own: str) -> bool:
