@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mainspring.ids import shard_of
+from mainspring_coordinator.engine import timers
 from mainspring_coordinator.engine.effects import Assign, GrantPermits, StatePermits
 from mainspring_coordinator.engine.events import (
     PermitsGranted,
@@ -255,6 +256,13 @@ def test_a_permit_for_a_node_that_is_gone_goes_back() -> None:
     assert not rig.engine.state.shards[0].demands.by_key
 
 
+@pytest.fixture(params=[1_024, -1_000], ids=["now and then", "each step"])
+def _looks_through_deadlines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let void deadlines be looked for as seldom as they are, and in each step."""
+    monkeypatch.setattr(timers, "_few", request.param)
+
+
+@pytest.mark.usefixtures("_looks_through_deadlines")
 def test_what_is_not_answered_is_said_again_until_it_is() -> None:
     rig = Rig()
     rig.passes_permits = False
@@ -340,6 +348,7 @@ def test_a_shard_that_is_asked_before_it_is_ready_answers_when_it_is() -> None:
     assert not rig.engine.state.shards[0].demands.by_key
 
 
+@pytest.mark.usefixtures("_looks_through_deadlines")
 def test_a_shard_that_is_silent_is_asked_again_and_again() -> None:
     rig = home()
     rig.step(PermitsStated(0, statement(number=1, wants={Group(5, 1): 1})))
