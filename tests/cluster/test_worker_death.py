@@ -159,19 +159,22 @@ def test_a_node_that_kills_its_workers_fails_in_the_end_and_its_neighbours_do_no
             await so(lambda: len(cluster.effects.read("start")) == len(held))
             bad = await client.submit(deadly(), 0)
 
-            async def replace_the_dead() -> None:
+            async def replaced(worker: Process) -> None:
                 while True:
-                    await asyncio.wait([worker.exited for worker in workers], return_when=asyncio.FIRST_COMPLETED)
-                    dead = next(worker for worker in workers if worker.exited.done())
-                    workers.remove(dead)
-                    workers.append(await cluster.worker(f"heir-{dead.name}", slots=4))
+                    await worker.exited
+                    worker = await cluster.worker(f"heir-{worker.name}", slots=4)
 
-            heirs = asyncio.create_task(replace_the_dead())
-            # What runs alone waits for a worker that has nothing else; the neighbours hold theirs until the gate is open.
+            heirs = [asyncio.create_task(replaced(worker)) for worker in workers]
+            await so(lambda: any(one.node == "bomb" for one in cluster.effects.read("start")))
+            # What runs alone waits for a worker that has nothing else, and the neighbours hold theirs until the gate is open: so
+            # there are more workers than neighbours, wherever these are begun again.
+            more = [await cluster.worker(f"more{number}", slots=4) for number in range(2)]
+            heirs += [asyncio.create_task(replaced(worker)) for worker in more]
             await so(lambda: len([one for one in cluster.effects.read("start") if one.node == "bomb"]) >= 3)
             with pytest.raises(WorkflowFailedError, match="while it ran nothing else"):
                 await bad.result(60)
-            heirs.cancel()
+            for heir in heirs:
+                heir.cancel()
             cluster.effects.open_gate("open")
             for handle in held:
                 assert isinstance(await handle.result(60), dict)
