@@ -75,6 +75,8 @@ def _is_untied_some_day(state: State, flow: WorkflowState, place: str, item: tup
         return any(t.kind is TimerKind.NEARNESS and (t.workflow_id, t.node) == (flow.id, item[0]) for t in state.timers)
     if place.startswith(place_prefix):
         shard, _, key = waits_for(place)
+        if state.shards[shard].reloading:
+            return True  # nothing is said of a shard that lacks a workflow, and of every key once that is there
         demand = state.shards[shard].demands.by_key[key]
         due = [t for t in state.timers if t.kind is TimerKind.PERMITS and t.number == demand.number]
         return (shard, key) in state.unsaid or any((t.shard, t.workflow_id) == (shard, key) for t in due)
