@@ -196,5 +196,8 @@ label_values_max: Final = 100  # of a label whose values come from users; the ot
 classes_measured_max: Final = 1_000  # of what waits: a class takes 1 to 2 us
 arrivals_remembered_max: Final = 256  # of an executor: how long its nodes wait is known to one part in 64
 
+# Traces
+traces_flush_ms_max: Final = 3_000  # what is not sent by then when a process ends is lost
+
 # Logs
 log_value_bytes_max: Final = 8 * KIB

@@ -151,6 +151,12 @@ class _Instance(_Part):
         allowed=_HOST_ALLOWED,
         pattern=_HOST,
     )
+    otel_traces_exporter: Literal["none", "otlp"] = declare(
+        "OTEL_TRACES_EXPORTER",
+        "whether OpenTelemetry traces are sent (docs/traces.md); where to is said by OpenTelemetry's own variables",
+        "none",
+        allowed="`none`, `otlp`",
+    )
 
     @model_validator(mode="after")
     def _check_silence(self) -> Self:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc.aio
 import structlog
@@ -45,6 +45,9 @@ from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Attempts, Journal, ShardRow
 from mainspring_coordinator.store.revision import revision_wanted
 from mainspring_coordinator.webhook import Webhook
+
+if TYPE_CHECKING:
+    from mainspring_coordinator.traces import TracedLoop
 
 _log: Final = structlog.get_logger(__name__)
 _reading_threads: Final = 2
@@ -110,6 +113,7 @@ class Coordinator:
         self._clock = BootClock()
         self._usage = Usage()
         self._metrics = Metrics(settings.engine_instance_id, self._usage)
+        self._traces = self._open_traces()
         self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
         self._plans = PlanCache()
         self._server = grpc.aio.server(options=server_options(settings.keepalive))
@@ -126,6 +130,14 @@ class Coordinator:
         self._standing_by = False
         self._election: Election
         self._loop: ControlLoop
+
+    def _open_traces(self) -> "TracedLoop | None":
+        if self._settings.otel_traces_exporter == "none":
+            return None
+        # Loaded here, because OpenTelemetry is an extra.
+        from mainspring_coordinator.traces import TracedLoop  # noqa: PLC0415
+
+        return TracedLoop(self._metrics, self._settings.engine_instance_id)
 
     def _listen(self) -> int:
         host, port = self._settings.grpc_host, self._settings.grpc_port
@@ -171,7 +183,7 @@ class Coordinator:
             now_us=self._election.now_us,
             fresh=self._election.fresh,
             new_batch_id=lambda: secrets.token_bytes(16),
-            observer=self._metrics,
+            observer=self._traces or self._metrics,
             give_up=self._election.give_up,
         )
         self._metrics.watch(self._read)
@@ -245,6 +257,8 @@ class Coordinator:
             await self._election.stop()
             self._loop.end_term("the coordinator stops")
         await self._probes.stop()
+        if self._traces is not None:
+            await self._traces.close()
         self._plans.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._store.close)

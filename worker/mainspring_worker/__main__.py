@@ -21,6 +21,7 @@ from mainspring.logs import configure_logs
 from mainspring.settings import WorkerSettings
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import Executor, registry
+from mainspring_worker.spans import Spans, no_spans
 from mainspring_worker.worker import RefusedError, Worker
 
 _log: Final = structlog.get_logger(__name__)
@@ -118,16 +119,22 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
             told = True
             say("attached", worker=config.name, coordinator=coordinator, address=address)
 
+    spans: Spans = no_spans
+    if settings.otel_traces_exporter != "none":
+        # Loaded here, because OpenTelemetry is an extra.
+        from mainspring_worker.traces import TracedAttempts  # noqa: PLC0415
+
+        spans = TracedAttempts(config.name)
     async with AsyncExitStack() as stack:
         if settings.http_port:
             # Loaded here, because most workers serve no probes, and the HTTP server is a quarter of what a start costs.
             from mainspring_worker.probes import WorkerProbes  # noqa: PLC0415
 
             probes = WorkerProbes(settings.engine_instance_id)
-            worker = Worker(config, executors, on_attached=attached, on_ended=probes.metrics.attempt_ended)
+            worker = Worker(config, executors, on_attached=attached, on_ended=probes.metrics.attempt_ended, spans=spans)
             await stack.enter_async_context(probes.serving(worker, settings.http_host, settings.http_port))
         else:
-            worker = Worker(config, executors, on_attached=attached)
+            worker = Worker(config, executors, on_attached=attached, spans=spans)
         worker.stop_on_signals()
         await worker.run()
 

@@ -39,6 +39,8 @@ class Context:
     _cause: str = ""
     _told: threading.Event | None = field(default=None, repr=False)
     """Made for the first thread that waits: most attempts never need one."""
+    traceparent: str = ""
+    """The attempt's place in its workflow's trace, as the HTTP header of that name has it (W3C Trace Context); empty without traces."""
 
     @property
     def idempotency_key(self) -> str:

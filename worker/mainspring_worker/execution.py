@@ -17,6 +17,7 @@ from mainspring_worker.processes import ProcessPool
 from mainspring_worker.progress import ProgressBook
 from mainspring_worker.reports import Report
 from mainspring_worker.runner import Order, Runner
+from mainspring_worker.spans import Spans
 
 EndedListener: TypeAlias = Callable[[Executor, bool, Outcome, float], None]
 """Gets the executor, whether it was a `map` instance, how it ended, and the seconds that it ran."""
@@ -36,6 +37,7 @@ class Execution:
         going_on: Callable[[], None],
         changed: Callable[[], None],
         elapsed_s: Callable[[], float],
+        spans: Spans,
     ) -> None:
         """`going_on` is called when an attempt has ended, before the machine knows it and has another one begin; `changed` after that.
 
@@ -51,7 +53,7 @@ class Execution:
         self._changed = changed
         modules = config.modules or modules_of_processes(executors.values())
         processes = ProcessPool(modules, config.processes or config.slots)
-        self._runner = Runner(executors, config.slots, self._attempt_ended, processes, elapsed_s)
+        self._runner = Runner(executors, config.slots, self._attempt_ended, processes, elapsed_s, spans)
 
     def obey(self, instructions: Iterable[Instruction]) -> None:
         """Start and stop what the machine says."""
