@@ -34,12 +34,13 @@ from mainspring_coordinator.epoch import View
 from mainspring_coordinator.loop import ControlLoop
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.plans import PlanCache
-from mainspring_coordinator.probes import ProbeServer, make_app
+from mainspring_coordinator.probes import ProbeServer, make_app, ready_checks
 from mainspring_coordinator.readings import Fleet, Reading
 from mainspring_coordinator.record import Record
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
+from mainspring_coordinator.status_page import Owner, Status
 from mainspring_coordinator.store.errors import errors_met
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Attempts, Journal, ShardRow
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from mainspring_coordinator.traces import TracedLoop
 
 _log: Final = structlog.get_logger(__name__)
+_version: Final = version("mainspring")
 _reading_threads: Final = 2
 _server_grace_s: Final = 1.0
 _collect_after: Final = (50_000, 20, 1_000)
@@ -124,6 +126,9 @@ class Coordinator:
         self._dynamic: Dynamic | None = None
         self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
         self._strategy = ""
+        self._cluster = ""
+        self._healthy: bool | None = None
+        """What the gRPC health service says; None before calls are served."""
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: Sequence[tuple[str, str, str]] = ()
@@ -190,13 +195,14 @@ class Coordinator:
         self._loop.on_shard_lost(self._metrics.shard_lost)
         cluster = await self._election.start()
         self._loop.shards_total = cluster.shards_total
+        self._cluster = cluster.name
         self._services = await add_services(
             self._server,
             loop=self._loop,
             directory=self._election,
             reader=self._store.reader(),
             plans=self._plans,
-            build=Build(cluster.name, version("mainspring"), revision_wanted, self._store.description),
+            build=Build(cluster.name, _version, revision_wanted, self._store.description),
             strategy=lambda: self._loop.engine.strategy,
             counts=self._metrics,
             timings=FleetTimings(
@@ -230,6 +236,7 @@ class Coordinator:
         self._dynamic.start()
         await self._server.start()
         await self._services.set_serving(True)
+        self._healthy = True
         _log.info(
             "serving",
             grpc=self.grpc_address,
@@ -312,6 +319,7 @@ class Coordinator:
         state = self._loop.engine.state
         self._attempts.note(self._clock.now_us(), Attempts(state.attempts_ended, state.attempts_failed))
         self._note_strategy(self._loop.engine.strategy)
+        self._agree_on_health()
 
     # -- probes.Probed -----------------------------------------------------------------------------------------------------
 
@@ -340,6 +348,31 @@ class Coordinator:
         """Return how many unfinished workflows are ours."""
         return self._loop.engine.open_workflows if hasattr(self, "_loop") else 0
 
+    def status(self) -> Status:
+        """Return what the page for people shows."""
+        unready = [check.error for check in ready_checks(self) if check.error is not None]
+        if self._services is None:
+            return Status(self.instance_id, _version, "", self._store.description, unready, 0, "", (), (), 0, ())
+        election, loop = self._election, self._loop
+        owners = [
+            Owner(row.name, row.incarnation, row.grpc_address, row.http_address, row.attached_workers)
+            for row in election.live_rows()
+        ]
+        held = [election.owner_of(shard) for shard in range(loop.shards_total)]
+        return Status(
+            name=self.instance_id,
+            version=_version,
+            cluster=self._cluster,
+            database=self._store.description,
+            unready=unready,
+            open_workflows=self.active_workflows(),
+            strategy=loop.engine.strategy,
+            owners=owners,
+            shards=[owner[0] if owner is not None else "" for owner in held],
+            serving=len(loop.serving),
+            workers=self._services.fleet.book.messages(self._clock.now_us()),
+        )
+
     # -- within ------------------------------------------------------------------------------------------------------------
 
     def _note_standby(self, view: View) -> None:
@@ -353,6 +386,13 @@ class Coordinator:
                 action="serves clients by forwarding, and takes shards over when another coordinator ends",
             )
         self._standing_by = spare
+
+    def _agree_on_health(self) -> None:
+        """Let the gRPC health service say what `/ready` says, once calls are served and until we leave."""
+        serving = all(check.error is None for check in ready_checks(self))
+        if self._services is not None and self._healthy is not None and serving != self._healthy and not self._draining:
+            self._healthy = serving
+            self._spawn(self._services.set_serving(serving))
 
     def _note_strategy(self, in_force: str) -> None:
         if self._strategy not in ("", in_force):

@@ -1,4 +1,4 @@
-"""`/health`, `/ready` and `/metrics` over HTTP, for probes and Prometheus.
+"""`/health`, `/ready` and `/metrics` over HTTP, for probes and Prometheus, and `/`, a page for people.
 
 `/health` says whether the process should live: it fails only when the control loop has stopped, so that no probe restarts a healthy
 process because its database is away. `/ready` says whether work should be sent here. No answer waits for anything: each judges by
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -17,12 +17,13 @@ from typing import Any, Final, Protocol
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mainspring.errors import SettingsError
 from mainspring.usage import Usage
 from mainspring_coordinator.metrics import Metrics
+from mainspring_coordinator.status_page import Status, page
 
 _silent_us_max: Final = 5_000_000
 """A part that was not heard of for longer does not work."""
@@ -54,6 +55,10 @@ class Probed(Protocol):
 
     def active_workflows(self) -> int:
         """Return how many unfinished workflows are ours."""
+        ...
+
+    def status(self) -> Status:
+        """Return what the page for people shows."""
         ...
 
 
@@ -94,14 +99,19 @@ def health(probed: Probed, usage: Usage, started_s: float) -> tuple[int, dict[st
 
 def ready(probed: Probed) -> tuple[int, dict[str, Any]]:
     """Return status code and body of `/ready`."""
-    checks = [
+    checks = ready_checks(probed)
+    fine = all(check.error is None for check in checks)
+    body = {"status": "ready" if fine else "not_ready", "checks": [check.to_json() for check in checks]}
+    return (200 if fine else 503), body
+
+
+def ready_checks(probed: Probed) -> Sequence[Check]:
+    """Return what `/ready` looks at; the gRPC health service says the same."""
+    return [
         Check("database", _database_error(probed)),
         Check("scheduler", _scheduler_error(probed)),
         Check("lockManager", None if probed.lock_held() else "no term is under way; the log says why"),
     ]
-    fine = all(check.error is None for check in checks)
-    body = {"status": "ready" if fine else "not_ready", "checks": [check.to_json() for check in checks]}
-    return (200 if fine else 503), body
 
 
 def _database_error(probed: Probed) -> str | None:
@@ -130,10 +140,14 @@ def make_app(probed: Probed, usage: Usage, metrics: Metrics) -> Starlette:
         code, body = ready(probed)
         return JSONResponse(body, code)
 
+    async def get_page(_request: Request) -> Response:
+        return HTMLResponse(page(probed.status()), headers={"cache-control": "no-store"})
+
     async def get_metrics(_request: Request) -> Response:
         return Response(await metrics.scraped(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return Starlette(routes=[Route("/health", get_health), Route("/ready", get_ready), Route("/metrics", get_metrics)])
+    paths = {"/": get_page, "/health": get_health, "/ready": get_ready, "/metrics": get_metrics}
+    return Starlette(routes=[Route(path, answer) for path, answer in paths.items()])
 
 
 class _Server(uvicorn.Server):
