@@ -17,7 +17,7 @@ from mainspring.errors import MainspringError, SettingsError
 from mainspring.interrupts import interrupted, let_interrupts_in
 from mainspring.limits import labels_max, name_bytes_max
 from mainspring.log_stream import LogStream
-from mainspring.logs import configure_logs
+from mainspring.logs import change_level_by_signals, configure_logs
 from mainspring.settings import WorkerSettings
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import Executor, registry
@@ -136,6 +136,7 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
         else:
             worker = Worker(config, executors, on_attached=attached, spans=spans)
         worker.stop_on_signals()
+        change_level_by_signals(settings.log_level)
         await worker.run()
 
 

@@ -59,8 +59,9 @@ def _within(traceparent: str) -> AbstractContextManager[object]:
 
 def main() -> int:
     """Import what registers the executors, then run what is ordered until the worker hangs up."""
-    # Ctrl-C in a terminal reaches us too; the worker drains then, and decides when we end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal, and what a supervisor sends to all processes of a service, reach us too; the worker decides what follows.
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     line = _Line(int(sys.argv[1]))
     for module in sys.argv[2:]:
         importlib.import_module(module)

@@ -15,6 +15,7 @@ import orjson
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout, unknown_executor
 from mainspring.limits import stop_wait_ms_max
+from mainspring.logs import current_task
 from mainspring_worker.attempts import Cause, Key
 from mainspring_worker.context import AttemptCancelled, Context
 from mainspring_worker.executors import Executor, Kind
@@ -122,6 +123,7 @@ class Runner:
     async def _run(self, running: _Running, work: Callable[[], Coroutine[Any, Any, Ended]]) -> None:
         running.begun = True
         context = running.order.context
+        current_task.set(context)  # of this asyncio task alone
         if context.cancelled:
             self._end(running, Ended(cancelled=True))
             return
@@ -159,8 +161,12 @@ async def _await(found: Executor, order: Order) -> Ended:
 
 
 def _call_within(span: AttemptSpan, found: Executor, order: Order) -> Ended:
-    with span.current():
-        return call(found, order.input, order.context)
+    token = current_task.set(order.context)
+    try:
+        with span.current():
+            return call(found, order.input, order.context)
+    finally:
+        current_task.reset(token)
 
 
 def call(found: Executor, data: bytes, context: Context) -> Ended:
