@@ -26,6 +26,7 @@ from mainspring.errors import (
     MainspringError,
     NotFoundError,
     NotOwnerError,
+    PreconditionError,
     Problem,
     SettingsError,
     StoreUnavailableError,
@@ -56,6 +57,7 @@ _leaves: Final[tuple[tuple[type[MainspringError], grpc.StatusCode, str], ...]] =
     (UnavailableError, _Code.UNAVAILABLE, "UNAVAILABLE"),
     (StoreUnavailableError, _Code.UNAVAILABLE, "STORE_UNAVAILABLE"),
     (DeadlineError, _Code.DEADLINE_EXCEEDED, "DEADLINE"),
+    (PreconditionError, _Code.FAILED_PRECONDITION, "PRECONDITION"),
     (SettingsError, _Code.FAILED_PRECONDITION, "SETTINGS"),
     (MainspringError, _Code.INTERNAL, "INTERNAL"),
 )

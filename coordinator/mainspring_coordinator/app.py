@@ -46,6 +46,7 @@ from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Attempts, Journal, ShardRow
 from mainspring_coordinator.store.revision import revision_wanted
 from mainspring_coordinator.webhook import Webhook
+from mainspring_coordinator.withdrawal import Withdrawal
 
 if TYPE_CHECKING:
     from mainspring_coordinator.traces import TracedLoop
@@ -113,6 +114,7 @@ class Coordinator:
             lock_socket_timeout_ms=settings.lock_query_timeout_ms,
         )
         self._clock = BootClock()
+        self._withdrawal = Withdrawal(self._clock, lambda: self._loop.engine.state.peers_have_workers)
         self._usage = Usage()
         self._metrics = Metrics(settings.engine_instance_id, self._usage)
         self._traces = self._open_traces()
@@ -208,6 +210,7 @@ class Coordinator:
             timings=FleetTimings(
                 settings.heartbeat_interval_ms, settings.failure_detection_timeout_ms, settings.stream_grace_ms
             ),
+            withdrawal=self._withdrawal,
             vitals=self._said_to_workers,
         )
         self._record = Record(
@@ -430,7 +433,8 @@ class Coordinator:
         return Webhook(url, self._settings.failover_webhook_secret, cluster) if url is not None else None
 
     def _vitals(self) -> Vitals:
-        return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.owned(), self._attempts.recent)
+        attached = self._withdrawal.attached(self._attached_workers())
+        return Vitals(self._loop.oldest_batch_us(), attached, self._loop.owned(), self._attempts.recent)
 
     def _attached_workers(self) -> int:
         services = self._services  # the election's thread asks too, and may do so while we stop

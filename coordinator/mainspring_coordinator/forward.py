@@ -111,6 +111,13 @@ class Forwarder:
         incarnation, address = owner
         return True if incarnation == self._directory.incarnation else self._peer(incarnation, address)
 
+    def peer(self, incarnation: str) -> Peer | bool:
+        """Return a live coordinator: True for ourselves, False when there is none of this incarnation."""
+        if incarnation == self._directory.incarnation:
+            return True
+        address = next((peer for who, _, peer in self._directory.coordinators() if who == incarnation), None)
+        return False if address is None else self._peer(incarnation, address)
+
     async def call(
         self,
         shard: int,

@@ -44,6 +44,8 @@ _order: Final = (
         "shards",
         "failovers",
         "strategy",
+        "step-down",
+        "audit",
         "config",
         "simulate",
         "coordinator",

@@ -10,7 +10,7 @@ from sqlalchemy.sql import column, table
 
 from mainspring.errors import SchemaError
 
-revision_wanted: Final = "0004"
+revision_wanted: Final = "0005"
 """The revision that this build needs; a test holds it to the last of `migrations/versions`."""
 version_table: Final = "schema_revision"
 """Where Alembic keeps the revision."""

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 from sqlalchemy.dialects.mysql import LONGBLOB, TINYINT
 from sqlalchemy.types import BINARY, VARBINARY, TypeEngine
 
-from mainspring.limits import concurrency_key_bytes_max, deaths_noted_chars_max
+from mainspring.limits import audit_subject_bytes_max, concurrency_key_bytes_max, deaths_noted_chars_max
 
 metadata: Final = MetaData()
 """All tables of Mainspring except Alembic's own."""
@@ -219,6 +219,22 @@ strategy_changes: Final = Table(
     Column("strategy_after", ascii_text(64), nullable=False),
     Column("changed_by", unicode_text(255), nullable=False),
     Column("reason", unicode_text(1024), nullable=False),
+    **_options,
+)
+
+audit: Final = Table(
+    "audit",
+    metadata,
+    Column("entry_id", ascii_text(32), primary_key=True),
+    _number("began_at_us"),
+    _number("ended_at_us"),
+    Column("act", ascii_text(64), nullable=False),
+    Column("subject", unicode_text(audit_subject_bytes_max), nullable=False),
+    Column("reason", unicode_text(1024), nullable=False),
+    Column("who", unicode_text(255), nullable=False),
+    Column("coordinator", unicode_text(255), nullable=False),
+    Column("outcome", unicode_text(1024), nullable=False),
+    Index("audit_began", "began_at_us", "entry_id"),
     **_options,
 )
 
