@@ -60,6 +60,14 @@ cluster: Final = Table(
     **_options,
 )
 
+# One row: the oldest revision whose builds can use this schema.
+schema_readers: Final = Table(
+    "schema_readers",
+    metadata,
+    Column("readable_from", ascii_text(16), primary_key=True),
+    **_options,
+)
+
 shards: Final = Table(
     "shards",
     metadata,
@@ -253,3 +261,8 @@ permits: Final = Table(
     Column("permits_count", Integer, nullable=False),
     **_options,
 )
+
+
+def columns_of(table: Table) -> str:
+    """Return the names of a table's columns as this build knows them, for statements written by hand; the database may have more."""
+    return ",".join(column.name for column in table.columns)
