@@ -45,6 +45,7 @@ _order: Final = (
         "failovers",
         "strategy",
         "config",
+        "token",
         "simulate",
         "coordinator",
         "worker",
