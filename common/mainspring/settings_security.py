@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, model_validator
 
 from mainspring.access import Access, TlsFiles
+from mainspring.errors import SettingsError
 from mainspring.limits import token_bytes_max
 from mainspring.settings_model import Settings, declare
 
@@ -194,10 +195,13 @@ class Serving(Calling):
             )
         if self.auth_jwks is None and (idle := [name for name, value in jwt.items() if value]):
             raise ValueError(f"{' and '.join(idle)} have no effect without AUTH_JWKS; set it or leave them out")
-        self._refuse_open_doors()
         return self
 
-    def _refuse_open_doors(self) -> None:
+    def demand_closed_doors(self) -> None:
+        """Raise `SettingsError` when other hosts may connect without TLS and authentication and nobody said that they may.
+
+        Asked at a start and not of the settings as such: what only reads the database listens nowhere.
+        """
         if self.insecure or (self.tls_cert is not None and self.authenticates):
             return
         for door in self.doors:
@@ -206,7 +210,7 @@ class Serving(Calling):
                     *(["TLS (TLS_CERT, TLS_KEY)"] if self.tls_cert is None else []),
                     *(["authentication (AUTH_TOKENS or AUTH_JWKS)"] if not self.authenticates else []),
                 ]
-                raise ValueError(
+                raise SettingsError(
                     f"{door.setting} = {door.host} lets other hosts connect, without {' and without '.join(lacks)}; set these "
                     f"(docs/security.md), or {door.setting} to 127.0.0.1, or say that it may be so with INSECURE=true (--insecure)"
                 )

@@ -107,6 +107,7 @@ class Coordinator:
         gc.freeze()  # what is imported stays
         gc.set_threshold(*_collect_after)
         self._settings = settings
+        settings.demand_closed_doors()
         check(settings.access)
         self._engine_config = engine_config(settings)
         self._store = open_store(

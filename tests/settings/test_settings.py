@@ -11,6 +11,7 @@ import pytest
 from mainspring.errors import SettingsError
 from mainspring.settings import ClientSettings, CoordinatorSettings, WorkerSettings
 from mainspring.settings_model import mask
+from mainspring.settings_security import Serving
 from tests.settings.reference import rows
 
 BOTH = (CoordinatorSettings, WorkerSettings)
@@ -169,7 +170,7 @@ BAD: list[tuple[Part, dict[str, object], str]] = [
     (CoordinatorSettings, {"AUTH_TOKENS": "a", "DISTRIBUTED_MODE": "true"}, "set without MAINSPRING_TOKEN_FILE"),
     (WorkerSettings, {**CERT, "HTTP_PORT": 3000}, "set HTTP_PROBE_PORT, where /health and /ready answer without"),
 ]
-OPEN: list[tuple[Part, dict[str, object], str]] = [
+OPEN: list[tuple[type[Serving], dict[str, object], str]] = [
     (
         CoordinatorSettings,
         {"GRPC_HOST": "0.0.0.0"},
@@ -196,22 +197,24 @@ def test_what_is_not_allowed_is_named_with_what_is(part: Part, values: dict[str,
 
 @pytest.mark.parametrize(("part", "values", "told"), OPEN, ids=[told for _, _, told in OPEN])
 def test_a_door_that_is_open_to_other_hosts_is_refused_unless_it_is_said_so(
-    part: Part, values: dict[str, object], told: str
+    part: type[Serving], values: dict[str, object], told: str
 ) -> None:
-    with pytest.raises(SettingsError, match=re.escape(told)) as refused:
-        part.of(**values)
-    assert "INSECURE=true (--insecure)" in str(refused.value)
-    assert part.of(**values, INSECURE="true").insecure
-    with pytest.raises(SettingsError):
-        part.of(**values, INSECURE="yes")
-    assert part.of(**{**values, **CERT, "AUTH_TOKENS": "a", "HTTP_PROBE_PORT": 3001})
+    for said in ({}, {"INSECURE": "yes"}):
+        with pytest.raises(SettingsError, match=re.escape(told)) as refused:
+            part.of(**values, **said).demand_closed_doors()
+        assert "INSECURE=true (--insecure)" in str(refused.value)
+    part.of(**values, INSECURE="true").demand_closed_doors()
+    part.of(**{**values, **CERT, "AUTH_TOKENS": "a", "HTTP_PROBE_PORT": 3001}).demand_closed_doors()
 
 
-def test_loopback_and_plain_probes_may_be_open() -> None:
-    for host in ("127.0.0.1", "127.0.0.53", "localhost", "::1", "[::1]"):
-        assert CoordinatorSettings.of(GRPC_HOST=host, HTTP_HOST=host)
-    assert WorkerSettings.of(HTTP_HOST="0.0.0.0")
-    assert WorkerSettings.of(HTTP_HOST="0.0.0.0", HTTP_PROBE_PORT=3000)
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.53", "localhost", "::1", "[::1]"])
+def test_loopback_may_be_open(host: str) -> None:
+    CoordinatorSettings.of(GRPC_HOST=host, HTTP_HOST=host).demand_closed_doors()
+
+
+def test_plain_probes_may_be_open() -> None:
+    WorkerSettings.of(HTTP_HOST="0.0.0.0").demand_closed_doors()
+    WorkerSettings.of(HTTP_HOST="0.0.0.0", HTTP_PROBE_PORT=3000).demand_closed_doors()
 
 
 @pytest.mark.parametrize(
@@ -293,9 +296,9 @@ def test_derived_times_are_those_of_the_design() -> None:
     ("values", "host"),
     [
         ({}, "127.0.0.1"),
-        ({"GRPC_HOST": "0.0.0.0", "INSECURE": "true"}, "pod-1"),
-        ({"GRPC_HOST": "10.0.0.7", "INSECURE": "true"}, "10.0.0.7"),
-        ({"GRPC_HOST": "0.0.0.0", "INSECURE": "true", "ADVERTISE_HOST": "lb"}, "lb"),
+        ({"GRPC_HOST": "0.0.0.0"}, "pod-1"),
+        ({"GRPC_HOST": "10.0.0.7"}, "10.0.0.7"),
+        ({"GRPC_HOST": "0.0.0.0", "ADVERTISE_HOST": "lb"}, "lb"),
     ],
 )
 def test_others_reach_a_coordinator_by_a_host_that_they_can_dial(values: dict[str, str], host: str) -> None:

@@ -143,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = _parser().parse_args(arguments)
         settings = WorkerSettings.load({name: getattr(given, name) for name in WorkerSettings.reference()})
         configure_logs(settings.log_level)
+        settings.demand_closed_doors()
         check(settings.access)
         import_modules(given.modules)
         executors = dict(registry.chosen(settings.supported_executors))
