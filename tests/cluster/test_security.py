@@ -11,6 +11,7 @@ from mainspring.callers import Role
 from mainspring.errors import NotAllowedError, UnauthenticatedError, UnavailableError
 from mainspring.tokens import line, new_token
 from mainspring_client import Client
+from mainspring_client.dev import DevCluster
 from tests.cluster.flows import chain
 from tests.cluster.running import RealCluster, eventually
 from tests.servers.certificates import Authority
@@ -79,8 +80,8 @@ def test_a_secure_cluster_runs_workflows_refuses_strangers_and_logs_no_secret(
         async with RealCluster(chosen_url, tmp_path, LOG_LEVEL="debug") as cluster:
             for name in ("c1", "c2"):
                 await cluster.coordinator(name, **secured.coordinators())
-            await cluster.worker("w1", **secured.worker(by_certificate=True))
-            await cluster.worker("w2", **secured.worker(by_certificate=False))
+            await cluster.worker("w1", slots=4, **secured.worker(by_certificate=True))
+            await cluster.worker("w2", slots=4, **secured.worker(by_certificate=False))
             address = cluster.address("c1")
             async with Client(address, access=secured.access(Role.ADMIN)) as admin:
                 await cluster.owned(admin, c1=8, c2=8)
@@ -92,7 +93,7 @@ def test_a_secure_cluster_runs_workflows_refuses_strangers_and_logs_no_secret(
             await run_workflows(address, secured)
             await refuse_strangers(address, secured, tmp_path)
             stranger = await cluster.spawn_worker(
-                "w3", **secured.worker(by_certificate=False) | {"MAINSPRING_TOKEN_FILE": ""}
+                "w3", slots=4, **secured.worker(by_certificate=False) | {"MAINSPRING_TOKEN_FILE": ""}
             )
             told = await stranger.said("coordinator_unreachable")
             assert "UNAUTHENTICATED: the certificate's names ('other.internal'" in told
@@ -131,6 +132,24 @@ async def refuse_strangers(address: str, secured: Secured, folder: Path) -> None
     async with Client(address, access=Access(), connect_timeout=1) as plain:
         with pytest.raises(UnavailableError, match="if TLS is spoken there, set TLS_CA here"):
             await plain.shards()
+
+
+def test_an_embedded_cluster_takes_the_same_settings(tmp_path: Path, secured: Secured) -> None:
+    one_token = {
+        **secured.coordinators(),
+        **secured.calling(Role.ADMIN),
+        "DISTRIBUTED_MODE": "",
+        "EFFECTS": str(tmp_path),
+    }
+    del one_token["HTTP_PROBE_PORT"]
+
+    async def play() -> None:
+        async with DevCluster(imports=["tests.cluster.tasks"], workers=1, environment=one_token) as cluster:
+            assert cluster.probes_address != cluster.http_address
+            async with Client(cluster.address, access=secured.access(Role.CLIENT)) as client:
+                assert await (await client.submit(chain(1, "noop"), 7)).result() == 7
+
+    asyncio.run(play())
 
 
 def test_a_coordinator_that_other_hosts_could_reach_does_not_start_without_being_told_so(

@@ -5,7 +5,7 @@ both. So an owner need not believe what a client writes of itself, and knows its
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from inspect import isasyncgenfunction
@@ -28,7 +28,6 @@ from mainspring_coordinator.auth.rates import Connections, Rates, host_of
 
 _log: Final = structlog.get_logger(__name__)
 _caller: ContextVar[Caller] = ContextVar("caller", default=anonymous)
-_may_send_on: Final = frozenset({Role.COORDINATOR, Role.ADMIN})
 _certificate_keys: Final = ("x509_subject_alternative_name", "x509_common_name")
 
 
@@ -138,6 +137,11 @@ class Gate(grpc.aio.ServerInterceptor):
             self._rates.take(host)
             return anonymous
         said = _Said(context)
+        if not self._authenticator.on:
+            if not said.forwarded:
+                self._rates.take(host)
+            _demand(method, anonymous)
+            return anonymous
         try:
             direct = self._authenticator.caller(said.authorization, said.certificate_names)
         except UnauthenticatedError as error:
@@ -147,11 +151,7 @@ class Gate(grpc.aio.ServerInterceptor):
                     f"the coordinator that sent this call on is not known to its owner: {error}"
                 ) from error
             raise
-        if not self._authenticator.on:
-            if not said.forwarded:
-                self._rates.take(host)
-            found = direct
-        elif said.forwarded and direct.role in _may_send_on:
+        if said.forwarded and direct.role is Role.COORDINATOR:
             # The coordinator that the caller spoke to has counted the call.
             found = said.origin(direct)
         else:
@@ -177,6 +177,7 @@ class _Said:
     """What a call brings with it."""
 
     def __init__(self, context: Context) -> None:
+        self._context = context
         self.authorization: str | None = None
         self.forwarded = False
         self._origin = ""
@@ -187,10 +188,12 @@ class _Said:
                 self.forwarded = True
             elif key == caller_key:
                 self._origin = str(value)
-        proof = context.auth_context()
-        self.certificate_names = [
-            name.decode(errors="replace") for key in _certificate_keys for name in proof.get(key, ())
-        ]
+
+    @property
+    def certificate_names(self) -> Sequence[str]:
+        """The names in the client's certificate, which the transport has checked; none where it wants none."""
+        proof = self._context.auth_context()
+        return [name.decode(errors="replace") for key in _certificate_keys for name in proof.get(key, ())]
 
     def origin(self, by: Caller) -> Caller:
         """Return for whom a coordinator sent the call on."""
