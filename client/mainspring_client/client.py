@@ -12,11 +12,13 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Self, TypeAlias
 
+from mainspring.access import Access
 from mainspring.dial import default_grpc_port, parse_addresses
 from mainspring.errors import BadRequestError, MainspringError
 from mainspring.failovers import Failover
 from mainspring.limits import call_timeout_ms_default, first_contact_ms_default, page_size_max, reason_bytes_max
 from mainspring.naming import new_request_id
+from mainspring.settings_security import Calling
 from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip
 from mainspring_client import administration, following, submitting, wire_nouns
@@ -57,16 +59,23 @@ class Client:
         self,
         address: str | None = None,
         *,
+        access: Access | None = None,
         timeout: float = call_timeout_ms_default / 1000,
         connect_timeout: float = first_contact_ms_default / 1000,
     ) -> None:
-        """Take "host:port", several with commas, or None for MAINSPRING_ADDRESS, else 127.0.0.1:7320; seconds."""
+        """Take "host:port", several with commas, or None for MAINSPRING_ADDRESS, else 127.0.0.1:7320; seconds.
+
+        `access`: TLS and token; None: by TLS_CA, MAINSPRING_TOKEN and their neighbours in the environment (docs/security.md).
+        """
         if timeout <= 0 or connect_timeout <= 0:
             raise BadRequestError("timeout and connect_timeout are seconds above 0", field="timeout")
         if address is None:
             address = os.environ.get(address_setting) or default_address
         self._transport = Transport(
-            parse_addresses(address), timeout_ms=int(timeout * 1000), first_contact_ms=int(connect_timeout * 1000)
+            parse_addresses(address),
+            access=access if access is not None else Calling.from_environment(),
+            timeout_ms=int(timeout * 1000),
+            first_contact_ms=int(connect_timeout * 1000),
         )
 
     async def __aenter__(self) -> Self:

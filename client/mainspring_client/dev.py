@@ -45,6 +45,7 @@ _own_settings: Final = (
     "GRPC_PORT",
     "HTTP_HOST",
     "HTTP_PORT",
+    "HTTP_PROBE_PORT",
     "MAINSPRING_ADDRESS",
     "MAX_CONCURRENT_NODES",
     "SUPPORTED_EXECUTORS",
@@ -96,7 +97,9 @@ class DevCluster:
         self.address = ""
         """Where clients and workers find it: "host:port"."""
         self.http_address = ""
-        """Where its probes and metrics are: "host:port"."""
+        """Where its HTTP server is: "host:port"."""
+        self.probes_address = ""
+        """Where its probes answer without TLS: the same, unless TLS_CERT is set."""
 
     @property
     def data(self) -> Path:
@@ -164,7 +167,8 @@ class DevCluster:
         child = Child(dead.name, dead.log_path, self._echo)
         if dead is self.coordinator:
             self.coordinator = child
-            await self._start_coordinator(_port_of(self.address), _port_of(self.http_address))
+            ports = (self.address, self.http_address, self.probes_address)
+            await self._start_coordinator(*map(_port_of, ports))
         else:
             self.workers[self.workers.index(dead)] = child
             await self._start_worker(child)
@@ -178,8 +182,9 @@ class DevCluster:
             arguments += ["--slots", str(self._slots)]
         await worker.start(arguments, self._settings(worker.name, HTTP_PORT="0"), self._directory)
 
-    async def _start_coordinator(self, grpc_port: int, http_port: int) -> None:
-        settings = self._settings("coordinator", GRPC_PORT=str(grpc_port), HTTP_PORT=str(http_port))
+    async def _start_coordinator(self, grpc_port: int, http_port: int, probe_port: int) -> None:
+        ports = {"GRPC_PORT": grpc_port, "HTTP_PORT": http_port, "HTTP_PROBE_PORT": probe_port}
+        settings = self._settings("coordinator", **{name: str(port) for name, port in ports.items()})
         await self.coordinator.start(["-c", _upgrade_and_run], settings, self._directory)
 
     async def ended(self) -> Child:
@@ -191,22 +196,23 @@ class DevCluster:
     async def _start(self) -> None:
         require_free(self._grpc_port, "GRPC_PORT")
         require_free(self._http_port, "HTTP_PORT")
+        probe_port = (self._http_port + 1) % 65_536 if self._http_port else 0
         self._data.mkdir(parents=True, exist_ok=True)
-        await self._start_coordinator(self._grpc_port, self._http_port)
+        await self._start_coordinator(self._grpc_port, self._http_port, probe_port)
         said = await self.coordinator.heard("listening", dev_start_ms_max / 1000)
-        self.address, self.http_address = said["grpc"], said["http"]
+        self.address, self.http_address, self.probes_address = said["grpc"], said["http"], said["probes"]
         await self._ready()
         await asyncio.gather(*(self.add_worker() for _ in range(self._workers_wanted)))
 
     async def _ready(self) -> None:
         polls = dev_start_ms_max // dev_ready_poll_ms
         for _ in range(polls):
-            if await asyncio.to_thread(is_ready, self.http_address):
+            if await asyncio.to_thread(is_ready, self.probes_address):
                 return
             if self.coordinator.exited.done():
                 break
             await asyncio.sleep(dev_ready_poll_ms / 1000)
-        raise self.coordinator.failure(f"the coordinator is not ready at http://{self.http_address}/ready")
+        raise self.coordinator.failure(f"the coordinator is not ready at http://{self.probes_address}/ready")
 
     def _settings(self, name: str, **more: str) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if key not in _own_settings}

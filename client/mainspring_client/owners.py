@@ -13,6 +13,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from mainspring.errors import SettingsError
 from mainspring.ids import shard_of
 from mainspring.limits import try_timeout_ms_max
 from mainspring.owner_hint import OwnerHint, addressee_key, owner_key
@@ -83,7 +84,11 @@ class Owners:
             # Calls that are under way at those that own nothing any more may end first.
             named = {known.address for known in self._hints.values()}
             self._close([known for known in self._stubs if known not in named], grace_s=try_timeout_ms_max / 1_000)
-            self._stubs[hint.address] = self._dial(hint.address)
+            try:
+                self._stubs[hint.address] = self._dial(hint.address)
+            except SettingsError:  # a token that may not go there in the clear; the present address passes the calls on
+                del self._hints[hint.shard]
+                return
         self._stubs[hint.address].channel.get_state(try_to_connect=True)
 
     def _close(self, addresses: Iterable[str], *, grace_s: float | None) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Seque
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Self, TypeVar
 
+from mainspring.access import Access
 from mainspring.errors import MainspringError, UnavailableError
 from mainspring.failovers import Failover
 from mainspring.limits import call_timeout_ms_default, first_contact_ms_default
@@ -149,11 +150,12 @@ class SyncClient:
         self,
         address: str | None = None,
         *,
+        access: Access | None = None,
         timeout: float = call_timeout_ms_default / 1000,
         connect_timeout: float = first_contact_ms_default / 1000,
     ) -> None:
         """Take what `Client` takes."""
-        self._client = Client(address, timeout=timeout, connect_timeout=connect_timeout)
+        self._client = Client(address, access=access, timeout=timeout, connect_timeout=connect_timeout)
         self._lock = threading.Lock()
         self._under_way: set[Future[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = _shared.hold()

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from mainspring.access import Access, plain
 from mainspring.clock import BootClock, Clock
 from mainspring.dial import Keepalive
 from mainspring.errors import BusyError, DeadlineError, MainspringError, NotOwnerError, UnavailableError
@@ -29,9 +30,11 @@ from mainspring.limits import (
     try_timeout_ms_max,
 )
 from mainspring.rpc_errors import error_from, is_ours, retry_after_ms
+from mainspring.tls import hint
 from mainspring_client.owners import Owner, Owners
 from mainspring_client.stubs import Stubs
 
+_why_not_s: Final = 1.0
 _transient: Final = (UnavailableError, BusyError, DeadlineError)
 
 
@@ -42,6 +45,7 @@ class Transport:
         self,
         addresses: Sequence[str],
         *,
+        access: Access = plain,
         timeout_ms: int = call_timeout_ms_default,
         first_contact_ms: int = first_contact_ms_default,
         keepalive: Keepalive | None = None,
@@ -50,12 +54,13 @@ class Transport:
     ) -> None:
         self.timeout_ms = timeout_ms
         self._addresses = tuple(addresses)
+        self._access = access
         self._first_contact_ms = first_contact_ms
         self._keepalive = keepalive or Keepalive()
         self._clock = clock or BootClock()
         self._chance = chance
         self._open: dict[str, Stubs] = {}
-        self._owners = Owners(lambda address: Stubs(address, self._keepalive))
+        self._owners = Owners(lambda address: Stubs(address, self._keepalive, access))
         self._at = 0
         self._contacted = False
         self._closed = False
@@ -134,7 +139,7 @@ class Transport:
             raise UnavailableError("the client is closed; open a new one")
         for address in self._addresses:
             if address not in self._open:
-                self._open[address] = Stubs(address, self._keepalive)
+                self._open[address] = Stubs(address, self._keepalive, self._access)
         if not self._contacted:
             await self._contact(min(left_ms, self._first_contact_ms))
         return self._open[self._addresses[self._at]]
@@ -155,9 +160,22 @@ class Transport:
         if self._closed:
             raise UnavailableError("the client was closed before it found a coordinator")
         if not answering:
-            raise self.nobody(f"no connection within {wait_ms / 1000:.1f} s")
+            raise self.nobody(f"no connection within {wait_ms / 1000:.1f} s", await self._why_not())
         self._at = min(answering)
         self._contacted = True
+
+    async def _why_not(self) -> str:
+        """Return what is known of why the first address does not answer, and what to do; empty when that is no question of TLS."""
+        check: Any = self._open[self._addresses[0]].channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            await check(b"", timeout=_why_not_s)
+        except grpc.aio.AioRpcError as rpc_error:
+            return self.hint(rpc_error)
+        return ""
+
+    def hint(self, rpc_error: grpc.aio.AioRpcError) -> str:
+        """Return what a failed connection has to do with TLS, and what to do; empty when nothing."""
+        return hint(rpc_error.details() or "", by_tls=bool(self._access.tls.ca))
 
     def tries(self) -> "Tries":
         """Begin to count the tries of an act that takes several calls; it has the client's timeout."""
@@ -176,9 +194,11 @@ class Transport:
         """Return how long to wait after so many failures in a row: full jitter."""
         return self._chance() * min(client_retry_delay_ms_max, client_retry_delay_ms_first * 2.0 ** min(failures, 16))
 
-    def nobody(self, cause: str) -> UnavailableError:
-        """Say that no address answers, and what to do."""
+    def nobody(self, cause: str, meaning: str = "") -> UnavailableError:
+        """Say that no address answers, and what to do; `meaning` says it where the cause is known."""
         where = " or ".join(self._addresses)
+        if meaning:
+            return UnavailableError(f"no coordinator answers at {where}: {cause}\n{meaning} (docs/security.md)")
         return UnavailableError(
             f"no coordinator answers at {where}: {cause}\n"
             "set the right address with MAINSPRING_ADDRESS or --address, or start a cluster here with: mainspring dev"
@@ -243,4 +263,5 @@ class Tries:
                 " and repeating it with the same workflow id is safe"
             )
         said = rpc_error.details() or rpc_error.code().name
-        return self._transport.nobody(f"tried {self._failures} times in {self._timeout_ms / 1000:g} s: {said}")
+        tried = f"tried {self._failures} times in {self._timeout_ms / 1000:g} s: {said}"
+        return self._transport.nobody(tried, self._transport.hint(rpc_error))

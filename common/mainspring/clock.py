@@ -5,6 +5,7 @@ every duration that ownership rests on is measured with it.
 """
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -22,3 +23,8 @@ class BootClock:
     def now_us(self) -> int:
         """Return microseconds since the machine was started, its suspended time included."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+def calendar_now() -> datetime:
+    """Return the host's date and time: for what people read, and for what others have dated, as certificates and tokens are."""
+    return datetime.fromtimestamp(time.time_ns() / 1e9, UTC)

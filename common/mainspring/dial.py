@@ -11,8 +11,10 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from mainspring.access import Access, plain
+from mainspring.channels import AccessChannel
 from mainspring.errors import SettingsError
-from mainspring.limits import answer_bytes_max, connections_max, message_bytes_max
+from mainspring.limits import answer_bytes_max, connections_max, message_bytes_max, streams_a_connection_max
 
 default_grpc_port: Final = 7320
 default_http_port: Final = 3000
@@ -51,6 +53,7 @@ def server_options(keepalive: Keepalive = Keepalive()) -> Options:
         ("grpc.http2.min_ping_interval_without_data_ms", max(1, keepalive.time_ms // 2)),
         ("grpc.http2.max_ping_strikes", 5),
         ("grpc.max_allowed_incoming_connections", connections_max),
+        ("grpc.max_concurrent_streams", streams_a_connection_max),
         ("grpc.server_handshake_timeout_ms", 5_000),
         ("grpc.so_reuseport", 0),
     ]
@@ -71,9 +74,12 @@ def channel_options(keepalive: Keepalive = Keepalive()) -> Options:
     ]
 
 
-def open_channel(address: str, keepalive: Keepalive = Keepalive()) -> grpc.aio.Channel:
-    """Open a channel to "host:port"; it connects at its first call."""
-    return grpc.aio.insecure_channel(address, options=channel_options(keepalive))
+def open_channel(address: str, keepalive: Keepalive = Keepalive(), access: Access = plain) -> grpc.aio.Channel:
+    """Open a channel to "host:port"; it connects at its first call. `SettingsError` when a file of `access` cannot be used."""
+    options = channel_options(keepalive)
+    if access.tls.ca or access.has_token:
+        return AccessChannel(address, access, options)
+    return grpc.aio.insecure_channel(address, options=options)
 
 
 def parse_addresses(text: str, setting: str = "MAINSPRING_ADDRESS") -> Sequence[str]:

@@ -10,6 +10,8 @@
     ├── BusyError                a queue is full; try again after `retry_after_ms`
     ├── UnavailableError         no coordinator could take the call in time; its outcome may be unknown
     │   └── NotOwnerError            another coordinator owns the shard; ask it
+    ├── UnauthenticatedError     it is not known who calls: no token, or none that counts
+    ├── NotAllowedError          it is known who calls, and its role may not do this
     ├── DeadlineError            the caller's own deadline passed
     ├── SettingsError            a setting is unknown, malformed or does not fit another
     └── StoreError               the database
@@ -126,6 +128,14 @@ class UnavailableError(MainspringError):
 
 class NotOwnerError(UnavailableError):
     """Another coordinator owns the workflow's shard, or nobody does at the moment; nothing was done here."""
+
+
+class UnauthenticatedError(MainspringError):
+    """It is not known who calls: there is no token, or it is unknown, malformed or expired."""
+
+
+class NotAllowedError(MainspringError):
+    """The caller's role may not do this."""
 
 
 class DeadlineError(MainspringError):

@@ -97,6 +97,25 @@ connections_max: Final = 4_096
 shards_max: Final = 1_024
 coordinators_max: Final = 1_024
 
+# Who may connect
+token_bytes_max: Final = 8 * KIB  # a JWT with many claims; the transport refuses more than 16 KiB of metadata
+tokens_max: Final = 10_000  # in one file
+tokens_file_bytes_max: Final = 4 * MIB
+jwks_bytes_max: Final = 1 * MIB
+verified_tokens_max: Final = 10_000  # that have proved their signature and need not do so again
+pem_bytes_max: Final = 1 * MIB
+call_rate_max: Final = 1_000_000  # of one caller, a second
+callers_remembered_max: Final = 10_000  # how much of their rates they have used
+streams_a_connection_max: Final = (
+    12_000  # calls under way; above watchers_max, because coordinators forward over one connection
+)
+connections_a_peer_max: Final = (
+    2_048  # with calls under way, from one host: half of all, so that it leaves some to others
+)
+refused_stream_wait_ms_max: Final = 1_000  # for the first message of a stream, before it is refused
+refusals_told_interval_ms: Final = 1_000  # between lines of the log that tell of refused calls
+http_requests_max: Final = 200  # under way at one port
+
 # Clients
 call_timeout_ms_default: Final = 30_000
 try_timeout_ms_max: Final = 15_000  # above recovery_wait_ms_max, so that a shard that recovers is waited for in one try

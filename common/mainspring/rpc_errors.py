@@ -24,12 +24,14 @@ from mainspring.errors import (
     DefinitionError,
     FencedError,
     MainspringError,
+    NotAllowedError,
     NotFoundError,
     NotOwnerError,
     PreconditionError,
     Problem,
     SettingsError,
     StoreUnavailableError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from mainspring.limits import KIB
@@ -56,6 +58,8 @@ _leaves: Final[tuple[tuple[type[MainspringError], grpc.StatusCode, str], ...]] =
     (FencedError, _Code.UNAVAILABLE, "NOT_OWNER"),
     (UnavailableError, _Code.UNAVAILABLE, "UNAVAILABLE"),
     (StoreUnavailableError, _Code.UNAVAILABLE, "STORE_UNAVAILABLE"),
+    (UnauthenticatedError, _Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (NotAllowedError, _Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (DeadlineError, _Code.DEADLINE_EXCEEDED, "DEADLINE"),
     (PreconditionError, _Code.FAILED_PRECONDITION, "PRECONDITION"),
     (SettingsError, _Code.FAILED_PRECONDITION, "SETTINGS"),
@@ -66,6 +70,8 @@ _plain: Final[Mapping[grpc.StatusCode, Callable[[str], MainspringError]]] = {
     _Code.ALREADY_EXISTS: AlreadyExistsError,
     _Code.UNAVAILABLE: UnavailableError,
     _Code.CANCELLED: lambda message: UnavailableError(f"the call was cut off: {message}"),
+    _Code.UNAUTHENTICATED: UnauthenticatedError,
+    _Code.PERMISSION_DENIED: NotAllowedError,
     _Code.DEADLINE_EXCEEDED: DeadlineError,
     _Code.FAILED_PRECONDITION: SettingsError,
     _Code.UNIMPLEMENTED: lambda message: MainspringError(
@@ -107,6 +113,8 @@ def status_of(error: MainspringError, about: Mapping[str, str] | None = None) ->
     if isinstance(error, BusyError):
         details.append(_retry_info(error.retry_after_ms))
         details.append(_help("what bounds a coordinator's queues, and how to raise them", "docs/settings.md"))
+    elif code in (_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED):
+        details.append(_help("how callers get a role, and what each may do", "docs/security.md"))
     elif code is _Code.UNAVAILABLE:
         details.append(_retry_info(retry_after_ms_default))
     status = status_pb2.Status(code=code.value[0], message=clip(message, message_bytes))

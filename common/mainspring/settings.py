@@ -11,22 +11,19 @@ start with the inequality that they break. Secrets appear neither in errors nor 
 table for users.
 """
 
-import os
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
-from mainspring.dial import Keepalive, default_grpc_port, default_http_port, parse_addresses
+from mainspring.dial import default_grpc_port, default_http_port
 from mainspring.limits import (
     attempts_max,
+    call_rate_max,
     cluster_name_bytes_max,
     executor_bytes_max,
     executors_a_worker_max,
     locality_wait_ms_max,
-    name_bytes_max,
     open_workflows_a_shard_max,
     priority_ageing_ms_max,
     reconnect_delay_ms_max,
@@ -34,141 +31,18 @@ from mainspring.limits import (
     slots_max,
 )
 from mainspring.rates import Rate, parse_rates
-from mainspring.settings_model import Settings, declare
+from mainspring.settings_model import declare
+from mainspring.settings_parts import Contact, Instance, day_ms, host_allowed, host_pattern
+from mainspring.settings_security import Door, exactly_true, unless_false
 
-_DAY_MS: Final = 24 * 3600 * 1000
-_NAME: Final = rf"^[A-Za-z0-9_.:@+=-]{{1,{name_bytes_max}}}$"
-_NAME_ALLOWED: Final = f"1 to {name_bytes_max} letters, digits and `_.:@+=-`"
 _CLUSTER: Final = rf"^[A-Za-z0-9_.-]{{1,{cluster_name_bytes_max}}}$"
 _CLUSTER_ALLOWED: Final = f"1 to {cluster_name_bytes_max} letters, digits and `_.-`"
-_HOST: Final = r"^[A-Za-z0-9_.:%\[\]-]{1,255}$"
-_HOST_ALLOWED: Final = "a host name or an IP address"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::", "[::]"})  # noqa: S104  (compared with, never bound)
 
 Strategy = Literal["load-balanced", "round-robin", "capability", "locality", "affinity", "dynamic"]
 
 
-def _exactly_true(value: object) -> bool:
-    return value is True or value == "true"
-
-
-def _unless_false(value: object) -> bool:
-    return not (value is False or value == "false")
-
-
-def _default_instance_id() -> str:
-    # The guide's form of the name. It tells instances apart for people; no decision rests on the time in it.
-    return f"engine_{os.getpid()}_{time.time_ns() // 1_000_000}"
-
-
-class _Part(Settings):
-    """What every part reads."""
-
-    config_file: str | None = declare(
-        "MAINSPRING_CONFIG", "a TOML file with settings; as a flag, `--config`", None, allowed="a path", shown="none"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = declare(
-        "LOG_LEVEL", "the least severe lines that are logged", "info", allowed="`debug`, `info`, `warning`, `error`"
-    )
-    node_env: str | None = declare("NODE_ENV", "accepted and ignored", None, allowed="anything", shown="none")
-    keepalive_time_ms: int = declare("KEEPALIVE_TIME", "ms between transport pings", 5_000, low=100, high=_DAY_MS)
-    keepalive_timeout_ms: int = declare(
-        "KEEPALIVE_TIMEOUT", "ms that a transport ping may take", 5_000, low=100, high=_DAY_MS
-    )
-    keepalive_ping_timeout_ms: int = declare(
-        "KEEPALIVE_PING_TIMEOUT",
-        "ms until a stopped peer counts as gone although its kernel still answers",
-        5_000,
-        low=100,
-        high=_DAY_MS,
-    )
-
-    @property
-    def keepalive(self) -> Keepalive:
-        """The transport's pings, as `mainspring.dial` takes them."""
-        return Keepalive(self.keepalive_time_ms, self.keepalive_timeout_ms, self.keepalive_ping_timeout_ms)
-
-
-class _Contact(_Part):
-    """Where clients and workers find a cluster."""
-
-    mainspring_address: str = declare(
-        "MAINSPRING_ADDRESS",
-        "the coordinators to begin with",
-        f"127.0.0.1:{default_grpc_port}",
-        allowed="`host:port`, several separated by commas",
-    )
-
-    @field_validator("mainspring_address")
-    @classmethod
-    def _check_address(cls, value: str) -> str:
-        parse_addresses(value)
-        return value
-
-    @property
-    def addresses(self) -> Sequence[str]:
-        """The coordinators to begin with, each as "host:port"."""
-        return parse_addresses(self.mainspring_address)
-
-
-class _Instance(_Part):
-    """Who a process is, and how long its streams may be silent."""
-
-    engine_instance_id: str = declare(
-        "ENGINE_INSTANCE_ID",
-        "the instance's name in lists, logs and metrics",
-        _default_instance_id,
-        allowed=_NAME_ALLOWED,
-        shown="`engine_<pid>_<epoch ms>`",
-        pattern=_NAME,
-    )
-    hostname: str = declare(
-        "HOSTNAME",
-        "the host that it says it runs on",
-        socket.gethostname,
-        allowed=_HOST_ALLOWED,
-        shown="the system's host name",
-        pattern=_HOST,
-    )
-    heartbeat_interval_ms: int = declare(
-        "HEARTBEAT_INTERVAL",
-        "ms between application heartbeats on a stream, and between detection passes",
-        30_000,
-        low=100,
-        high=3_600_000,
-    )
-    failure_detection_timeout_ms: int = declare(
-        "FAILURE_DETECTION_TIMEOUT",
-        "ms after which a peer whose stream is open but silent is lost; at least 3 x HEARTBEAT_INTERVAL",
-        90_000,
-        low=300,
-        high=_DAY_MS,
-    )
-    http_host: str = declare(
-        "HTTP_HOST",
-        "the address that /health, /ready and /metrics are served on",
-        "127.0.0.1",
-        allowed=_HOST_ALLOWED,
-        pattern=_HOST,
-    )
-    otel_traces_exporter: Literal["none", "otlp"] = declare(
-        "OTEL_TRACES_EXPORTER",
-        "whether OpenTelemetry traces are sent (docs/traces.md); where to is said by OpenTelemetry's own variables",
-        "none",
-        allowed="`none`, `otlp`",
-    )
-
-    @model_validator(mode="after")
-    def _check_silence(self) -> Self:
-        if self.failure_detection_timeout_ms < 3 * self.heartbeat_interval_ms:
-            raise ValueError(
-                "FAILURE_DETECTION_TIMEOUT >= 3 x HEARTBEAT_INTERVAL does not hold: "
-                f"{self.failure_detection_timeout_ms} < 3 x {self.heartbeat_interval_ms}; raise one or lower the other"
-            )
-        return self
-
-
-class CoordinatorSettings(_Instance):
+class CoordinatorSettings(Instance):
     """What a coordinator reads."""
 
     database_url: str = declare(
@@ -188,14 +62,14 @@ class CoordinatorSettings(_Instance):
         secret=True,
         pattern=r"^(rediss?|unix)://.+",
     )
-    distributed_mode: Annotated[bool, BeforeValidator(_exactly_true)] = declare(
+    distributed_mode: Annotated[bool, BeforeValidator(exactly_true)] = declare(
         "DISTRIBUTED_MODE",
         "several coordinators share the work; off, one owns all and refuses to start beside another",
         default=False,
         allowed="on only if exactly `true`",
         shown="off",
     )
-    enable_failover: Annotated[bool, BeforeValidator(_unless_false)] = declare(
+    enable_failover: Annotated[bool, BeforeValidator(unless_false)] = declare(
         "ENABLE_FAILOVER",
         "the work of a dead worker or coordinator goes elsewhere; off, deaths are recorded and alerted, and the work waits for one of "
         "the same name",
@@ -215,7 +89,7 @@ class CoordinatorSettings(_Instance):
         "at least FAILURE_DETECTION_TIMEOUT",
         300_000,
         low=1_000,
-        high=_DAY_MS,
+        high=day_ms,
     )
     max_retries: int = declare(
         "MAX_RETRIES", "retries after the first attempt, for nodes that set none", 3, low=0, high=attempts_max - 1
@@ -263,7 +137,7 @@ class CoordinatorSettings(_Instance):
         "dynamic: a mean round trip of heartbeats above this many ms speaks for locality",
         100,
         low=1,
-        high=_DAY_MS,
+        high=day_ms,
     )
     dynamic_failure_threshold: float = declare(
         "DYNAMIC_FAILURE_THRESHOLD",
@@ -273,7 +147,7 @@ class CoordinatorSettings(_Instance):
         high=1,
     )
     dynamic_failure_window_ms: int = declare(
-        "DYNAMIC_FAILURE_WINDOW", "dynamic: ms over which that share is taken", 300_000, low=1_000, high=_DAY_MS
+        "DYNAMIC_FAILURE_WINDOW", "dynamic: ms over which that share is taken", 300_000, low=1_000, high=day_ms
     )
     dynamic_failure_attempts: int = declare(
         "DYNAMIC_FAILURE_ATTEMPTS", "dynamic: of fewer attempts than this no share is taken", 20, low=1, high=1_000_000
@@ -286,22 +160,36 @@ class CoordinatorSettings(_Instance):
         high=0.9,
     )
     dynamic_dwell_ms: int = declare(
-        "DYNAMIC_DWELL", "dynamic: ms that a choice holds at least", 120_000, low=0, high=_DAY_MS
+        "DYNAMIC_DWELL", "dynamic: ms that a choice holds at least", 120_000, low=0, high=day_ms
     )
     grpc_host: str = declare(
-        "GRPC_HOST", "the address that gRPC is served on", "127.0.0.1", allowed=_HOST_ALLOWED, pattern=_HOST
+        "GRPC_HOST", "the address that gRPC is served on", "127.0.0.1", allowed=host_allowed, pattern=host_pattern
     )
     grpc_port: int = declare("GRPC_PORT", "its port; 0: a free one", default_grpc_port, low=0, high=65_535)
     http_port: int = declare(
         "HTTP_PORT", "the port of /health, /ready and /metrics; 0: a free one", default_http_port, low=0, high=65_535
     )
+    http_probe_port: int = declare(
+        "HTTP_PROBE_PORT",
+        "the port of plain /health and /ready where HTTP_PORT is served by TLS; 0: a free one",
+        default_http_port + 1,
+        low=0,
+        high=65_535,
+    )
+    max_call_rate: int = declare(
+        "MAX_CALL_RATE",
+        "calls that one caller may make a second, and at once; who makes more is told to come back",
+        5_000,
+        low=1,
+        high=call_rate_max,
+    )
     advertise_host: str | None = declare(
         "ADVERTISE_HOST",
         "under what host workers and other coordinators reach this one",
         None,
-        allowed=_HOST_ALLOWED,
+        allowed=host_allowed,
         shown="GRPC_HOST, or HOSTNAME where that is every address",
-        pattern=_HOST,
+        pattern=host_pattern,
     )
     stream_grace_ms: int = declare(
         "STREAM_GRACE",
@@ -383,6 +271,26 @@ class CoordinatorSettings(_Instance):
         assert 0 < self.lock_query_timeout_ms <= self.lease_timeout_ms - self.renew_interval_ms - 500
         return self
 
+    @model_validator(mode="after")
+    def _check_peers(self) -> Self:
+        if not self.distributed_mode:
+            return self
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ValueError(
+                "TLS_CERT is set without TLS_CA; with DISTRIBUTED_MODE coordinators call each other, and must know whom to trust"
+            )
+        if self.authenticates and not self.access.has_token and not self.wants_client_certs:
+            raise ValueError(
+                "AUTH_TOKENS or AUTH_JWKS is set without MAINSPRING_TOKEN_FILE (or MAINSPRING_TOKEN); with DISTRIBUTED_MODE "
+                "coordinators call each other, with a token of the role `coordinator`"
+            )
+        return self
+
+    @property
+    def doors(self) -> Sequence[Door]:
+        """The listeners that must be secure or on loopback."""
+        return (Door("GRPC_HOST", self.grpc_host), Door("HTTP_HOST", self.http_host))
+
     @property
     def renew_interval_ms(self) -> int:
         """H: between renewals of the lease."""
@@ -425,7 +333,7 @@ class CoordinatorSettings(_Instance):
         return self.advertise_host or (self.hostname if self.grpc_host in _WILDCARDS else self.grpc_host)
 
 
-class WorkerSettings(_Instance, _Contact):
+class WorkerSettings(Instance, Contact):
     """What a worker reads."""
 
     supported_executors: tuple[str, ...] | None = declare(
@@ -445,6 +353,13 @@ class WorkerSettings(_Instance, _Contact):
     http_port: int = declare(
         "HTTP_PORT", "the port of /health, /ready and /metrics; 0: they are not served", 0, low=0, high=65_535
     )
+    http_probe_port: int = declare(
+        "HTTP_PROBE_PORT",
+        "the port of plain /health and /ready, without TLS whatever TLS_CERT says; 0: none",
+        0,
+        low=0,
+        high=65_535,
+    )
     cluster_name: str | None = declare(
         "CLUSTER_NAME",
         "the cluster that it means to join; coordinators of another one refuse it",
@@ -453,6 +368,19 @@ class WorkerSettings(_Instance, _Contact):
         shown="whichever answers",
         pattern=_CLUSTER,
     )
+
+    @model_validator(mode="after")
+    def _check_probes(self) -> Self:
+        if self.http_port and self.tls_cert is not None and not self.http_probe_port:
+            raise ValueError(
+                "HTTP_PORT is served by TLS here, because TLS_CERT is set; set HTTP_PROBE_PORT, where /health and /ready answer without"
+            )
+        return self
+
+    @property
+    def doors(self) -> Sequence[Door]:
+        """The listeners that must be secure or on loopback."""
+        return (Door("HTTP_HOST", self.http_host),) if self.http_port else ()
 
     @field_validator("supported_executors", mode="before")
     @classmethod
@@ -474,5 +402,5 @@ class WorkerSettings(_Instance, _Contact):
         return tuple(dict.fromkeys(value))
 
 
-class ClientSettings(_Contact):
+class ClientSettings(Contact):
     """What the SDK and the command read."""

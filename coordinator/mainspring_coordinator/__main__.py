@@ -38,7 +38,12 @@ async def serve(settings: CoordinatorSettings) -> None:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
-            listening = {"event": "listening", "grpc": coordinator.grpc_address, "http": coordinator.http_address}
+            listening = {
+                "event": "listening",
+                "grpc": coordinator.grpc_address,
+                "http": coordinator.http_address,
+                "probes": coordinator.probes_address,
+            }
             LogStream(sys.stdout).write(orjson.dumps(listening).decode() + "\n")
             await stopping
     finally:

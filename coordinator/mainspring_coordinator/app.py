@@ -11,19 +11,25 @@ import secrets
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import grpc.aio
 import structlog
 
+from mainspring.authentication import Authenticator
+from mainspring.channels import check
 from mainspring.clock import BootClock
-from mainspring.dial import server_options
+from mainspring.dial import open_channel, server_options
 from mainspring.errors import SettingsError
+from mainspring.http_listener import HttpListeners
 from mainspring.settings import CoordinatorSettings
+from mainspring.tls import server_credentials
 from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.admin import Build
+from mainspring_coordinator.auth.gate import Gate
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
@@ -34,7 +40,7 @@ from mainspring_coordinator.epoch import View
 from mainspring_coordinator.loop import ControlLoop
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.plans import PlanCache
-from mainspring_coordinator.probes import ProbeServer, make_app, ready_checks
+from mainspring_coordinator.probes import metrics_handler, page_handler, probe_handlers, ready_checks
 from mainspring_coordinator.readings import Fleet, Reading
 from mainspring_coordinator.record import Record
 from mainspring_coordinator.services import Services, add_services
@@ -107,6 +113,8 @@ class Coordinator:
         gc.freeze()  # what is imported stays
         gc.set_threshold(*_collect_after)
         self._settings = settings
+        settings.demand_closed_doors()
+        check(settings.access)
         self._engine_config = engine_config(settings)
         self._store = open_store(
             settings.database_url,
@@ -120,9 +128,20 @@ class Coordinator:
         self._traces = self._open_traces()
         self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
         self._plans = PlanCache()
-        self._server = grpc.aio.server(options=server_options(settings.keepalive))
+        self._authenticator = Authenticator(settings)
+        gate = Gate(self._authenticator, settings.max_call_rate)
+        self._server = grpc.aio.server(options=server_options(settings.keepalive), interceptors=(gate,))
         self.grpc_port = self._listen()
-        self._probes = ProbeServer(make_app(self, self._usage, self._metrics), settings.http_host, settings.http_port)
+        self._http = HttpListeners(
+            settings,
+            self._authenticator,
+            probe_handlers(self, self._usage),
+            metrics_handler(self._metrics),
+            pages={"/": page_handler(self)},
+            host=settings.http_host,
+            port=settings.http_port,
+            probe_port=settings.http_probe_port if settings.tls.cert else None,
+        )
         self._services: Services | None = None
         self._record: Record | None = None
         self._dynamic: Dynamic | None = None
@@ -147,9 +166,13 @@ class Coordinator:
         return TracedLoop(self._metrics, self._settings.engine_instance_id)
 
     def _listen(self) -> int:
-        host, port = self._settings.grpc_host, self._settings.grpc_port
+        settings = self._settings
+        host, port = settings.grpc_host, settings.grpc_port
         try:
-            return self._server.add_insecure_port(f"{host}:{port}")
+            if not settings.tls.cert:
+                return self._server.add_insecure_port(f"{host}:{port}")
+            credentials = server_credentials(settings.tls, client_certs=settings.wants_client_certs)
+            return self._server.add_secure_port(f"{host}:{port}", credentials)
         except RuntimeError as error:
             raise SettingsError(
                 f"GRPC_PORT: cannot listen on {host}:{port}; free the port or set GRPC_PORT (0: a free one) or GRPC_HOST"
@@ -162,8 +185,13 @@ class Coordinator:
 
     @property
     def http_address(self) -> str:
-        """The address of the probes."""
-        return f"{self._settings.http_host}:{self._probes.port}"
+        """The address of the HTTP server."""
+        return f"{self._settings.http_host}:{self._http.port}"
+
+    @property
+    def probes_address(self) -> str:
+        """Where `/health` and `/ready` answer plain calls."""
+        return f"{self._settings.http_host}:{self._http.probe_port}"
 
     async def start(self) -> None:
         """Begin; return when the first term has begun and calls are served. Raises as `Election.start`."""
@@ -172,7 +200,7 @@ class Coordinator:
             _log.warning(
                 "setting_without_effect", setting=name, action="this version takes it and does nothing with it"
             )
-        await self._probes.start()
+        await self._http.start()
         self._election = Election(
             self._store,
             settings,
@@ -212,6 +240,7 @@ class Coordinator:
             ),
             withdrawal=self._withdrawal,
             vitals=self._said_to_workers,
+            dial=partial(open_channel, access=settings.access),
         )
         self._record = Record(
             self._loop,
@@ -244,6 +273,7 @@ class Coordinator:
             "serving",
             grpc=self.grpc_address,
             http=self.http_address,
+            probes=self.probes_address,
             cluster=cluster.name,
             database=self._store.description,
             pid=os.getpid(),
@@ -266,7 +296,7 @@ class Coordinator:
         if hasattr(self, "_election"):
             await self._election.stop()
             self._loop.end_term("the coordinator stops")
-        await self._probes.stop()
+        await self._http.stop()
         if self._traces is not None:
             await self._traces.close()
         self._plans.close()

@@ -1,7 +1,7 @@
 """The audit log: what operators do is stored before it is done, and what came of it afterwards.
 
-Whoever is asked writes the entries, under the fence of a shard of its own; a call that another coordinator has sent on is written there
-already. So nothing is done by an operator that is not on record first. An entry without an outcome belongs to a coordinator that ended
+Whoever is asked writes the entries, under the fence of a shard of its own; a call that it sends on names its entry, which is looked up
+there. So nothing is done by an operator that is not on record first. An entry without an outcome belongs to a coordinator that ended
 in between; what it did or did not do shows elsewhere.
 """
 
@@ -14,14 +14,16 @@ import grpc.aio
 import structlog
 
 from mainspring import limits
+from mainspring.callers import anonymous
 from mainspring.errors import BadRequestError, MainspringError, UnavailableError
 from mainspring.v1 import admin_pb2, peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context
+from mainspring_coordinator.auth.gate import caller
 from mainspring_coordinator.engine.events import Audited
 from mainspring_coordinator.engine.rows import AuditEntry
-from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded
+from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded, sent_along
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.store.protocol import StoredAuditEntry
@@ -31,14 +33,21 @@ _T = TypeVar("_T")
 _log: Final = structlog.get_logger(__name__)
 user_key: Final = "x-mainspring-user"
 """By this metadata a caller says who it is; nothing proves it."""
+entry_key: Final = "x-mainspring-audit"
+"""By this a coordinator that sends a call on names the entry that it has written."""
 _done: Final = "done"
 
 
 def who(context: Context) -> str:
-    """Return who calls, as far as is known."""
-    claimed = next((str(value) for key, value in context.invocation_metadata() or () if key == user_key), "")
+    """Return who calls: the name that was proven, where there is authentication; what it says of itself; where it came from."""
+    known, claimed = caller(), _said(context, user_key)
     peer = context.peer().partition(":")[2]
-    return clip(f"{claimed or 'somebody'} from {peer}", limits.audit_who_bytes_max)
+    named = f"{known.name} ({known.role})" if known is not anonymous else "anonymous"
+    return clip(f"{named}{f', as {claimed}' if claimed else ''}, from {peer}", limits.audit_who_bytes_max)
+
+
+def _said(context: Context, wanted: str) -> str:
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == wanted), "")
 
 
 class Audit:
@@ -59,7 +68,7 @@ class Audit:
             raise BadRequestError(
                 f"reason: it is over the bound of {limits.reason_bytes_max} bytes; say it shorter", field="reason"
             )
-        if is_forwarded(context):
+        if is_forwarded(context) and await self._is_on_record(_said(context, entry_key), act):
             return await work()
         entry = AuditEntry(
             shard=0,
@@ -78,6 +87,7 @@ class Audit:
             "operator_acts", act=act, subject=entry.subject, reason=reason, who=entry.who, entry=entry.entry_id
         )
         await self._store(entry)
+        sent_along.set(((entry_key, entry.entry_id),))
         outcome = "it was not answered: the coordinator's log says why"
         try:
             answer = await work()
@@ -100,6 +110,11 @@ class Audit:
             entries=[_message(row) for row in page],
             next_page_token=to_token(page[-1].began_at_us, page[-1].entry_id) if len(rows) > limit else "",
         )
+
+    async def _is_on_record(self, entry_id: str, act: str) -> bool:
+        """Tell whether the entry that a call names is there, of the same act, and open; anybody could say so."""
+        found = await self._reads.run(lambda reader: reader.audit_entry(entry_id)) if entry_id else None
+        return found is not None and found.act == act and not found.outcome
 
     async def write(self, entry: AuditEntry) -> None:
         """Store an entry here; `UnavailableError` when we serve no shard."""

@@ -11,28 +11,34 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
+import structlog
 
 from mainspring import limits
+from mainspring.callers import forwarded_key
 from mainspring.dial import open_channel
-from mainspring.errors import NotOwnerError, UnavailableError
+from mainspring.errors import NotOwnerError, SettingsError, UnavailableError
 from mainspring.owner_hint import OwnerHint, addressee_key, owner_key
 from mainspring.rpc_errors import error_from
 from mainspring.v1.client_pb2_grpc import WorkflowsServiceStub
 from mainspring_coordinator.answering import Context
+from mainspring_coordinator.auth.gate import caller_metadata
 from mainspring_coordinator.ports import Directory, Loop
 
 if TYPE_CHECKING:
     from mainspring.v1.client_pb2_grpc import WorkflowsServiceAsyncStub
 
+_log: Final = structlog.get_logger(__name__)
 Stub: TypeAlias = "WorkflowsServiceAsyncStub"
 """How another coordinator is called; the generated code has this type for type checkers only."""
-forwarded_key: Final = "x-mainspring-forwarded"
 forwarded_metadata: Final = ((forwarded_key, "1"),)
+sent_along: Final[ContextVar[tuple[tuple[str, str], ...]]] = ContextVar("sent_along", default=())
+"""What else goes with the calls that are sent on while a call is answered."""
 _look_again_s: Final = 0.05
 """Between two looks at who owns a shard; the directory itself is polled every 0.2 s."""
 _answered_s: Final = 1.0
@@ -57,7 +63,7 @@ class Peer:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with a call that is sent on there."""
-        return (*forwarded_metadata, (addressee_key, self.incarnation))
+        return (*forwarded_metadata, *caller_metadata(), *sent_along.get(), (addressee_key, self.incarnation))
 
 
 class Patience:
@@ -100,6 +106,8 @@ class Forwarder:
         self._directory = directory
         self._dial = dial
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._undialled: set[str] = set()
+        """Of which the log has told why they cannot be dialled."""
 
     def find(self, shard: int) -> Peer | bool:
         """Return the coordinator that owns a shard: True for ourselves, False when nobody does at the moment."""
@@ -109,7 +117,15 @@ class Forwarder:
         if owner is None:
             return False
         incarnation, address = owner
-        return True if incarnation == self._directory.incarnation else self._peer(incarnation, address)
+        if incarnation == self._directory.incarnation:
+            return True
+        try:
+            return self._peer(incarnation, address)
+        except SettingsError as error:
+            if address not in self._undialled:
+                self._undialled = {*self._live(), address} & {*self._undialled, address}
+                _log.error("coordinator_not_dialled", address=address, problem=str(error))
+            return False
 
     def peer(self, incarnation: str) -> Peer | bool:
         """Return a live coordinator: True for ourselves, False when there is none of this incarnation."""
@@ -238,10 +254,13 @@ class Forwarder:
         for channel in channels:
             await channel.close()
 
+    def _live(self) -> set[str]:
+        return {peer for _, _, peer in self._directory.coordinators()}
+
     def _peer(self, incarnation: str, address: str) -> Peer:
         channel = self._channels.get(address)
         if channel is None:
-            live = {peer for _, _, peer in self._directory.coordinators()} | {address}
+            live = self._live() | {address}
             for gone in [known for known in self._channels if known not in live]:
                 # Calls that still run there end by themselves or by their deadlines; the task keeps the channel until it is closed.
                 _close_later(self._channels.pop(gone))

@@ -5,22 +5,16 @@ process because its database is away. `/ready` says whether work should be sent 
 how long ago a part was last heard of, so that a stalled part cannot stall a probe.
 """
 
-import asyncio
-import contextlib
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
 
-from mainspring.errors import SettingsError
+from mainspring.http_listener import Handler
 from mainspring.usage import Usage
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.status_page import Status, page
@@ -128,8 +122,8 @@ def _scheduler_error(probed: Probed) -> str | None:
     return "draining: the process is about to stop" if probed.draining() else None
 
 
-def make_app(probed: Probed, usage: Usage, metrics: Metrics) -> Starlette:
-    """Return the HTTP application."""
+def probe_handlers(probed: Probed, usage: Usage) -> Mapping[str, Handler]:
+    """Return what answers `/health` and `/ready`."""
     started_s = time.monotonic()
 
     async def get_health(_request: Request) -> Response:
@@ -140,78 +134,22 @@ def make_app(probed: Probed, usage: Usage, metrics: Metrics) -> Starlette:
         code, body = ready(probed)
         return JSONResponse(body, code)
 
+    return {"/health": get_health, "/ready": get_ready}
+
+
+def page_handler(probed: Probed) -> Handler:
+    """Return what answers `/`."""
+
     async def get_page(_request: Request) -> Response:
         return HTMLResponse(page(probed.status()), headers={"cache-control": "no-store"})
+
+    return get_page
+
+
+def metrics_handler(metrics: Metrics) -> Handler:
+    """Return what answers `/metrics`."""
 
     async def get_metrics(_request: Request) -> Response:
         return Response(await metrics.scraped(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    paths = {"/": get_page, "/health": get_health, "/ready": get_ready, "/metrics": get_metrics}
-    return Starlette(routes=[Route(path, answer) for path, answer in paths.items()])
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn within a process that handles its signals itself."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-class ProbeServer:
-    """Serves an application on the running event loop."""
-
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
-        """Port 0 takes a free one."""
-        self._app = app
-        self._host = host
-        self._port = port
-        self._listener: socket.socket | None = None
-        self._server: _Server | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def port(self) -> int:
-        """The port that is served, once started."""
-        return self._port
-
-    async def start(self) -> None:
-        """Listen. `SettingsError` names a port that is taken."""
-        self._listener = listener = _listen(self._host, self._port)
-        self._port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            self._app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=1,
-            limit_concurrency=200,
-        )
-        config.load()
-        self._server = server = _Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[listener])
-        self._task = asyncio.create_task(server.main_loop())
-
-    async def stop(self) -> None:
-        """Stop listening and end what is open; bounded."""
-        if self._server is None or self._task is None or self._listener is None:
-            return
-        self._server.should_exit = True
-        await self._task
-        await self._server.shutdown(sockets=[self._listener])
-        self._server = None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    bare = host.strip("[]")
-    try:
-        return socket.create_server(
-            (bare, port), family=socket.AF_INET6 if ":" in bare else socket.AF_INET, backlog=128
-        )
-    except OSError as error:
-        raise SettingsError(
-            f"HTTP_PORT: cannot listen on {host}:{port}: {error.strerror}; free the port or set HTTP_PORT (0: a free one) "
-            "or HTTP_HOST"
-        ) from error
+    return get_metrics

@@ -44,7 +44,8 @@ def main(arguments):
     server = http.server.HTTPServer(("127.0.0.1", int(os.environ["HTTP_PORT"])), Probes)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print("not json", flush=True)
-    print(json.dumps({"event": "listening", "grpc": "127.0.0.1:7", "http": "127.0.0.1:%d" % server.server_port}), flush=True)
+    at = "127.0.0.1:%d" % server.server_port
+    print(json.dumps({"event": "listening", "grpc": "127.0.0.1:7", "http": at, "probes": at}), flush=True)
     server.serve_forever(poll_interval=0.05)
     print("stopped", os.environ["DATABASE_URL"], flush=True)
 if __name__ == "__main__":

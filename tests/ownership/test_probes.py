@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 import httpx
 import pytest
 
+from mainspring.authentication import Authenticator
 from mainspring.errors import SettingsError
+from mainspring.http_listener import HttpListeners
+from mainspring.settings import CoordinatorSettings
 from mainspring.usage import Usage
 from mainspring.v1 import admin_pb2
 from mainspring_coordinator.metrics import Metrics
-from mainspring_coordinator.probes import ProbeServer, health, make_app, ready
+from mainspring_coordinator.probes import health, metrics_handler, page_handler, probe_handlers, ready
 from mainspring_coordinator.status_page import Owner, Status, page
 
 known = Status(
@@ -144,11 +147,25 @@ def test_the_page_names_two_hundred_workers_at_most() -> None:
     assert len(html) < 50_000
 
 
+def listeners(settings: CoordinatorSettings, probe_port: int | None = None) -> HttpListeners:
+    usage = Usage()
+    return HttpListeners(
+        settings,
+        Authenticator(settings),
+        probe_handlers(Coordinator(), usage),
+        metrics_handler(Metrics("engine-1", usage)),
+        pages={"/": page_handler(Coordinator())},
+        host=settings.http_host,
+        port=settings.http_port,
+        probe_port=probe_port,
+    )
+
+
 def test_the_server_answers_on_a_free_port_and_stops() -> None:
     async def story() -> None:
-        usage = Usage()
-        server = ProbeServer(make_app(Coordinator(), usage, Metrics("engine-1", usage)), "127.0.0.1", 0)
+        server = listeners(CoordinatorSettings.of(HTTP_PORT=0))
         await server.start()
+        assert server.probe_port == server.port
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
             assert (await client.get("/health")).json()["status"] == "healthy"
             assert (await client.get("/ready")).status_code == 200
@@ -164,9 +181,18 @@ def test_the_server_answers_on_a_free_port_and_stops() -> None:
     asyncio.run(story())
 
 
-def test_a_port_that_is_taken_is_named_with_the_setting_to_change() -> None:
+@pytest.mark.parametrize("setting", ["HTTP_PORT", "HTTP_PROBE_PORT"])
+def test_a_port_that_is_taken_is_named_with_the_setting_to_change(setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = ProbeServer(make_app(Coordinator(), Usage(), Metrics("e", Usage())), "127.0.0.1", port)
-        with pytest.raises(SettingsError, match=rf"HTTP_PORT: cannot listen on 127\.0\.0\.1:{port}"):
-            asyncio.run(server.start())
+        http_port, probe_port = (port, None) if setting == "HTTP_PORT" else (0, port)
+
+        async def story() -> None:
+            server = listeners(CoordinatorSettings.of(HTTP_PORT=http_port), probe_port)
+            try:
+                await server.start()
+            finally:
+                await server.stop()
+
+        with pytest.raises(SettingsError, match=rf"{setting}: cannot listen on 127\.0\.0\.1:{port}"):
+            asyncio.run(story())

@@ -147,6 +147,10 @@ class FakeReader:
         rows = sorted(self.audit_rows, key=lambda row: (row.began_at_us, row.entry_id), reverse=True)
         return [row for row in rows if before is None or (row.began_at_us, row.entry_id) < before][:limit]
 
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        self._read("audit_entry")
+        return next((row for row in self.audit_rows if row.entry_id == entry_id), None)
+
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         del shard, after, limit
         self._read("permits")

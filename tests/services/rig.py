@@ -53,8 +53,7 @@ INCARNATIONS = {name: f"{zlib.crc32(name.encode()):08x}" * 4 for name in ("one",
 class FakeClock:
     """A clock that moves when it is told."""
 
-    def __init__(self) -> None:
-        self.us = 1_000_000
+    us = 1_000_000
 
     def now_us(self) -> int:
         return self.us
@@ -226,10 +225,9 @@ class Host:
         self.address = ""
         self.counts = CountedStrategies()
 
-    async def __aenter__(self) -> Self:
-        self.server = grpc.aio.server(options=server_options())
-        self.services: Services = await add_services(
-            self.server,
+    async def put_on(self, server: grpc.aio.Server) -> Services:
+        return await add_services(
+            server,
             loop=self.loop,
             directory=self.directory,
             reader=self.reader,
@@ -240,8 +238,11 @@ class Host:
             timings=self.timings,
             clock=self.clock,
         )
-        port = self.server.add_insecure_port("127.0.0.1:0")
-        self.address = f"127.0.0.1:{port}"
+
+    async def __aenter__(self) -> Self:
+        self.server = grpc.aio.server(options=server_options())
+        self.services: Services = await self.put_on(self.server)
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         await self.server.start()
         await self.services.set_serving(True)
         self.channel = open_channel(self.address)

@@ -6,10 +6,11 @@ from typing import Any
 import grpc
 import pytest
 
+from mainspring.callers import forwarded_key
 from mainspring.errors import UnavailableError
 from mainspring.limits import reason_bytes_max
 from mainspring.v1 import admin_pb2
-from mainspring_coordinator.audit import user_key
+from mainspring_coordinator.audit import entry_key, user_key
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import Audited, Cancel, StrategySet
 from mainspring_coordinator.engine.status import WorkflowStatus
@@ -23,6 +24,18 @@ _one_node = plan_of({"id": "a", "executor": "x"})
 def entries(host: Host) -> list[tuple[str, str, str]]:
     """Return act, subject and outcome of what was stored, in the order in which it was."""
     return [(event.entry.act, event.entry.subject, event.entry.outcome) for event in host.loop.audited]
+
+
+def both_read(host: Host) -> Callable[[Any], Answer]:
+    """Let another coordinator find in the database what one writes."""
+
+    def write(event: Any) -> Answer:
+        row = event.entry
+        said = (row.act, row.subject, row.reason, row.who, row.coordinator, row.outcome)
+        host.reader.audit_rows = [StoredAuditEntry(row.entry_id, row.began_at_us, row.ended_at_us, *said)]
+        return Answer(event.token, 0, "", AnswerCode.OK)
+
+    return write
 
 
 def strategy_is_stored(host: Host) -> None:
@@ -48,7 +61,7 @@ async def test_an_act_is_stored_before_it_is_done_and_again_with_its_outcome() -
         first, last = (event.entry for event in host.loop.audited)
         assert first.entry_id == last.entry_id
         assert (last.reason, last.coordinator) == ("slow network", "one")
-        assert last.who.startswith("alice@ops1 from ")
+        assert last.who.startswith("anonymous, as alice@ops1, from ")
 
 
 @story
@@ -57,7 +70,7 @@ async def test_what_is_refused_is_on_record_with_the_reason() -> None:
         await error_of(host.admin.SetStrategy(admin_pb2.SetStrategyRequest(strategy="localty")))
         assert entries(host)[0] == ("SetStrategy", "localty", "")
         assert "there is no 'localty'" in entries(host)[1][2]
-        assert host.loop.audited[0].entry.who.startswith("somebody from ")
+        assert host.loop.audited[0].entry.who.startswith("anonymous, from ")
 
 
 @story
@@ -74,9 +87,23 @@ async def test_who_is_asked_writes_the_entry_and_who_does_it_does_not() -> None:
     async with Host("one") as one, Host("two") as two:
         one.own(two, [0])
         strategy_is_stored(two)
+        one.loop.answers[Audited] = both_read(two)
         await one.admin.SetStrategy(admin_pb2.SetStrategyRequest(strategy="locality"), metadata=as_alice)
         assert [outcome for _, _, outcome in entries(one)] == ["", "done"]
         assert entries(two) == []
+
+
+@story
+async def test_a_call_that_only_says_that_it_was_sent_on_is_put_on_record() -> None:
+    for said in ((), ((entry_key, "f" * 32),), ((entry_key, "a" * 32),)):
+        async with Host() as host:
+            strategy_is_stored(host)
+            # One that is over, of another act: nobody may hide behind it.
+            host.reader.audit_rows = [StoredAuditEntry("a" * 32, 1, 2, "SetStrategy", "", "", "me", "c1", "done")]
+            await host.admin.SetStrategy(
+                admin_pb2.SetStrategyRequest(strategy="locality"), metadata=((forwarded_key, "1"), *said)
+            )
+            assert [outcome for _, _, outcome in entries(host)] == ["", "done"]
 
 
 @story
@@ -84,11 +111,12 @@ async def test_who_serves_nothing_has_the_entry_written_by_one_that_does() -> No
     async with Host("one") as one, Host("two") as two:
         one.own(two)
         strategy_is_stored(two)
+        two.loop.answers[Audited] = both_read(two)
         await one.admin.SetStrategy(admin_pb2.SetStrategyRequest(strategy="locality"), metadata=as_alice)
         assert entries(one) == []
         assert [outcome for _, _, outcome in entries(two)] == ["", "done"]
         assert two.loop.audited[0].entry.coordinator == "one"
-        assert two.loop.audited[0].entry.who.startswith("alice@ops1 from ")
+        assert two.loop.audited[0].entry.who.startswith("anonymous, as alice@ops1, from ")
 
 
 @story

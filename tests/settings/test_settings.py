@@ -11,6 +11,7 @@ import pytest
 from mainspring.errors import SettingsError
 from mainspring.settings import ClientSettings, CoordinatorSettings, WorkerSettings
 from mainspring.settings_model import mask
+from mainspring.settings_security import Serving
 from tests.settings.reference import rows
 
 BOTH = (CoordinatorSettings, WorkerSettings)
@@ -57,6 +58,7 @@ GUIDE = [
     ("SHARDS", "shards", 16, COORDINATOR),
 ]
 
+CERT = {"TLS_CERT": "a", "TLS_KEY": "b"}
 Part = type[CoordinatorSettings] | type[WorkerSettings] | type[ClientSettings]
 
 
@@ -156,6 +158,34 @@ BAD: list[tuple[Part, dict[str, object], str]] = [
     (WorkerSettings, {"HEARTBEAT_INTERVAL": 30001}, "90000 < 3 x 30001"),
     (WorkerSettings, {"MAX_CONCURRENT_NODES": 0}, "MAX_CONCURRENT_NODES = '0' (flag): allowed is 1 to 10000"),
     (ClientSettings, {"MAINSPRING_ADDRESS": "http://x"}, "write host:port"),
+    (ClientSettings, {"TLS_CERT": "a"}, "TLS_CERT is set without TLS_KEY"),
+    (ClientSettings, {"TLS_KEY": "a"}, "TLS_KEY is set without TLS_CERT"),
+    (ClientSettings, {"MAINSPRING_TOKEN": "a b"}, "MAINSPRING_TOKEN = '****' (flag)"),
+    (ClientSettings, {"MAINSPRING_TOKEN": "a", "MAINSPRING_TOKEN_FILE": "b"}, "are both set; keep one of them"),
+    (CoordinatorSettings, {"TLS_CLIENT_CERTS": "required"}, "TLS_CLIENT_CERTS = required needs TLS_CERT"),
+    (CoordinatorSettings, {**CERT, "TLS_CLIENT_CERTS": "required", "TLS_CA": "public"}, "as TLS_CA, the file of"),
+    (CoordinatorSettings, {"AUTH_JWKS": "a", "AUTH_JWT_ISSUER": "b"}, "AUTH_JWKS needs AUTH_JWT_AUDIENCE"),
+    (CoordinatorSettings, {"AUTH_JWT_ISSUER": "b"}, "AUTH_JWT_ISSUER have no effect without AUTH_JWKS"),
+    (CoordinatorSettings, {**CERT, "DISTRIBUTED_MODE": "true"}, "TLS_CERT is set without TLS_CA"),
+    (CoordinatorSettings, {"AUTH_TOKENS": "a", "DISTRIBUTED_MODE": "true"}, "set without MAINSPRING_TOKEN_FILE"),
+    (WorkerSettings, {**CERT, "HTTP_PORT": 3000}, "set HTTP_PROBE_PORT, where /health and /ready answer without"),
+]
+OPEN: list[tuple[type[Serving], dict[str, object], str]] = [
+    (
+        CoordinatorSettings,
+        {"GRPC_HOST": "0.0.0.0"},
+        "GRPC_HOST = 0.0.0.0 lets other hosts connect, without TLS (TLS_CERT, TLS_KEY) and without authentication (AUTH_TOKENS",
+    ),
+    (CoordinatorSettings, {"GRPC_HOST": "::"}, "GRPC_HOST = :: lets other hosts connect"),
+    (CoordinatorSettings, {"GRPC_HOST": "pod-1"}, "GRPC_HOST = pod-1 lets other hosts connect"),
+    (CoordinatorSettings, {"HTTP_HOST": "10.0.0.7"}, "HTTP_HOST = 10.0.0.7 lets other hosts connect"),
+    (CoordinatorSettings, {"GRPC_HOST": "0.0.0.0", **CERT}, "connect, without authentication"),
+    (
+        CoordinatorSettings,
+        {"GRPC_HOST": "0.0.0.0", "AUTH_TOKENS": "a"},
+        "connect, without TLS (TLS_CERT, TLS_KEY); set these",
+    ),
+    (WorkerSettings, {"HTTP_HOST": "0.0.0.0", "HTTP_PORT": 3000}, "HTTP_HOST = 0.0.0.0 lets other hosts connect"),
 ]
 
 
@@ -163,6 +193,28 @@ BAD: list[tuple[Part, dict[str, object], str]] = [
 def test_what_is_not_allowed_is_named_with_what_is(part: Part, values: dict[str, object], told: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(told)):
         part.of(**values)
+
+
+@pytest.mark.parametrize(("part", "values", "told"), OPEN, ids=[told for _, _, told in OPEN])
+def test_a_door_that_is_open_to_other_hosts_is_refused_unless_it_is_said_so(
+    part: type[Serving], values: dict[str, object], told: str
+) -> None:
+    for said in ({}, {"INSECURE": "yes"}):
+        with pytest.raises(SettingsError, match=re.escape(told)) as refused:
+            part.of(**values, **said).demand_closed_doors()
+        assert "INSECURE=true (--insecure)" in str(refused.value)
+    part.of(**values, INSECURE="true").demand_closed_doors()
+    part.of(**{**values, **CERT, "AUTH_TOKENS": "a", "HTTP_PROBE_PORT": 3001}).demand_closed_doors()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.53", "localhost", "::1", "[::1]"])
+def test_loopback_may_be_open(host: str) -> None:
+    CoordinatorSettings.of(GRPC_HOST=host, HTTP_HOST=host).demand_closed_doors()
+
+
+def test_plain_probes_may_be_open() -> None:
+    WorkerSettings.of(HTTP_HOST="0.0.0.0").demand_closed_doors()
+    WorkerSettings.of(HTTP_HOST="0.0.0.0", HTTP_PROBE_PORT=3000).demand_closed_doors()
 
 
 @pytest.mark.parametrize(
@@ -221,6 +273,7 @@ def test_secrets_appear_nowhere() -> None:
         "REDIS_URL": "redis://:hush@h",
         "FAILOVER_WEBHOOK_URL": "https://h/hush",
         "FAILOVER_WEBHOOK_SECRET": "hush",
+        "MAINSPRING_TOKEN": "hush",
     }
     settings = CoordinatorSettings.load((), environment)
     assert "hush" not in repr(settings) + repr(settings.effective())

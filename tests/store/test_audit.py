@@ -24,6 +24,8 @@ def test_an_entry_gets_its_outcome(store: Store) -> None:
     assert told(store) == [("a", 0, "")]
     one.commit(replace(BEGUN, ended_at_us=7, outcome="done"))
     (row,) = store.reader().audit(None, 9)
+    assert store.reader().audit_entry("a" * 32) == row
+    assert store.reader().audit_entry("b" * 32) is None
     assert (row.ended_at_us, row.outcome) == (7, "done")
     assert (row.began_at_us, row.act, row.subject) == (5, "StepDown", "engine-2")
     assert (row.reason, row.who, row.coordinator) == (BEGUN.reason, "me from here", "engine-1")

@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import structlog
 import uvloop
 
+from mainspring.channels import check
 from mainspring.errors import MainspringError, SettingsError
 from mainspring.interrupts import interrupted, let_interrupts_in
 from mainspring.limits import labels_max, name_bytes_max
@@ -99,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         short, metavar = _short_flags.get(setting.name, (None, "VALUE"))
         flags = (setting.flag,) if short is None else (short, setting.flag)
         told = f"{setting.meaning} ({setting.default})".replace("%", "%%")
-        settings.add_argument(*flags, dest=setting.name, metavar=metavar, help=told)
+        # A switch may be given without a value, and then is on.
+        is_switch = WorkerSettings.model_fields[setting.field].annotation is bool
+        arity: dict[str, Any] = {"nargs": "?", "const": "true"} if is_switch else {}
+        settings.add_argument(*flags, dest=setting.name, metavar=metavar, help=told, **arity)
     return parser
 
 
@@ -126,13 +130,13 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
 
         spans = TracedAttempts(config.name)
     async with AsyncExitStack() as stack:
-        if settings.http_port:
+        if settings.http_port or settings.http_probe_port:
             # Loaded here, because most workers serve no probes, and the HTTP server is a quarter of what a start costs.
             from mainspring_worker.probes import WorkerProbes  # noqa: PLC0415
 
             probes = WorkerProbes(settings.engine_instance_id)
             worker = Worker(config, executors, on_attached=attached, on_ended=probes.metrics.attempt_ended, spans=spans)
-            await stack.enter_async_context(probes.serving(worker, settings.http_host, settings.http_port))
+            await stack.enter_async_context(probes.serving(worker, settings))
         else:
             worker = Worker(config, executors, on_attached=attached, spans=spans)
         worker.stop_on_signals()
@@ -147,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = _parser().parse_args(arguments)
         settings = WorkerSettings.load({name: getattr(given, name) for name in WorkerSettings.reference()})
         configure_logs(settings.log_level)
+        settings.demand_closed_doors()
+        check(settings.access)
         import_modules(given.modules)
         executors = dict(registry.chosen(settings.supported_executors))
         config = WorkerConfig(
@@ -163,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             load_report_interval_ms=settings.load_report_interval_ms,
             drain_ms=given.drain * 1_000,
             keepalive=settings.keepalive,
+            access=settings.access,
             modules=given.modules,
             processes=min(settings.max_concurrent_nodes, os.cpu_count() or 1),
             http_port=settings.http_port,

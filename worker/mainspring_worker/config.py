@@ -4,6 +4,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mainspring.access import Access, plain
 from mainspring.dial import Keepalive
 from mainspring.limits import drain_ms_default
 
@@ -31,6 +32,8 @@ class WorkerConfig:
     drain_ms: int = drain_ms_default
     """How long what runs may go on when the worker is told to stop."""
     keepalive: Keepalive = field(default_factory=Keepalive)
+    access: Access = plain
+    """How coordinators are reached: by TLS, with a token."""
     modules: Sequence[str] = ()
     """What registers the executors; processes of `process=True` executors import them. Empty: the modules that define those."""
     processes: int = 0

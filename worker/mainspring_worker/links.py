@@ -14,14 +14,17 @@ from typing import Final, Protocol
 import structlog
 
 from mainspring.dial import Keepalive
+from mainspring.errors import SettingsError
 from mainspring.limits import reconnect_delay_ms_max, unreachable_warning_interval_ms
 from mainspring.retry import full_jitter_ms
+from mainspring.tls import hint
 from mainspring.v1 import worker_pb2 as wire
 from mainspring_worker.stream import Host, Stream
 from mainspring_worker.surroundings import Surroundings
 
 _log: Final = structlog.get_logger(__name__)
 _reconnect_base_ms: Final = 200
+_refusals: Final = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,11 @@ class Timings:
 
 class Owner(Host, Protocol):
     """What the links belong to."""
+
+    @property
+    def by_tls(self) -> bool:
+        """Whether coordinators are dialled by TLS."""
+        ...
 
     def left(self, stream: Stream) -> None:
         """A stream that was attached has ended, or another to the same coordinator took its place."""
@@ -125,6 +133,8 @@ class Links:
             )
             try:
                 await stream.run()
+            except SettingsError as error:
+                stream.failure = str(error)
             except Exception as error:  # a bug in one stream must not end the others; it is logged with its stack
                 _log.error("stream_failed", address=address, exc_info=error)
             finally:
@@ -149,7 +159,12 @@ class Links:
         self.dial()
 
     def _warn(self, address: str, problem: str) -> None:
-        if address in self._addresses:
+        meaning = hint(problem, by_tls=self._owner.by_tls)
+        if meaning:
+            next_step = f"{meaning} (docs/security.md)"
+        elif problem.startswith(_refusals):
+            next_step = "docs/security.md says how a worker gets a token and a role; it goes on trying"
+        elif address in self._addresses:
             next_step = "start a coordinator there, or set MAINSPRING_ADDRESS (--address) to where one serves gRPC"
         else:
             next_step = "the cluster names it: open the network to it, or set its coordinator's ADVERTISE_HOST to a host in reach"

@@ -1,32 +1,19 @@
 """A worker's `/health`, `/ready` and `/metrics`, as the guide has them for every engine."""
 
-import asyncio
-import contextlib
-import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from mainspring.errors import SettingsError
+from mainspring.authentication import Authenticator
+from mainspring.http_listener import HttpListeners
+from mainspring.settings import WorkerSettings
 from mainspring_worker.metrics import WorkerMetrics
 from mainspring_worker.worker import Worker
-
-
-class _Server(uvicorn.Server):
-    """Serves within our event loop; signals are the worker's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
-        yield
 
 
 class WorkerProbes:
@@ -38,31 +25,17 @@ class WorkerProbes:
         self.metrics = WorkerMetrics(instance_id)
 
     @asynccontextmanager
-    async def serving(self, worker: Worker, host: str, port: int) -> AsyncIterator[None]:
-        """Serve while the block runs. `SettingsError` when the port is taken."""
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    async def serving(self, worker: Worker, settings: WorkerSettings) -> AsyncIterator[None]:
+        """Serve by the settings while the block runs. `SettingsError` when a port is taken or a file cannot be used."""
+        listeners = self.listeners(worker, settings)
         try:
-            listener.bind((host, port))
-        except OSError as error:
-            listener.close()
-            raise SettingsError(
-                f"HTTP_PORT: {host}:{port} cannot be used ({error.strerror}); set HTTP_PORT or --http-port"
-            ) from error
-        config = uvicorn.Config(
-            self.app(worker), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
-        )
-        server = _Server(config)
-        task = asyncio.get_running_loop().create_task(server.serve([listener]))
-        try:
+            await listeners.start()
             yield
         finally:
-            server.should_exit = True
-            await task
-            listener.close()
+            await listeners.stop()
 
-    def app(self, worker: Worker) -> Starlette:
-        """Return the application."""
+    def listeners(self, worker: Worker, settings: WorkerSettings) -> HttpListeners:
+        """Return what serves it."""
         self.metrics.watch(worker)
 
         async def health(request: Request) -> JSONResponse:
@@ -78,7 +51,15 @@ class WorkerProbes:
             del request
             return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-        return Starlette(routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)])
+        return HttpListeners(
+            settings,
+            Authenticator(settings),
+            {"/health": health, "/ready": ready},
+            metrics,
+            host=settings.http_host,
+            port=settings.http_port or None,
+            probe_port=settings.http_probe_port or None,
+        )
 
     def health(self, worker: Worker) -> dict[str, Any]:
         """Return the body of `/health`; that it is answered at all shows that the worker's loop turns."""

@@ -8,11 +8,13 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
 import structlog
 
+from mainspring.dial import open_channel
 from mainspring.errors import MainspringError
 from mainspring.limits import credit_interval_ms
 from mainspring.v1 import worker_pb2 as wire
@@ -70,7 +72,7 @@ class Worker:
     ) -> None:
         """`executors` by name, None: all that are registered; `on_attached` gets name and address of a coordinator that took us in."""
         self.config = config
-        self._surroundings = surroundings or Surroundings()
+        self._surroundings = surroundings or Surroundings(dial=partial(open_channel, access=config.access))
         self.incarnation = self._surroundings.name_incarnation()
         self.load = Load()
         self.usage = self._surroundings.usage
@@ -113,6 +115,11 @@ class Worker:
     def attached(self) -> int:
         """To how many coordinators it is attached."""
         return len(self._links.attached)
+
+    @property
+    def by_tls(self) -> bool:
+        """Whether coordinators are dialled by TLS."""
+        return bool(self.config.access.tls.ca)
 
     @property
     def running(self) -> int:

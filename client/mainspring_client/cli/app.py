@@ -47,6 +47,7 @@ _order: Final = (
         "step-down",
         "audit",
         "config",
+        "token",
         "simulate",
         "coordinator",
         "worker",

@@ -7,6 +7,7 @@ import typer
 
 from mainspring.settings import ClientSettings, CoordinatorSettings, WorkerSettings
 from mainspring.settings_model import EffectiveSetting, Settings
+from mainspring.settings_security import Serving
 from mainspring_client.cli.app import JsonOption, app, examples, session_of
 
 _made_at_start: Final = "ENGINE_INSTANCE_ID"
@@ -47,9 +48,10 @@ def config(
     Values that are not allowed, or do not fit each other, are refused as they would be at a start. Secrets are masked.
     """
     session = session_of(ctx, as_json=as_json)
-    found = [
-        _shown(one, _settings[part]) for one in _settings[part].load(_flags(ctx, part, session.address)).effective()
-    ]
+    settings = _settings[part].load(_flags(ctx, part, session.address))
+    if isinstance(settings, Serving):
+        settings.demand_closed_doors()
+    found = [_shown(one, _settings[part]) for one in settings.effective()]
     if session.out.as_json:
         session.out.document(found)
         return

@@ -190,7 +190,7 @@ def _greet(session: Session, cluster: DevCluster) -> None:
     out.fields(
         [
             ("cluster", cluster.address),
-            ("probes", f"http://{cluster.http_address}/health"),
+            ("probes", f"http://{cluster.probes_address}/health"),
             ("workers", f"{count} running {', '.join(cluster.imports)}" if count else "none yet"),
             ("data", f"{cluster.data} (database and logs)"),
         ]

@@ -187,20 +187,13 @@ class MemoryReader:
         with self._tables.lock:
             rows = sorted(self._tables.audit.values(), key=lambda row: (row.began_at_us, row.entry_id), reverse=True)
         older = [row for row in rows if before is None or (row.began_at_us, row.entry_id) < before]
-        return [
-            StoredAuditEntry(
-                row.entry_id,
-                row.began_at_us,
-                row.ended_at_us,
-                row.act,
-                row.subject,
-                row.reason,
-                row.who,
-                row.coordinator,
-                row.outcome,
-            )
-            for row in older[:limit]
-        ]
+        return [_stored(row) for row in older[:limit]]
+
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        """See `Reader`."""
+        with self._tables.lock:
+            row = self._tables.audit.get(entry_id)
+        return _stored(row) if row is not None else None
 
     def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
         """See `Reader`."""
@@ -273,3 +266,8 @@ def _shows(wanted: WorkflowFilter, row: StoredWorkflow) -> bool:
         and row.submitted_at_us >= wanted.submitted_from_us
         and (not wanted.submitted_before_us or row.submitted_at_us < wanted.submitted_before_us)
     )
+
+
+def _stored(row: AuditEntry) -> StoredAuditEntry:
+    said = (row.act, row.subject, row.reason, row.who, row.coordinator, row.outcome)
+    return StoredAuditEntry(row.entry_id, row.began_at_us, row.ended_at_us, *said)

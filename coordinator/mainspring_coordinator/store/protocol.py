@@ -349,6 +349,10 @@ class Reader(Protocol):
         """Return what operators did, newest first (by begin, then id, both descending), beyond `before`."""
         ...
 
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        """Return one entry of that."""
+        ...
+
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         """Return the permits of keys whose home is a shard, by key (as bytes) and holder, beyond (key, holder) `after`."""
         ...

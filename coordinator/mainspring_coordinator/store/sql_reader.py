@@ -329,6 +329,11 @@ class SqlReader:
             query = query.where(or_(_au.began_at_us < at_us, and_(_au.began_at_us == at_us, _au.entry_id < entry_id)))
         return [StoredAuditEntry(*row) for row in self._rows(query)]
 
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        """See `Reader`."""
+        rows = self._rows(select(tables.audit).where(_au.entry_id == entry_id))
+        return StoredAuditEntry(*rows[0]) if rows else None
+
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         """See `Reader`."""
         key, holder = after[0].encode(), after[1]

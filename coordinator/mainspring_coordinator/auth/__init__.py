@@ -1,0 +1,1 @@
+"""Who may call which method of this coordinator, and how often."""

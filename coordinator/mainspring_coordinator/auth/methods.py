@@ -1,0 +1,62 @@
+"""The table: every method of every service, and the roles that may call it. What is not here, nobody may call.
+
+docs/security.md shows it; a test holds both equal, and the table to the contract.
+"""
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+from mainspring.callers import Role
+
+Roles: TypeAlias = frozenset[Role]
+_admin: Final = frozenset({Role.ADMIN})
+_acts: Final = _admin | {Role.CLIENT}
+_reads: Final = _acts | {Role.READ_ONLY}
+_looks: Final = _admin | {Role.READ_ONLY}
+_all: Final = frozenset(Role)
+
+_workflows: Final = {
+    "Submit": _acts,
+    "SubmitMany": _acts,
+    "SubmitStream": _acts,
+    "Get": _reads,
+    "ListNodes": _reads,
+    "GetNode": _reads,
+    "Explain": _reads,
+    "GetHistory": _reads,
+    "GetResult": _reads,
+    "WaitMany": _reads,
+    "List": _reads,
+    "Watch": _reads,
+    "Cancel": _acts,
+}
+_cluster: Final = {
+    "GetCluster": _reads,
+    "ListCoordinators": _looks,
+    "ListShards": _looks,
+    "ListWorkers": _looks,
+    "ListFailovers": _looks,
+    "ListAffected": _looks,
+    "GetStrategy": _looks,
+    "SetStrategy": _admin,
+    "ListStrategyChanges": _looks,
+    "CancelWorkflows": _admin,
+    "StepDown": _admin,
+    "ListAudit": _looks,
+}
+roles_by_method: Final[Mapping[str, Roles]] = {
+    **{f"/mainspring.v1.WorkflowsService/{name}": roles for name, roles in _workflows.items()},
+    **{f"/mainspring.v1.AdminService/{name}": roles for name, roles in _cluster.items()},
+    "/mainspring.v1.FleetService/Attach": _admin | {Role.WORKER},
+    "/mainspring.v1.PeersService/PassPermits": _admin | {Role.COORDINATOR},
+    "/mainspring.v1.PeersService/WriteAudit": _admin | {Role.COORDINATOR},
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _all,
+}
+open_methods: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
+"""Anybody may call these, as `/health`: balancers and probes have no token."""
+
+
+def name_of(method: str) -> str:
+    """Return a method's name as people know it, such as "WorkflowsService.Submit"."""
+    service, _, name = method.rpartition("/")
+    return f"{service.rpartition('.')[2]}.{name}"
