@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
-from zipfile import ZipFile
 
 import jsonschema
 import pytest
@@ -30,13 +29,12 @@ def kubernetes_errors(document: Any, version: str) -> Sequence[str]:
         return _errors(_validator(_service_monitor()), document)
     group, _, api = document["apiVersion"].rpartition("/")
     parts = [document["kind"].lower(), *([group.split(".")[0]] if group else []), api]
-    folder = f"kubernetes_validate/kubernetes-json-schema/v{version}.0-local-strict/"
-    with ZipFile(_file("kubernetes.whl")) as wheel:
-        try:
-            schema = json.loads(wheel.read(f"{folder}{'-'.join(parts)}.json"))
-        except KeyError:
-            return [f"Kubernetes {version} has no {document['apiVersion']} {document['kind']}"]
-    return _errors(_validator(schema, _kubernetes_definitions(version)), document)
+    folder = _file(f"kubernetes-{version}")
+    try:
+        schema = json.loads((folder / f"{'-'.join(parts)}.json").read_text())
+    except FileNotFoundError:
+        return [f"Kubernetes {version} has no {document['apiVersion']} {document['kind']}"]
+    return _errors(_validator(schema, _kubernetes_definitions(folder)), document)
 
 
 def _file(name: str) -> Path:
@@ -51,15 +49,14 @@ def _file(name: str) -> Path:
 
 
 @cache
-def _kubernetes_definitions(version: str) -> Registry[Any]:
-    name = f"kubernetes_validate/kubernetes-json-schema/v{version}.0-local-strict/_definitions.json"
-    with ZipFile(_file("kubernetes.whl")) as wheel:
-        definitions = json.loads(wheel.read(name))
+def _kubernetes_definitions(folder: Path) -> Registry[Any]:
+    definitions = json.loads((folder / "_definitions.json").read_text())
     empty: Registry[Any] = Registry()
-    filled: Registry[Any] = empty.with_resource("_definitions.json", DRAFT202012.create_resource(definitions))
+    filled: Registry[Any] = empty.with_resource("_definitions.json", DRAFT202012.create_resource(definitions)).crawl()
     return filled
 
 
+@cache
 def _service_monitor() -> Any:
     """Return the schema that the definition of the kind holds."""
     definition = yaml.safe_load(_file("servicemonitors.yaml").read_text())

@@ -1,6 +1,7 @@
 """The Compose file: the deployment guide's values one by one, each service healthy before what needs it, nothing open to the net."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ healthy = {"condition": "service_healthy"}
 done = {"condition": "service_completed_successfully"}
 
 
+@cache
 def compose() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load(file.read_text())
     return loaded
