@@ -34,6 +34,7 @@ test: env  ## Run all tests (ARGS="-k name" for some); gets MariaDB, MySQL, Prom
 	@.ci/mariadb
 	@.ci/mysql
 	@.ci/prometheus
+	@.ci/mariadb-dump
 	@.ci/nginx
 	@.ci/schemas
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
