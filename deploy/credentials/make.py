@@ -77,10 +77,10 @@ def main(words: Sequence[str], environment: dict[str, str]) -> int:
         _write(folder / holder / "ca.crt", _pem(authority.certificate), secret=False)
         if _certify(folder / holder, holder, list(dict.fromkeys(names)), authority, now):
             sys.stdout.write(f"{holder}: a certificate for {', '.join(dict.fromkeys(names))}\n")
-    lines = ["# name, role, SHA-256 of the token"]
+    lines = ["# Who may call, with which role, by the SHA-256 of which token."]
     for holder, name, role in tokens:
         digest = hashlib.sha256(_token(folder / holder / name).encode()).hexdigest()
-        lines.append(f"{role} {role} {digest}")
+        lines.append(f'{role} = {{ role = "{role}", sha256 = "{digest}" }}')
     _write(folder / "coordinator/tokens", ("\n".join(lines) + "\n").encode(), secret=True)
     return 0
 

@@ -6,6 +6,7 @@ import os
 import ssl
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_coordinators_are_named_as_in_the_compose_file(tmp_path: Path) -> No
 def test_coordinators_know_tokens_by_their_hashes_alone(tmp_path: Path) -> None:
     printed = make(tmp_path)
     book = (tmp_path / "coordinator/tokens").read_text()
-    lines = [line.split() for line in book.splitlines() if not line.startswith("#")]
+    entries = tomllib.loads(book)
     tokens = {
         role: (tmp_path / file).read_text().strip()
         for role, file in {
@@ -87,8 +88,8 @@ def test_coordinators_know_tokens_by_their_hashes_alone(tmp_path: Path) -> None:
             "read-only": "client/read-only-token",
         }.items()
     }
-    assert {role: digest for _, role, digest in lines} == {
-        role: hashlib.sha256(token.encode()).hexdigest() for role, token in tokens.items()
+    assert entries == {
+        role: {"role": role, "sha256": hashlib.sha256(token.encode()).hexdigest()} for role, token in tokens.items()
     }
     assert len(set(tokens.values())) == len(tokens)
     assert all(len(token) >= 43 for token in tokens.values()), "32 random bytes"
