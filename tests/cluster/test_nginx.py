@@ -156,10 +156,11 @@ def test_an_idle_stream_lives_as_long_as_the_timeouts_say(
                         with pytest.raises(grpc.aio.AioRpcError):
                             await asyncio.wait_for(stream.read(), 30)
                         return
+                    reading = asyncio.ensure_future(stream.read())
                     # Five minutes of its hour.
                     with pytest.raises(TimeoutError):
                         async with asyncio.timeout(6 * idle_s / 3_600):
-                            await asyncio.shield(reading := asyncio.ensure_future(stream.read()))
+                            await asyncio.shield(reading)
                     ending = asyncio.ensure_future(coordinator.end(20))
                     assert (await reading).status == health_pb2.HealthCheckResponse.NOT_SERVING
                     await ending
