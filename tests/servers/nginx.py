@@ -14,6 +14,8 @@ from tests.servers.ports import free_port
 
 shipped: Final = Path(__file__).parents[2] / "deploy/nginx.conf"
 _stop_s_max: Final = 20
+_expected: Final = 'the "listen ... http2" directive is deprecated'
+"""Later versions say so; earlier ones do not know the other way."""
 _temporary: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -69,7 +71,8 @@ class Nginx:
         # The master opens its listeners before it says so; until then connections are refused.
         checked = subprocess.run([*self._command(), "-t"], check=False, capture_output=True, text=True, timeout=30)
         assert checked.returncode == 0, checked.stderr
-        assert "[warn]" not in checked.stderr, checked.stderr
+        warnings = [line for line in checked.stderr.splitlines() if "[warn]" in line and _expected not in line]
+        assert warnings == []
         self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL)
         return self
 
