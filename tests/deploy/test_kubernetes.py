@@ -239,14 +239,19 @@ def test_each_object_keeps_to_its_schema(version: str) -> None:
     assert kubernetes_errors(monitor, version)
 
 
-def test_kustomize_builds_it() -> None:
+def kustomized(where: Path) -> list[dict[str, Any]]:
+    """What kustomize makes of a folder."""
     kubectl, kustomize = shutil.which("kubectl"), shutil.which("kustomize")
     if kubectl is None and kustomize is None:
         pytest.skip("neither kubectl nor kustomize here")
-    command = [kustomize, "build", str(folder)] if kubectl is None else [kubectl, "kustomize", str(folder)]
+    command = [kustomize, "build", str(where)] if kubectl is None else [kubectl, "kustomize", str(where)]
     done = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    built = list(yaml.safe_load_all(done.stdout))
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_kustomize_builds_it() -> None:
+    built = kustomized(folder)
     (settings,) = [each for each in built if each["kind"] == "ConfigMap"]
     assert settings["data"] == shared()
     for each in built:
@@ -256,3 +261,20 @@ def test_kustomize_builds_it() -> None:
             assert one["envFrom"] == [{"configMapRef": {"name": settings["metadata"]["name"]}}]
             assert each["spec"]["selector"] == deployment(each["metadata"]["name"])["spec"]["selector"]
         assert kubernetes_errors(each, kubernetes_newest) == []
+
+
+def test_the_overlay_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (root / "docs/deploying.md").read_text()
+    (overlay,) = re.findall(r"^```yaml\n(# kustomization\.yaml\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "overlay").mkdir()
+    shutil.copytree(folder, tmp_path / "deploy/kubernetes")
+    (tmp_path / "overlay/kustomization.yaml").write_text(overlay)
+    built = kustomized(tmp_path / "overlay")
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in built if each["kind"] == "Deployment"
+    }
+    images = {one["image"] for each in pods.values() for one in [*each["containers"], *each.get("initContainers", [])]}
+    assert images == {"registry.example.org/workflow-engine:0.1.0"}
+    assert pods["workflow-worker"]["containers"][0]["args"] == ["worker", "--import", "shop.tasks"]
+    (settings,) = [each["data"] for each in built if each["kind"] == "ConfigMap"]
+    assert settings == {**shared(), "LOG_LEVEL": "info"}
