@@ -36,7 +36,7 @@ certificate_days: Final = 397
 renewed_days_before: Final = 60
 clock_skew: Final = timedelta(minutes=5)
 """Hosts whose clock is behind by so much take a new certificate."""
-coordinator_hosts_default: Final = "workflow-engine-1,workflow-engine-2,workflow-engine-3"
+coordinator_hosts_default: Final = "workflow-engine,workflow-engine-1,workflow-engine-2,workflow-engine-3"
 own_hosts: Final = ("localhost", "127.0.0.1", "::1")
 tokens: Final = (
     ("coordinator", "token", "coordinator"),

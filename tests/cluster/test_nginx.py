@@ -10,19 +10,20 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mainspring.access import Access, TlsFiles
 from mainspring.settings import CoordinatorSettings
 from mainspring_client import Client, Handle, Submission
 from tests.cluster.checks import all_ended, started_once
 from tests.cluster.flows import chain, load
-from tests.cluster.running import RealCluster, eventually
+from tests.cluster.running import Process, RealCluster, eventually
 from tests.servers.nginx import Nginx, directives, required
-from tests.servers.tls_tunnel import TlsTunnel
 
 make = Path(__file__).parents[2] / "deploy/credentials/make.py"
 names = ("c1", "c2", "c3")
@@ -49,6 +50,31 @@ def before(cluster: RealCluster, folder: Path, credentials: Path, exchanged: Map
     )
 
 
+def secure(credentials: Path, holder: str) -> dict[str, str]:
+    """The settings of TLS and tokens, as the Compose file has them."""
+    folder = credentials / holder
+    found = {
+        "TLS_CERT": str(folder / "tls.crt"),
+        "TLS_KEY": str(folder / "tls.key"),
+        "TLS_CA": str(folder / "ca.crt"),
+        "MAINSPRING_TOKEN_FILE": str(folder / "token"),
+    }
+    return found | ({"AUTH_TOKENS": str(folder / "tokens")} if holder == "coordinator" else {})
+
+
+async def coordinator(cluster: RealCluster, name: str, credentials: Path) -> Process:
+    """Start a coordinator that is reached by TLS alone, but for its probes."""
+    port = cluster.http(name).rpartition(":")[2]
+    return await cluster.coordinator(name, HTTP_PORT="0", HTTP_PROBE_PORT=port, **secure(credentials, "coordinator"))
+
+
+def client_of(nginx: Nginx, credentials: Path, token: str) -> Client:
+    """A client that goes through nginx."""
+    folder = credentials / "client"
+    access = Access(TlsFiles(str(folder / "ca.crt")), token_file=str(folder / token))
+    return Client(f"localhost:{nginx.tls_port}", access=access, timeout=30)
+
+
 def seconds(value: str) -> float:
     return float(value[:-1]) * units[value[-1]]
 
@@ -71,14 +97,12 @@ def test_a_client_and_a_worker_go_through_it_and_the_worker_then_dials_each_coor
 
     async def play() -> None:
         async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
-            processes = await asyncio.gather(*(cluster.coordinator(name) for name in names))
+            processes = await asyncio.gather(*(coordinator(cluster, name, credentials) for name in names))
             await asyncio.gather(*(cluster.ready(name) for name in names))
             with before(cluster, tmp_path, credentials) as nginx:
-                async with (
-                    TlsTunnel(nginx.tls_port, credentials / "client/ca.crt") as tunnel,
-                    Client(tunnel.address, timeout=30) as client,
-                ):
-                    worker = await cluster.worker("w1", MAINSPRING_ADDRESS=tunnel.address)
+                async with client_of(nginx, credentials, "admin-token") as client:
+                    through = f"localhost:{nginx.tls_port}"
+                    worker = await cluster.worker("w1", MAINSPRING_ADDRESS=through, **secure(credentials, "worker"))
 
                     async def attached_to_each_once() -> bool:
                         return [row.workers for row in await client.coordinators()] == [1, 1, 1]
@@ -87,8 +111,8 @@ def test_a_client_and_a_worker_go_through_it_and_the_worker_then_dials_each_coor
                     told = [json.loads(line) for line in worker.lines]
                     dialled = [line["address"] for line in told if line["event"] == "attached" and "level" in line]
                     assert len(dialled) == len(set(dialled)) == 3
-                    assert tunnel.address in dialled
-                    assert set(dialled) - {tunnel.address} <= {cluster.address(name) for name in names}
+                    assert through in dialled
+                    assert set(dialled) - {through} <= {cluster.address(name) for name in names}
                     await all_ended(client, await load(client, 4))
                     # Two requests in one message that is larger than what nginx takes of a body unless told otherwise.
                     large = {f"large-{number}": "x" * 700_000 for number in range(2)}
@@ -114,7 +138,7 @@ def test_http_goes_to_the_coordinators_on_both_ports_and_grpc_over_tls(
 
     async def play() -> None:
         async with RealCluster(file_url, tmp_path) as cluster:
-            await cluster.coordinator("c2")  # the other two are down
+            await coordinator(cluster, "c2", credentials)  # the other two are down
             await cluster.ready("c2")
             with before(cluster, tmp_path, credentials) as nginx:
                 async with channel(nginx, credentials) as opened:
@@ -130,6 +154,8 @@ def test_http_goes_to_the_coordinators_on_both_ports_and_grpc_over_tls(
                     health = await asyncio.to_thread(get, f"{base}/health", over)
                     assert (health["status"], health["instanceId"]) == ("healthy", "c2")
                     assert (await asyncio.to_thread(get, f"{base}/ready", over))["status"] == "ready"
+                    with pytest.raises(HTTPError, match="404"):
+                        await asyncio.to_thread(get, f"{base}/metrics", over)
 
     asyncio.run(play())
 
@@ -143,7 +169,7 @@ def test_an_idle_stream_lives_as_long_as_the_timeouts_say(
     async def play() -> None:
         # Without pings on the coordinator's side, which nginx would take for a sign of life.
         async with RealCluster(file_url, tmp_path, KEEPALIVE_TIME="86400000") as cluster:
-            coordinator = await cluster.coordinator("c1")
+            process = await coordinator(cluster, "c1", credentials)
             await cluster.ready("c1")
             with before(
                 cluster, tmp_path, credentials, exchanged={f"{one} 1h;": f"{one} {hour};" for one in timeouts}
@@ -161,7 +187,7 @@ def test_an_idle_stream_lives_as_long_as_the_timeouts_say(
                     with pytest.raises(TimeoutError):
                         async with asyncio.timeout(6 * idle_s / 3_600):
                             await asyncio.shield(reading)
-                    ending = asyncio.ensure_future(coordinator.end(20))
+                    ending = asyncio.ensure_future(process.end(20))
                     assert (await reading).status == health_pb2.HealthCheckResponse.NOT_SERVING
                     await ending
 

@@ -182,7 +182,8 @@ def test_prometheus_scrapes_every_coordinator_and_worker() -> None:
     config = yaml.safe_load((root / "deploy/prometheus/prometheus.yml").read_text())
     targets = {one["labels"]["part"]: one["targets"] for one in config["scrape_configs"][0]["static_configs"]}
     assert targets["coordinator"] == [f"{name}:{default_http_port}" for name in coordinators]
-    assert targets["worker"] == [f"{name}:{services()[name]['environment']['HTTP_PORT']}" for name in workers]
+    assert targets["worker"] == [f"{name}:{services()[name]['environment']['HTTP_PROBE_PORT']}" for name in workers]
+    assert {services()[name]["environment"]["METRICS_AUTH"] for name in (*coordinators, *workers)} == {"false"}
     assert "./prometheus:/etc/prometheus:ro" in services()["prometheus"]["volumes"]
 
 
@@ -195,6 +196,17 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
         f"./grafana/mainspring.json:{provider['options']['path']}/mainspring.json:ro"
         in services()["grafana"]["volumes"]
     )
+
+
+def test_it_starts_secure() -> None:
+    for name in [*coordinators, *workers]:
+        kind = CoordinatorSettings if name in coordinators else WorkerSettings
+        settings = kind.load([], {**services()[name]["environment"], "GRPC_HOST": "0.0.0.0", "HTTP_HOST": "0.0.0.0"})
+        settings.demand_closed_doors()
+        assert settings.access.has_token
+        assert settings.tls.ca == "/credentials/ca.crt"
+        assert not settings.insecure
+        assert settings.authenticates == (name in coordinators)
 
 
 def test_security_is_attached_in_one_place_for_all_of_ours() -> None:

@@ -71,7 +71,7 @@ def test_the_coordinators_are_named_as_in_the_compose_file(tmp_path: Path) -> No
     certificate = x509.load_pem_x509_certificate((tmp_path / "coordinator/tls.crt").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     hosts = names.get_values_for_type(x509.DNSName)
-    assert hosts == ["workflow-engine-1", "workflow-engine-2", "workflow-engine-3", "localhost"]
+    assert hosts == ["workflow-engine", "workflow-engine-1", "workflow-engine-2", "workflow-engine-3", "localhost"]
 
 
 def test_coordinators_know_tokens_by_their_hashes_alone(tmp_path: Path) -> None:

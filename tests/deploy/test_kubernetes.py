@@ -122,7 +122,11 @@ def test_the_settings_are_taken_by_the_program_that_gets_them(name: str) -> None
         for key, value in variables(name).items()
     }
     kind = CoordinatorSettings if name == "workflow-engine" else WorkerSettings
-    assert kind.load([], environment).engine_instance_id == "pod-7f9"
+    settings = kind.load([], {**environment, "GRPC_HOST": "0.0.0.0", "HTTP_HOST": "0.0.0.0"})
+    assert settings.engine_instance_id == "pod-7f9"
+    settings.demand_closed_doors()
+    assert settings.access.has_token
+    assert not settings.insecure
     known = set(re.findall(r"^\| `([A-Z_]+)` \|", (root / "docs/settings.md").read_text(), re.MULTILINE))
     assert environment.keys() - known == set()
     assert container(name)["envFrom"] == [{"configMapRef": {"name": kustomization()["configMapGenerator"][0]["name"]}}]
@@ -210,7 +214,7 @@ def test_prometheus_asks_each_pod_once_under_the_job_that_the_alerts_rest_on() -
     for each in chosen:
         ports = {port["name"]: port["targetPort"] for port in each["spec"]["ports"]}
         assert ports[spec["endpoints"][0]["port"]] == default_http_port
-    assert variables("workflow-worker")["HTTP_PORT"] == str(default_http_port)
+    assert shared()["HTTP_PROBE_PORT"] == str(default_http_port)
 
 
 def test_the_files_of_the_folder_are_applied_but_the_example_and_hold_no_secret() -> None:
