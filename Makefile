@@ -30,10 +30,13 @@ env: .venv/.installed-dev  ## Make .venv with the project and the tools, at pinn
 demo: .venv/.installed-demo  ## Clean up real calendars on an embedded cluster, and show what happened
 	@$(PY) -m examples.calendar_cleanup.demo $(ARGS)
 
-test: env  ## Run all tests (ARGS="-k name" for some); gets MariaDB, MySQL and Prometheus when none are there
+test: env  ## Run all tests (ARGS="-k name" for some); gets MariaDB, MySQL, Prometheus and nginx when none are there
 	@.ci/mariadb
 	@.ci/mysql
 	@.ci/prometheus
+	@.ci/mariadb-dump
+	@.ci/nginx
+	@.ci/schemas
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-mysql: env  ## Run all that runs on a database server on a real MySQL: store, logins, ownership, whole clusters

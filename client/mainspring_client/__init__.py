@@ -5,6 +5,8 @@ from mainspring_client.client import Client
 from mainspring_client.handle import Handle
 from mainspring_client.nouns import (
     AttemptInfo,
+    AuditEntry,
+    CancelledPage,
     CoordinatorInfo,
     CoordinatorStrategy,
     Explanation,
@@ -29,6 +31,8 @@ from mainspring_client.sync import SyncClient, SyncHandle
 
 __all__ = [
     "AttemptInfo",
+    "AuditEntry",
+    "CancelledPage",
     "Client",
     "CoordinatorInfo",
     "CoordinatorStrategy",

@@ -21,9 +21,11 @@ from mainspring.naming import new_request_id
 from mainspring.settings_security import Calling
 from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip
-from mainspring_client import following, submitting, wire_nouns
+from mainspring_client import administration, following, submitting, wire_nouns
 from mainspring_client.handle import Handle
 from mainspring_client.nouns import (
+    AuditEntry,
+    CancelledPage,
     CoordinatorInfo,
     Explanation,
     HistoryEvent,
@@ -214,6 +216,26 @@ class Client:
         answer: client_pb2.CancelResponse = await self._transport.call(lambda at: at.workflows.Cancel, request)
         return wire_nouns.workflow_status(answer.status)
 
+    def cancel_many(
+        self, only: WorkflowFilter | None = None, reason: str = "", *, everything: bool = False, dry_run: bool = False
+    ) -> AsyncGenerator[CancelledPage]:
+        """Ask all unfinished workflows that fit a filter to stop; gives page by page what became of them. States do not count.
+
+        Without any filter `everything` must be set, or it is a `BadRequestError`. `dry_run` only tells which they are.
+        """
+        return administration.cancel_many(self._transport, only, reason, everything=everything, dry_run=dry_run)
+
+    async def step_down(self, coordinator: str = "", *, seconds: int = 600, reason: str = "") -> tuple[str, int]:
+        """Have a coordinator, by name or incarnation, give its shards to the others for a while; 0 seconds: it comes back.
+
+        Empty means the one that answers. Returns its name and how many shards it owned. `PreconditionError` when nobody could take over.
+        """
+        return await administration.step_down(self._transport, coordinator, seconds, reason)
+
+    def audit(self, *, limit: int | None = None) -> AsyncGenerator[AuditEntry]:
+        """List what operators did, newest first, at most `limit`. It reads the database, as `list` does."""
+        return administration.audit(self._transport, limit)
+
     async def cluster(self) -> admin_pb2.GetClusterResponse:
         """Read what the cluster is."""
         answer: admin_pb2.GetClusterResponse = await self._transport.call(
@@ -254,9 +276,7 @@ class Client:
 
         Returns whether it was another one before. `BadRequestError` when there is no such strategy.
         """
-        request = admin_pb2.SetStrategyRequest(strategy=strategy, reason=clip(reason, reason_bytes_max))
-        answer: admin_pb2.SetStrategyResponse = await self._transport.call(lambda at: at.admin.SetStrategy, request)
-        return answer.changed
+        return await administration.set_strategy(self._transport, strategy, reason)
 
     async def strategy_changes(self, *, limit: int | None = None) -> AsyncGenerator[StrategyChange]:
         """List the changes of that strategy, newest first, at most `limit`. It reads the database, as `list` does."""

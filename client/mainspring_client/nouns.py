@@ -397,6 +397,38 @@ class StrategyChange:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Something that an operator did."""
+
+    entry_id: str
+    began_at_us: int
+    """When it began."""
+    ended_at_us: int
+    """When it had been done or refused; 0: not known."""
+    act: str
+    """The name of the call."""
+    subject: str
+    """What it was done to."""
+    reason: str
+    """Why."""
+    who: str
+    coordinator: str
+    """The name of the coordinator that did it."""
+    outcome: str
+    """`done`, or why it was not; empty: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledPage:
+    """What became of some of the workflows that were to stop."""
+
+    asked: tuple[str, ...]
+    """Those that were asked to stop, or would be."""
+    ended: tuple[str, ...]
+    """Those that had ended when they were asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShardInfo:
     """A shard."""
 

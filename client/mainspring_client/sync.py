@@ -22,6 +22,8 @@ from mainspring.workflow import Json
 from mainspring_client.client import Client
 from mainspring_client.handle import Handle
 from mainspring_client.nouns import (
+    AuditEntry,
+    CancelledPage,
     CoordinatorInfo,
     Explanation,
     HistoryEvent,
@@ -260,6 +262,20 @@ class SyncClient:
     def set_strategy(self, strategy: str, reason: str = "") -> bool:
         """Set the strategy of the whole cluster; return whether it was another one before."""
         return self._run(self._client.set_strategy(strategy, reason))
+
+    def cancel_many(
+        self, only: WorkflowFilter | None = None, reason: str = "", *, everything: bool = False, dry_run: bool = False
+    ) -> Iterator[CancelledPage]:
+        """Ask all unfinished workflows that fit a filter to stop; gives page by page what became of them."""
+        return self._each(self._client.cancel_many(only, reason, everything=everything, dry_run=dry_run))
+
+    def step_down(self, coordinator: str = "", *, seconds: int = 600, reason: str = "") -> tuple[str, int]:
+        """Have a coordinator give its shards to the others for a while; return its name and how many it owned."""
+        return self._run(self._client.step_down(coordinator, seconds=seconds, reason=reason))
+
+    def audit(self, *, limit: int | None = None) -> Iterator[AuditEntry]:
+        """List what operators did, newest first."""
+        return self._each(self._client.audit(limit=limit))
 
     def strategy_changes(self, *, limit: int | None = None) -> Iterator[StrategyChange]:
         """List the changes of that strategy, newest first."""

@@ -9,6 +9,7 @@ from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring.wire import from_failure
 from mainspring_client.nouns import (
     AttemptInfo,
+    AuditEntry,
     CoordinatorInfo,
     CoordinatorStrategy,
     Explanation,
@@ -228,6 +229,21 @@ def strategy_info(message: admin_pb2.GetStrategyResponse) -> StrategyInfo:
 def strategy_change(message: admin_pb2.StrategyChange) -> StrategyChange:
     """Read a change of it."""
     return StrategyChange(message.changed_at_us, message.before, message.after, message.by, message.reason)
+
+
+def audit_entry(message: admin_pb2.AuditEntry) -> AuditEntry:
+    """Read an entry of the audit log."""
+    return AuditEntry(
+        message.entry_id,
+        message.began_at_us,
+        message.ended_at_us,
+        message.act,
+        message.subject,
+        message.reason,
+        message.who,
+        message.coordinator,
+        message.outcome,
+    )
 
 
 def failover(message: admin_pb2.Failover) -> Failover:

@@ -33,6 +33,7 @@ from mainspring.workflow import (
     Node,
     Retry,
     default_priority,
+    default_retry,
 )
 
 Duration: TypeAlias = timedelta | str
@@ -151,7 +152,7 @@ class Workflow:
                 executor=executor,
                 input=_plain_json(input),
                 depends_on=tuple(one.id if isinstance(one, NodeReference) else one for one in waits_for),
-                retry=retry or Retry(),
+                retry=retry or default_retry,
                 start_to_close_ms=self._ms(start_to_close, "timeouts.start_to_close", node_id),
                 schedule_to_start_ms=self._ms(schedule_to_start, "timeouts.schedule_to_start", node_id),
                 allow_failure=allow_failure,

@@ -16,7 +16,7 @@ from mainspring.errors import DefinitionError, Problem
 from mainspring.json_text import read_json, read_json_in_parts, trimmed
 from mainspring.limits import MIB, definition_bytes_max
 from mainspring.reading import item_path, read_definition
-from mainspring.workflow import ABSENT, Affinity, Definition, Json, Needed, Node, Retry, default_priority
+from mainspring.workflow import ABSENT, Affinity, Definition, Json, Needed, Node, Retry, default_priority, default_retry
 
 __all__ = [
     "canonical_bytes",
@@ -133,15 +133,16 @@ def _node_to_json(node: Node) -> Json:
     if node.map is not None:
         most = node.map.max_parallel
         value["map"] = {"over": node.map.over, "max_parallel": most} if most else {"over": node.map.over}
-    if node.retry != _default_retry:
+    if node.retry is not default_retry and node.retry != default_retry:
         value["retry"] = _retry_to_json(node.retry)
-    if timeouts := _timeouts_to_json(node):
-        value["timeouts"] = timeouts
+    if node.start_to_close_ms or node.schedule_to_start_ms:
+        value["timeouts"] = _timeouts_to_json(node)
     if node.allow_failure:
         value["allow_failure"] = True
     if node.requires:
         value["requires"] = {label: _needed_to_json(needed) for label, needed in node.requires.items()}
-    value.update(_placement_to_json(node.strategy, node.affinity))
+    if node.strategy or node.affinity is not None:
+        value.update(_placement_to_json(node.strategy, node.affinity))
     if node.stop_on_disconnect:
         value["stop_on_disconnect"] = True
     if node.priority is not None:
@@ -174,7 +175,7 @@ def _placement_to_json(strategy: str, affinity: Affinity | None) -> dict[str, Js
 
 
 def _retry_to_json(retry: Retry) -> dict[str, Json]:
-    default, value = _default_retry, dict[str, Json]()
+    default, value = default_retry, dict[str, Json]()
     if retry.max_attempts is not None:
         value["max_attempts"] = retry.max_attempts
     if retry.initial_ms != default.initial_ms:
@@ -188,6 +189,3 @@ def _retry_to_json(retry: Retry) -> dict[str, Json]:
     if retry.non_retryable:
         value["non_retryable"] = list(retry.non_retryable)
     return value
-
-
-_default_retry: Final = Retry()

@@ -142,6 +142,10 @@ class DeadlineError(MainspringError):
     """The deadline that the caller set has passed."""
 
 
+class PreconditionError(MainspringError):
+    """The cluster is not as it must be for what was asked; nothing was done."""
+
+
 class SettingsError(MainspringError):
     """A setting is unknown, malformed or does not fit another."""
 

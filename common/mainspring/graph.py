@@ -16,13 +16,22 @@ from mainspring.durations import format_duration
 from mainspring.errors import DefinitionError, Problem
 from mainspring.paths import Template
 from mainspring.problems import Problems
-from mainspring.workflow import ABSENT, Affinity, Definition, Json, Needed, Node, Retry, reserved_names, strategies
+from mainspring.workflow import (
+    ABSENT,
+    Affinity,
+    Definition,
+    Json,
+    Needed,
+    Node,
+    default_retry,
+    reserved_names,
+    strategies,
+)
 
 _node_id: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.:-]{{0,{limits.node_id_bytes_max - 1}}}")
 _name: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.: /-]{{0,{limits.name_bytes_max - 1}}}")
 _everywhere: Final = frozenset({"input", "workflow"})
 _in_map: Final = frozenset({"item", "index"})
-_default_retry: Final = Retry()
 _cycle_nodes_shown: Final = 20
 
 
@@ -140,7 +149,8 @@ class _Check:
         self._text("executor", node.executor, limits.executor_bytes_max, node.id)
         self._numbers(node)
         self._lists(node)
-        self._placement(node.strategy, node.affinity, node.id)
+        if node.strategy or node.affinity is not None:
+            self._placement(node.strategy, node.affinity, node.id)
 
     def _lists(self, node: Node) -> None:
         for parent in node.depends_on:
@@ -149,12 +159,20 @@ class _Check:
             elif parent not in self.index:
                 message = f"there is no node {parent!r}{self._hint(parent)}"
                 self._unknown(message, parent, node.id, "depends_on")
+        if node.requires:
+            self._labels(node)
+        if node.retry is not default_retry:
+            self._error_types(node)
+
+    def _labels(self, node: Node) -> None:
         if len(node.requires) > limits.labels_max:
             message = f"it requires {len(node.requires)} labels, more than the {limits.labels_max} allowed"
             self._say("TOO_MANY_LABELS", message, node.id, "requires")
         for label, value in node.requires.items():
             self._text("requires", label, limits.name_bytes_max, node.id)
             self._needed(f"requires.{label}", value, node.id)
+
+    def _error_types(self, node: Node) -> None:
         types = node.retry.non_retryable
         if len(types) > limits.non_retryable_max:
             message = f"it names {len(types)} error types, more than the {limits.non_retryable_max} allowed"
@@ -187,15 +205,16 @@ class _Check:
     def _numbers(self, node: Node) -> None:
         retry, interval_max, time_max = node.retry, limits.retry_interval_ms_max, limits.timeout_ms_max
         # Nearly every node has the defaults, and those are in range.
-        if retry != _default_retry:
+        if retry is not default_retry and retry != default_retry:
             self._time("retry.initial", retry.initial_ms, interval_max, node.id)
             self._time("retry.max_interval", retry.max_interval_ms, interval_max, node.id)
             self._range("retry.multiplier", retry.multiplier, limits.retry_multiplier_max, node.id, low=1)
             self._range("retry.jitter", retry.jitter, 1, node.id)
             if retry.max_attempts is not None:
                 self._range("retry.max_attempts", retry.max_attempts, limits.attempts_max, node.id, low=1)
-        self._time("timeouts.start_to_close", node.start_to_close_ms, time_max, node.id)
-        self._time("timeouts.schedule_to_start", node.schedule_to_start_ms, time_max, node.id)
+        if node.start_to_close_ms or node.schedule_to_start_ms:
+            self._time("timeouts.start_to_close", node.start_to_close_ms, time_max, node.id)
+            self._time("timeouts.schedule_to_start", node.schedule_to_start_ms, time_max, node.id)
         if node.map is not None:
             self._range("map.max_parallel", node.map.max_parallel, limits.max_parallel_max, node.id)
         if node.priority is not None:
@@ -214,6 +233,8 @@ class _Check:
             self._say("OUT_OF_RANGE", message, node_id, field)
 
     def _text(self, field: str, value: str, bytes_max: int, node_id: str, *, least: int = 1) -> None:
+        if value.isascii() and least <= len(value) <= bytes_max:
+            return
         try:
             size = len(value.encode())
         except UnicodeEncodeError:
@@ -255,9 +276,10 @@ class _Check:
         return template
 
     def _known_roots(self, template: Template, allowed: frozenset[str], node_id: str, field: str) -> None:
-        if template.references <= allowed:
-            return
-        for root in sorted(template.references - allowed):
+        strange = [root for root in template.references if root not in allowed and root not in self.index]
+        if node_id in template.references:
+            strange.append(node_id)
+        for root in sorted(strange):
             if root in _in_map:
                 self._say("BAD_PATH", f"`{root}` is known only in the input of a `map` node", node_id, field)
             elif root == node_id and node_id:
@@ -270,6 +292,8 @@ class _Check:
         inputs: list[Template] = []
         overs: list[Template | None] = []
         offsets, targets = array("I", [0]), array("I")
+        # A reserved name is never a node in a data path; a node that has one is told already.
+        index = {name: place for name, place in self.index.items() if name not in reserved_names}
         for place, node in enumerate(self.definition.nodes):
             made = self._template(node.input, node.id, "input")
             over = self._over(node)
@@ -284,9 +308,11 @@ class _Check:
                 self._known_roots(over, _everywhere, node.id, "map.over")
                 names |= over.references
             overs.append(over)
-            # A reserved name is never a node here, and itself is told already.
-            known = [self.index[name] for name in names - reserved_names if name in self.index]
-            targets.extend(sorted(parent for parent in known if parent != place))
+            known = [index[name] for name in names if name in index]
+            if place in known:
+                known.remove(place)  # told already
+            known.sort()
+            targets.extend(known)
             offsets.append(len(targets))
         output = None
         if self.definition.output is not ABSENT:

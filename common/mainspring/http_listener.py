@@ -8,6 +8,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import uvicorn
@@ -105,15 +106,17 @@ class HttpListeners:
         host: str,
         port: int | None,
         probe_port: int | None,
+        pages: Mapping[str, Handler] = MappingProxyType({}),
     ) -> None:
-        """`probes` by path. Ports: None: not served; 0: a free one."""
+        """`probes` by path, and `pages`, which want a token where there is authentication. Ports: None: not served; 0: a free one."""
         routes = [Route(path, handler) for path, handler in probes.items()]
         guarded = Route("/metrics", guard(metrics, authenticator) if settings.metrics_auth else metrics)
         tls = http_context(settings.tls, client_certs=settings.wants_client_certs) if settings.tls.cert else None
         plain = [*routes, *([Route("/metrics", metrics)] if not settings.metrics_auth else [])]
         self._main = self._probes = None
         if port is not None:
-            self._main = HttpListener(Starlette(routes=[*routes, guarded]), host, port, tls=tls)
+            shown = [Route(path, guard(handler, authenticator)) for path, handler in pages.items()]
+            self._main = HttpListener(Starlette(routes=[*routes, guarded, *shown]), host, port, tls=tls)
         if probe_port is not None:
             self._probes = HttpListener(Starlette(routes=plain), host, probe_port, setting="HTTP_PROBE_PORT")
 

@@ -215,5 +215,14 @@ label_values_max: Final = 100  # of a label whose values come from users; the ot
 classes_measured_max: Final = 1_000  # of what waits: a class takes 1 to 2 us
 arrivals_remembered_max: Final = 256  # of an executor: how long its nodes wait is known to one part in 64
 
+# Operators
+cancels_at_once: Final = 64
+step_down_s_max: Final = 3_600
+audit_subject_bytes_max: Final = 512
+audit_who_bytes_max: Final = 255
+
+# Traces
+traces_flush_ms_max: Final = 3_000  # what is not sent by then when a process ends is lost
+
 # Logs
 log_value_bytes_max: Final = 8 * KIB

@@ -4,10 +4,13 @@ No line carries a payload or a secret. Callers name things (workflow, node, shar
 or a secret after all, it is replaced here, and every text is cut to its bound.
 """
 
+import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, TextIO, cast
+from contextvars import ContextVar
+from typing import Any, Final, Protocol, TextIO, cast
 
 import structlog
 
@@ -18,7 +21,20 @@ from mainspring.wire import clip
 
 _PAYLOADS: Final = frozenset({"input", "output", "payload", "progress"})
 _SECRETS: Final = ("password", "passwd", "secret", "token", "authorization", "cookie", "credential")
+_log: Final = structlog.get_logger(__name__)
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class Task(Protocol):
+    """What code runs on behalf of."""
+
+    def log_facts(self) -> Mapping[str, object]:
+        """Return what each of its log lines is to name."""
+        ...
+
+
+current_task: Final[ContextVar[Task | None]] = ContextVar("current_task", default=None)
+"""Log lines that are written meanwhile, by ours and by others' code, name it."""
 
 
 def configure_logs(level: str = "info", stream: TextIO | None = None) -> None:
@@ -30,6 +46,7 @@ def configure_logs(level: str = "info", stream: TextIO | None = None) -> None:
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     shared: list[structlog.typing.Processor] = [
+        _add_task,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -57,8 +74,46 @@ def _bring_in_libraries(
     handler.addFilter(_matters)
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    _set_library_level(level)
+
+
+def _set_library_level(level: int) -> None:
     # A library's chatter is not ours: only what it warns of, unless everything is asked for.
-    root.setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
+    logging.getLogger().setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
+
+
+def set_level(level: str) -> None:
+    """From now on log the lines of `level` and above; `configure_logs` must have been called."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
+    _set_library_level(_LEVELS[level])
+
+
+def is_debugging() -> bool:
+    """Tell whether debug lines are logged; for those that would cost something even if they are not."""
+    return logging.getLogger().level == logging.DEBUG
+
+
+def change_level_by_signals(level: str) -> None:
+    """Log everything from SIGUSR1 on, and what `level` says again from SIGUSR2 on. For the running event loop."""
+    loop = asyncio.get_running_loop()
+
+    def change(to: str) -> None:
+        set_level(to)
+        _log.warning("log_level_changed", log_level=to)
+
+    loop.add_signal_handler(signal.SIGUSR1, change, "debug")
+    loop.add_signal_handler(signal.SIGUSR2, change, level)
+
+
+def _add_task(
+    logger: object, method: str, event: MutableMapping[str, Any]
+) -> Mapping[str, Any] | str | bytes | bytearray | tuple[Any, ...]:
+    del logger, method  # a processor gets them
+    task = current_task.get()
+    if task is not None:
+        for name, value in task.log_facts().items():
+            event.setdefault(name, value)
+    return event
 
 
 def _matters(record: logging.LogRecord) -> bool:

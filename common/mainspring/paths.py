@@ -139,6 +139,9 @@ class _Compiling:
 
     def value(self, value: object, depth: int) -> object:
         """Return the compiled form."""
+        kind = type(value)
+        if kind is int and depth <= json_depth_max and _integer_min <= value <= _integer_max:  # type: ignore[operator]  # an int
+            return value
         if depth > json_depth_max:
             self.errors.append(PathError(f"it is nested deeper than {json_depth_max} levels"))
         elif isinstance(value, str):

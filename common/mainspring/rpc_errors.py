@@ -27,6 +27,7 @@ from mainspring.errors import (
     NotAllowedError,
     NotFoundError,
     NotOwnerError,
+    PreconditionError,
     Problem,
     SettingsError,
     StoreUnavailableError,
@@ -60,6 +61,7 @@ _leaves: Final[tuple[tuple[type[MainspringError], grpc.StatusCode, str], ...]] =
     (UnauthenticatedError, _Code.UNAUTHENTICATED, "UNAUTHENTICATED"),
     (NotAllowedError, _Code.PERMISSION_DENIED, "PERMISSION_DENIED"),
     (DeadlineError, _Code.DEADLINE_EXCEEDED, "DEADLINE"),
+    (PreconditionError, _Code.FAILED_PRECONDITION, "PRECONDITION"),
     (SettingsError, _Code.FAILED_PRECONDITION, "SETTINGS"),
     (MainspringError, _Code.INTERNAL, "INTERNAL"),
 )

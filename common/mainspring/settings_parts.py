@@ -115,6 +115,12 @@ class Instance(Part, Serving):
         allowed=host_allowed,
         pattern=host_pattern,
     )
+    otel_traces_exporter: Literal["none", "otlp"] = declare(
+        "OTEL_TRACES_EXPORTER",
+        "whether OpenTelemetry traces are sent (docs/traces.md); where to is said by OpenTelemetry's own variables",
+        "none",
+        allowed="`none`, `otlp`",
+    )
 
     @model_validator(mode="after")
     def _check_silence(self) -> Self:

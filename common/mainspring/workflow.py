@@ -52,6 +52,10 @@ class Retry:
     """Error types after which no attempt follows."""
 
 
+default_retry: Final = Retry()
+"""That of nodes which say nothing else: one object, so that it is known by identity."""
+
+
 @dataclass(frozen=True, slots=True)
 class MapOver:
     """Makes a node run once for each element of a list."""
@@ -102,7 +106,7 @@ class Node:
     """Nodes that must have ended first, beside those that its data paths name."""
     map: MapOver | None = None
     """Set when the node runs once for each element of a list."""
-    retry: Retry = field(default_factory=Retry)
+    retry: Retry = default_retry
     """What follows a failed attempt."""
     start_to_close_ms: int = 0
     """How long one attempt may run; 0: without limit."""

@@ -13,7 +13,7 @@ import uvloop
 from mainspring.errors import MainspringError, SettingsError, StoreUnavailableError
 from mainspring.interrupts import interrupted, let_interrupts_in
 from mainspring.log_stream import LogStream
-from mainspring.logs import configure_logs
+from mainspring.logs import change_level_by_signals, configure_logs
 from mainspring.settings import CoordinatorSettings
 
 _log: Final = structlog.get_logger(__name__)
@@ -27,6 +27,7 @@ async def serve(settings: CoordinatorSettings) -> None:
     from mainspring_coordinator.app import Coordinator  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
+    change_level_by_signals(settings.log_level)
     stop = asyncio.Event()
     coordinator = Coordinator(settings)
     for number in (signal.SIGTERM, signal.SIGINT):

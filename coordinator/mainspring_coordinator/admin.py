@@ -12,6 +12,7 @@ from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceServicer
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context, answers
+from mainspring_coordinator.controls import Controls
 from mainspring_coordinator.engine.status import FailoverKind, Subject
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
@@ -46,6 +47,7 @@ class AdminService(AdminServiceServicer):
         build: Build,
         clock: Clock,
         strategies: Strategies,
+        controls: Controls,
     ) -> None:
         self._loop = loop
         self._directory = directory
@@ -54,6 +56,7 @@ class AdminService(AdminServiceServicer):
         self._build = build
         self._clock = clock
         self._strategies = strategies
+        self._controls = controls
 
     @answers
     async def GetCluster(self, request: admin_pb2.GetClusterRequest, context: Context) -> admin_pb2.GetClusterResponse:
@@ -163,7 +166,7 @@ class AdminService(AdminServiceServicer):
         self, request: admin_pb2.SetStrategyRequest, context: Context
     ) -> admin_pb2.SetStrategyResponse:
         """Set the strategy of the whole cluster."""
-        return await self._strategies.set(request, context)
+        return await self._controls.set_strategy(request, context)
 
     @answers
     async def ListStrategyChanges(
@@ -171,6 +174,23 @@ class AdminService(AdminServiceServicer):
     ) -> admin_pb2.ListStrategyChangesResponse:
         """List the changes of it."""
         return await self._strategies.changes(request)
+
+    @answers
+    async def CancelWorkflows(
+        self, request: admin_pb2.CancelWorkflowsRequest, context: Context
+    ) -> admin_pb2.CancelWorkflowsResponse:
+        """Ask many workflows to stop."""
+        return await self._controls.cancel_workflows(request, context)
+
+    @answers
+    async def StepDown(self, request: admin_pb2.StepDownRequest, context: Context) -> admin_pb2.StepDownResponse:
+        """Have a coordinator give its shards to the others for a while."""
+        return await self._controls.step_down(request, context)
+
+    @answers
+    async def ListAudit(self, request: admin_pb2.ListAuditRequest, context: Context) -> admin_pb2.ListAuditResponse:
+        """List what operators did."""
+        return await self._controls.audit.entries(request)
 
     def _coordinators(self, rows: list[CoordinatorRow], shards: list[ShardRow]) -> list[admin_pb2.Coordinator]:
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc.aio
 import structlog
@@ -40,19 +40,25 @@ from mainspring_coordinator.epoch import View
 from mainspring_coordinator.loop import ControlLoop
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.plans import PlanCache
-from mainspring_coordinator.probes import metrics_handler, probe_handlers
+from mainspring_coordinator.probes import metrics_handler, page_handler, probe_handlers, ready_checks
 from mainspring_coordinator.readings import Fleet, Reading
 from mainspring_coordinator.record import Record
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
+from mainspring_coordinator.status_page import Owner, Status
 from mainspring_coordinator.store.errors import errors_met
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Attempts, Journal, ShardRow
 from mainspring_coordinator.store.revision import revision_wanted
 from mainspring_coordinator.webhook import Webhook
+from mainspring_coordinator.withdrawal import Withdrawal
+
+if TYPE_CHECKING:
+    from mainspring_coordinator.traces import TracedLoop
 
 _log: Final = structlog.get_logger(__name__)
+_version: Final = version("mainspring")
 _reading_threads: Final = 2
 _server_grace_s: Final = 1.0
 _collect_after: Final = (50_000, 20, 1_000)
@@ -116,8 +122,10 @@ class Coordinator:
             lock_socket_timeout_ms=settings.lock_query_timeout_ms,
         )
         self._clock = BootClock()
+        self._withdrawal = Withdrawal(self._clock, lambda: self._loop.engine.state.peers_have_workers)
         self._usage = Usage()
         self._metrics = Metrics(settings.engine_instance_id, self._usage)
+        self._traces = self._open_traces()
         self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
         self._plans = PlanCache()
         self._authenticator = Authenticator(settings)
@@ -129,6 +137,7 @@ class Coordinator:
             self._authenticator,
             probe_handlers(self, self._usage),
             metrics_handler(self._metrics),
+            pages={"/": page_handler(self)},
             host=settings.http_host,
             port=settings.http_port,
             probe_port=settings.http_probe_port if settings.tls.cert else None,
@@ -138,12 +147,23 @@ class Coordinator:
         self._dynamic: Dynamic | None = None
         self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
         self._strategy = ""
+        self._cluster = ""
+        self._healthy: bool | None = None
+        """What the gRPC health service says; None before calls are served."""
         self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: Sequence[tuple[str, str, str]] = ()
         self._standing_by = False
         self._election: Election
         self._loop: ControlLoop
+
+    def _open_traces(self) -> "TracedLoop | None":
+        if self._settings.otel_traces_exporter == "none":
+            return None
+        # Loaded here, because OpenTelemetry is an extra.
+        from mainspring_coordinator.traces import TracedLoop  # noqa: PLC0415
+
+        return TracedLoop(self._metrics, self._settings.engine_instance_id)
 
     def _listen(self) -> int:
         settings = self._settings
@@ -198,25 +218,27 @@ class Coordinator:
             now_us=self._election.now_us,
             fresh=self._election.fresh,
             new_batch_id=lambda: secrets.token_bytes(16),
-            observer=self._metrics,
+            observer=self._traces or self._metrics,
             give_up=self._election.give_up,
         )
         self._metrics.watch(self._read)
         self._loop.on_shard_lost(self._metrics.shard_lost)
         cluster = await self._election.start()
         self._loop.shards_total = cluster.shards_total
+        self._cluster = cluster.name
         self._services = await add_services(
             self._server,
             loop=self._loop,
             directory=self._election,
             reader=self._store.reader(),
             plans=self._plans,
-            build=Build(cluster.name, version("mainspring"), revision_wanted, self._store.description),
+            build=Build(cluster.name, _version, revision_wanted, self._store.description),
             strategy=lambda: self._loop.engine.strategy,
             counts=self._metrics,
             timings=FleetTimings(
                 settings.heartbeat_interval_ms, settings.failure_detection_timeout_ms, settings.stream_grace_ms
             ),
+            withdrawal=self._withdrawal,
             vitals=self._said_to_workers,
             dial=partial(open_channel, access=settings.access),
         )
@@ -246,6 +268,7 @@ class Coordinator:
         self._dynamic.start()
         await self._server.start()
         await self._services.set_serving(True)
+        self._healthy = True
         _log.info(
             "serving",
             grpc=self.grpc_address,
@@ -274,6 +297,8 @@ class Coordinator:
             await self._election.stop()
             self._loop.end_term("the coordinator stops")
         await self._http.stop()
+        if self._traces is not None:
+            await self._traces.close()
         self._plans.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._store.close)
@@ -327,6 +352,7 @@ class Coordinator:
         state = self._loop.engine.state
         self._attempts.note(self._clock.now_us(), Attempts(state.attempts_ended, state.attempts_failed))
         self._note_strategy(self._loop.engine.strategy)
+        self._agree_on_health()
 
     # -- probes.Probed -----------------------------------------------------------------------------------------------------
 
@@ -355,6 +381,31 @@ class Coordinator:
         """Return how many unfinished workflows are ours."""
         return self._loop.engine.open_workflows if hasattr(self, "_loop") else 0
 
+    def status(self) -> Status:
+        """Return what the page for people shows."""
+        unready = [check.error for check in ready_checks(self) if check.error is not None]
+        if self._services is None:
+            return Status(self.instance_id, _version, "", self._store.description, unready, 0, "", (), (), 0, ())
+        election, loop = self._election, self._loop
+        owners = [
+            Owner(row.name, row.incarnation, row.grpc_address, row.http_address, row.attached_workers)
+            for row in election.live_rows()
+        ]
+        held = [election.owner_of(shard) for shard in range(loop.shards_total)]
+        return Status(
+            name=self.instance_id,
+            version=_version,
+            cluster=self._cluster,
+            database=self._store.description,
+            unready=unready,
+            open_workflows=self.active_workflows(),
+            strategy=loop.engine.strategy,
+            owners=owners,
+            shards=[owner[0] if owner is not None else "" for owner in held],
+            serving=len(loop.serving),
+            workers=self._services.fleet.book.messages(self._clock.now_us()),
+        )
+
     # -- within ------------------------------------------------------------------------------------------------------------
 
     def _note_standby(self, view: View) -> None:
@@ -368,6 +419,13 @@ class Coordinator:
                 action="serves clients by forwarding, and takes shards over when another coordinator ends",
             )
         self._standing_by = spare
+
+    def _agree_on_health(self) -> None:
+        """Let the gRPC health service say what `/ready` says, once calls are served and until we leave."""
+        serving = all(check.error is None for check in ready_checks(self))
+        if self._services is not None and self._healthy is not None and serving != self._healthy and not self._draining:
+            self._healthy = serving
+            self._spawn(self._services.set_serving(serving))
 
     def _note_strategy(self, in_force: str) -> None:
         if self._strategy not in ("", in_force):
@@ -405,7 +463,8 @@ class Coordinator:
         return Webhook(url, self._settings.failover_webhook_secret, cluster) if url is not None else None
 
     def _vitals(self) -> Vitals:
-        return Vitals(self._loop.oldest_batch_us(), self._attached_workers(), self._loop.owned(), self._attempts.recent)
+        attached = self._withdrawal.attached(self._attached_workers())
+        return Vitals(self._loop.oldest_batch_us(), attached, self._loop.owned(), self._attempts.recent)
 
     def _attached_workers(self) -> int:
         services = self._services  # the election's thread asks too, and may do so while we stop

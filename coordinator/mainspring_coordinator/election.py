@@ -215,6 +215,10 @@ class Election:
         """Return (incarnation, name, gRPC address) of all live coordinators, ourselves included."""
         return [(row.incarnation, row.name, row.grpc_address) for row in self._live.values()]
 
+    def live_rows(self) -> Sequence[CoordinatorRow]:
+        """Return the lease rows of all live coordinators, as of the last look that showed something new."""
+        return list(self._live.values())
+
     def strategies(self) -> Sequence[str]:
         """Return the own strategies of all live coordinators."""
         return [row.strategy for row in self._live.values()]

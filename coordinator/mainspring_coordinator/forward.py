@@ -11,6 +11,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -36,6 +37,8 @@ _log: Final = structlog.get_logger(__name__)
 Stub: TypeAlias = "WorkflowsServiceAsyncStub"
 """How another coordinator is called; the generated code has this type for type checkers only."""
 forwarded_metadata: Final = ((forwarded_key, "1"),)
+sent_along: Final[ContextVar[tuple[tuple[str, str], ...]]] = ContextVar("sent_along", default=())
+"""What else goes with the calls that are sent on while a call is answered."""
 _look_again_s: Final = 0.05
 """Between two looks at who owns a shard; the directory itself is polled every 0.2 s."""
 _answered_s: Final = 1.0
@@ -60,7 +63,7 @@ class Peer:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with a call that is sent on there."""
-        return (*forwarded_metadata, *caller_metadata(), (addressee_key, self.incarnation))
+        return (*forwarded_metadata, *caller_metadata(), *sent_along.get(), (addressee_key, self.incarnation))
 
 
 class Patience:
@@ -123,6 +126,13 @@ class Forwarder:
                 self._undialled = {*self._live(), address} & {*self._undialled, address}
                 _log.error("coordinator_not_dialled", address=address, problem=str(error))
             return False
+
+    def peer(self, incarnation: str) -> Peer | bool:
+        """Return a live coordinator: True for ourselves, False when there is none of this incarnation."""
+        if incarnation == self._directory.incarnation:
+            return True
+        address = next((peer for who, _, peer in self._directory.coordinators() if who == incarnation), None)
+        return False if address is None else self._peer(incarnation, address)
 
     async def call(
         self,

@@ -1,4 +1,4 @@
-"""What coordinators say to each other: the permits of concurrency keys.
+"""What coordinators say to each other: the permits of concurrency keys, and what one of them is to store for another.
 
 What a commit lets out of permits goes to the owner of the shard that it is meant for: into our own queue if that is we, otherwise by a call
 to the other coordinator, of which one at a time is under way. What comes meanwhile waits, and of one key and shard only the latest.
@@ -23,6 +23,7 @@ from mainspring.v1 import peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceServicer, PeersServiceStub
 from mainspring_coordinator import permits_wire
 from mainspring_coordinator.answering import Context, answers
+from mainspring_coordinator.audit import Audit, entry_of
 from mainspring_coordinator.engine.effects import StatePermits
 from mainspring_coordinator.engine.events import PermitsGranted, PermitsStated
 from mainspring_coordinator.forward import Forwarder, Peer
@@ -111,10 +112,18 @@ class PermitPost:
 class PeersService(PeersServiceServicer):
     """Takes what other coordinators say."""
 
-    def __init__(self, loop: Loop, forwarder: Forwarder, post: PermitPost) -> None:
+    def __init__(self, loop: Loop, forwarder: Forwarder, post: PermitPost, audit: Audit) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._post = post
+        self._audit = audit
+
+    @answers
+    async def WriteAudit(self, request: peers_pb2.WriteAuditRequest, context: Context) -> peers_pb2.WriteAuditResponse:
+        """See the contract."""
+        self._forwarder.demand_addressee(context)
+        await self._audit.write(entry_of(request.entry))
+        return peers_pb2.WriteAuditResponse()
 
     @answers
     async def PassPermits(

@@ -1,4 +1,4 @@
-"""`/health`, `/ready` and `/metrics` over HTTP, for probes and Prometheus.
+"""`/health`, `/ready` and `/metrics` over HTTP, for probes and Prometheus, and `/`, a page for people.
 
 `/health` says whether the process should live: it fails only when the control loop has stopped, so that no probe restarts a healthy
 process because its database is away. `/ready` says whether work should be sent here. No answer waits for anything: each judges by
@@ -6,17 +6,18 @@ how long ago a part was last heard of, so that a stalled part cannot stall a pro
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from mainspring.http_listener import Handler
 from mainspring.usage import Usage
 from mainspring_coordinator.metrics import Metrics
+from mainspring_coordinator.status_page import Status, page
 
 _silent_us_max: Final = 5_000_000
 """A part that was not heard of for longer does not work."""
@@ -48,6 +49,10 @@ class Probed(Protocol):
 
     def active_workflows(self) -> int:
         """Return how many unfinished workflows are ours."""
+        ...
+
+    def status(self) -> Status:
+        """Return what the page for people shows."""
         ...
 
 
@@ -88,14 +93,19 @@ def health(probed: Probed, usage: Usage, started_s: float) -> tuple[int, dict[st
 
 def ready(probed: Probed) -> tuple[int, dict[str, Any]]:
     """Return status code and body of `/ready`."""
-    checks = [
+    checks = ready_checks(probed)
+    fine = all(check.error is None for check in checks)
+    body = {"status": "ready" if fine else "not_ready", "checks": [check.to_json() for check in checks]}
+    return (200 if fine else 503), body
+
+
+def ready_checks(probed: Probed) -> Sequence[Check]:
+    """Return what `/ready` looks at; the gRPC health service says the same."""
+    return [
         Check("database", _database_error(probed)),
         Check("scheduler", _scheduler_error(probed)),
         Check("lockManager", None if probed.lock_held() else "no term is under way; the log says why"),
     ]
-    fine = all(check.error is None for check in checks)
-    body = {"status": "ready" if fine else "not_ready", "checks": [check.to_json() for check in checks]}
-    return (200 if fine else 503), body
 
 
 def _database_error(probed: Probed) -> str | None:
@@ -125,6 +135,15 @@ def probe_handlers(probed: Probed, usage: Usage) -> Mapping[str, Handler]:
         return JSONResponse(body, code)
 
     return {"/health": get_health, "/ready": get_ready}
+
+
+def page_handler(probed: Probed) -> Handler:
+    """Return what answers `/`."""
+
+    async def get_page(_request: Request) -> Response:
+        return HTMLResponse(page(probed.status()), headers={"cache-control": "no-store"})
+
+    return get_page
 
 
 def metrics_handler(metrics: Metrics) -> Handler:

@@ -17,6 +17,8 @@ from mainspring.v1.client_pb2_grpc import add_WorkflowsServiceServicer_to_server
 from mainspring.v1.peers_pb2_grpc import add_PeersServiceServicer_to_server
 from mainspring.v1.worker_pb2_grpc import add_FleetServiceServicer_to_server
 from mainspring_coordinator.admin import AdminService, Build
+from mainspring_coordinator.audit import Audit
+from mainspring_coordinator.controls import Controls
 from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
@@ -28,6 +30,7 @@ from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import Reader
 from mainspring_coordinator.strategies import Strategies
+from mainspring_coordinator.withdrawal import Withdrawal
 from mainspring_coordinator.workflows import WorkflowsService
 
 service_names: Final = tuple(
@@ -80,16 +83,19 @@ async def add_services(
     strategy: Callable[[], str],
     counts: Counts,
     timings: FleetTimings,
+    withdrawal: Withdrawal | None = None,
     clock: Clock | None = None,
     vitals: Callable[[], tuple[str, str]] = lambda: ("up", "held"),
     dial: Callable[[str], grpc.aio.Channel] = open_channel,
 ) -> Services:
     """Put all services on a server that has not been started; health says NOT_SERVING until `set_serving`.
 
-    `strategy` tells by which strategy new workflows are placed; `vitals` and `dial` as in `FleetService` and `Forwarder`.
+    `strategy` tells by which strategy new workflows are placed; `vitals` and `dial` as in `FleetService` and `Forwarder`;
+    without a `withdrawal` nobody can step down.
     `plans` stays the caller's to close.
     """
     clock = clock if clock is not None else BootClock()
+    withdrawal = withdrawal if withdrawal is not None else Withdrawal(clock, lambda: False)
     reads = Reads(reader)
     forwarder = Forwarder(loop, directory, dial)
     fleet = FleetService(loop, directory, build.cluster, timings, version=build.version, clock=clock, vitals=vitals)
@@ -100,14 +106,15 @@ async def add_services(
         Explaining, workers=lambda: fleet.book.entries, clock=clock, silent_ms=2 * timings.heartbeat_ms
     )
     strategies = Strategies(loop, directory, reads, forwarder, counts)
-    add_WorkflowsServiceServicer_to_server(
-        WorkflowsService(loop, reads, plans, forwarder, strategy, explaining), server
-    )
+    workflows = WorkflowsService(loop, reads, plans, forwarder, strategy, explaining)
+    audit = Audit(loop, directory, reads, forwarder)
+    controls = Controls(loop, directory, reads, forwarder, strategies, workflows.cancel, withdrawal, audit)
+    add_WorkflowsServiceServicer_to_server(workflows, server)
     add_FleetServiceServicer_to_server(fleet, server)
     add_AdminServiceServicer_to_server(
-        AdminService(loop, directory, reads, fleet.book, build, clock, strategies), server
+        AdminService(loop, directory, reads, fleet.book, build, clock, strategies, controls), server
     )
-    add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post), server)
+    add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post, audit), server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
     reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await services.set_serving(False)

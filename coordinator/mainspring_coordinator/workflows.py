@@ -135,6 +135,10 @@ class WorkflowsService(WorkflowsServiceServicer):
     @answers
     async def Cancel(self, request: client_pb2.CancelRequest, context: Context) -> client_pb2.CancelResponse:
         """Ask a workflow to stop."""
+        return await self.cancel(request, context)
+
+    async def cancel(self, request: client_pb2.CancelRequest, context: Context) -> client_pb2.CancelResponse:
+        """Do so where it is owned, and return its state; raises errors of `mainspring.errors`."""
         shard = self._shard(request.workflow_id)
         for field, text, bytes_max in (
             ("reason", request.reason, limits.reason_bytes_max),

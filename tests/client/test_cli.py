@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -34,6 +35,11 @@ def _same_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def file_of(tmp_path: Path, text: str = "name: one\nnodes:\n  - {id: a, executor: noop}\n") -> str:
     (tmp_path / "workflow.yaml").write_text(text)
     return str(tmp_path / "workflow.yaml")
+
+
+def test_the_command_says_which_version_it_is() -> None:
+    got = run("--version")
+    assert (got.exit_code, got.stdout) == (0, f"mainspring {version('mainspring')}\n")
 
 
 # Submitting

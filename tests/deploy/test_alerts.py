@@ -111,5 +111,5 @@ def test_every_metric_of_a_rule_is_exported() -> None:
 
 
 def test_the_runbook_has_every_alert_and_no_other() -> None:
-    page = (root / "docs/metrics.md").read_text()
+    page = (root / "docs/operating.md").read_text()
     assert re.findall(r"^### ([A-Za-z]+)$", page, re.MULTILINE) == [rule["alert"] for rule in alerts()]

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import pytest
@@ -13,8 +13,32 @@ from mainspring.errors import SettingsError
 from mainspring.http_listener import HttpListeners
 from mainspring.settings import CoordinatorSettings
 from mainspring.usage import Usage
+from mainspring.v1 import admin_pb2
 from mainspring_coordinator.metrics import Metrics
-from mainspring_coordinator.probes import health, metrics_handler, probe_handlers, ready
+from mainspring_coordinator.probes import health, metrics_handler, page_handler, probe_handlers, ready
+from mainspring_coordinator.status_page import Owner, Status, page
+
+known = Status(
+    name="engine-1",
+    version="1.2.3",
+    cluster="orders & <more>",
+    database="MariaDB 10.11.19",
+    unready=[],
+    open_workflows=7,
+    strategy="load-balanced",
+    owners=[Owner("engine-1", "aa", "h1:7320", "h1:3000", 2), Owner("engine-2", "bb", "h2:7320", "h2:3000", 0)],
+    shards=["aa", "aa", "bb", ""],
+    serving=2,
+    workers=[
+        admin_pb2.Worker(
+            name="w1",
+            status=admin_pb2.WORKER_STATUS_DRAINING,
+            assigned=3,
+            slots=8,
+            executors=["a", "b", "c", "d", "e", "f"],
+        )
+    ],
+)
 
 
 @dataclass
@@ -39,6 +63,9 @@ class Coordinator:
 
     def active_workflows(self) -> int:
         return 3
+
+    def status(self) -> Status:
+        return known
 
 
 HEALTH = [
@@ -90,6 +117,36 @@ def test_ready_names_what_is_not(coordinator: Coordinator, code: int, rejected: 
     assert all(("error" in check) == (check["name"] in rejected) for check in body["checks"])
 
 
+def cells(html: str) -> list[list[str]]:
+    """Return the rows of all tables."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html)
+    return [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in rows]
+
+
+def test_the_page_shows_workflows_workers_shards_and_links() -> None:
+    html = page(known)
+    rows = cells(html)
+    assert ["workflows that it owns and that have not ended", "7"] in rows
+    assert ["engine-1", "h1:7320", "h1:3000", "2", "2"] in rows
+    assert ["engine-2", "h2:7320", "h2:3000", "1", "0"] in rows
+    assert ["w1", "draining", "", "3 of 8", "0 %", "a, b, c, d, e and 1 more"] in rows
+    assert "1 shards have no owner" in html
+    assert "orders &amp; &lt;more&gt;" in html
+    assert {f'href="/{path}"' for path in ("health", "ready", "metrics")} <= set(re.findall(r'href="[^"]*"', html))
+
+
+def test_the_page_says_what_keeps_a_coordinator_from_being_ready_and_how_to_start_a_worker() -> None:
+    html = page(replace(known, unready=["the database has not answered yet"], workers=[]))
+    assert "not ready: the database has not answered yet" in html
+    assert "mainspring worker --import MODULE" in html
+
+
+def test_the_page_names_two_hundred_workers_at_most() -> None:
+    html = page(replace(known, workers=[admin_pb2.Worker(name=f"w{n}") for n in range(1_000)]))
+    assert "and 800 more: mainspring workers" in html
+    assert len(html) < 50_000
+
+
 def listeners(settings: CoordinatorSettings, probe_port: int | None = None) -> HttpListeners:
     usage = Usage()
     return HttpListeners(
@@ -97,6 +154,7 @@ def listeners(settings: CoordinatorSettings, probe_port: int | None = None) -> H
         Authenticator(settings),
         probe_handlers(Coordinator(), usage),
         metrics_handler(Metrics("engine-1", usage)),
+        pages={"/": page_handler(Coordinator())},
         host=settings.http_host,
         port=settings.http_port,
         probe_port=probe_port,
@@ -111,6 +169,7 @@ def test_the_server_answers_on_a_free_port_and_stops() -> None:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
             assert (await client.get("/health")).json()["status"] == "healthy"
             assert (await client.get("/ready")).status_code == 200
+            assert "h2:7320" in (await client.get("/")).text
             assert "engine_load" in (await client.get("/metrics")).text
             assert (await client.get("/nothing")).status_code == 404
             assert (await client.post("/health")).status_code == 405

@@ -10,6 +10,7 @@ from mainspring_coordinator.store.protocol import (
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
+    StoredAuditEntry,
     StoredFailover,
     StoredNode,
     StoredStrategyChange,
@@ -34,6 +35,7 @@ class FakeReader:
     shard_rows: list[ShardRow] = field(default_factory=list[ShardRow])
     failover_rows: list[StoredFailover] = field(default_factory=list[StoredFailover])
     strategy_rows: list[StoredStrategyChange] = field(default_factory=list[StoredStrategyChange])
+    audit_rows: list[StoredAuditEntry] = field(default_factory=list[StoredAuditEntry])
     affected_ids: dict[tuple[str, Subject], list[str]] = field(default_factory=dict[tuple[str, Subject], list[str]])
     failing: Exception | None = None
     calls: list[str] = field(default_factory=list[str])
@@ -139,6 +141,15 @@ class FakeReader:
         self._read("strategy_changes")
         rows = [row for row in self.strategy_rows if not before_us or row.changed_at_us < before_us]
         return sorted(rows, key=lambda row: -row.changed_at_us)[:limit]
+
+    def audit(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredAuditEntry]:
+        self._read("audit")
+        rows = sorted(self.audit_rows, key=lambda row: (row.began_at_us, row.entry_id), reverse=True)
+        return [row for row in rows if before is None or (row.began_at_us, row.entry_id) < before][:limit]
+
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        self._read("audit_entry")
+        return next((row for row in self.audit_rows if row.entry_id == entry_id), None)
 
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         del shard, after, limit

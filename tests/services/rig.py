@@ -21,7 +21,7 @@ from mainspring.v1.client_pb2_grpc import WorkflowsServiceStub
 from mainspring.v1.worker_pb2_grpc import FleetServiceStub
 from mainspring_coordinator.admin import Build
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Ended, NodeView, View, Welcomed
-from mainspring_coordinator.engine.events import Cancel, Event, Read, Submit, WorkerAttached
+from mainspring_coordinator.engine.events import Audited, Cancel, Event, Read, Submit, WorkerAttached
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.plans import PlanCache, compile_bytes
@@ -74,14 +74,14 @@ class FakeLoop:
         self.proofs: list[int] = []
         self.on_ask: Callable[[Event], None] = lambda event: None
         self.on_prove: Callable[[], None] = lambda: None
-        self.answers: dict[type, Script] = {}
+        self.audited: list[Any] = []
+        self.answers: dict[type, Script] = {Audited: lambda event: Answer(event.token, 0, "", AnswerCode.OK)}
         self.outlets: dict[int, Outlet] = {}
         self.subscribers: dict[str, list[Callable[[WorkflowEffect], None]]] = {}
         self.lost_subscribers: list[Callable[[int], None]] = []
         self.pass_on_permits: Callable[[Sequence[PermitEffect]], None] = lambda effects: None
         self.welcoming = True
-        self._sessions = 0
-        self._tokens = 0
+        self._sessions = self._tokens = 0
 
     @property
     def shards_total(self) -> int:
@@ -114,7 +114,7 @@ class FakeLoop:
             raise NotOwnerError(f"shard {shard} is owned by another coordinator")
         self._tokens += 1
         event = make(self._tokens)
-        self.events.append(event)
+        (self.audited if isinstance(event, Audited) else self.events).append(event)
         self.arrived.set()
         self.on_ask(event)
         await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from mainspring.logs import configure_logs
+from mainspring.logs import configure_logs, current_task, is_debugging, set_level
 
 
 class Terminal(io.StringIO):
@@ -56,6 +56,38 @@ def test_lines_below_the_level_are_left_out() -> None:
     structlog.get_logger().info("quiet")
     structlog.get_logger().warning("loud")
     assert [line["event"] for line in lines(out)] == ["loud"]
+
+
+class Attempt:
+    def log_facts(self) -> dict[str, object]:
+        return {"workflow": "wf-1", "attempt": 2}
+
+
+def test_lines_written_while_an_attempt_runs_name_it_whoever_writes_them() -> None:
+    out = io.StringIO()
+    configure_logs("info", out)
+    token = current_task.set(Attempt())
+    structlog.get_logger().info("ours", attempt=7)
+    logging.getLogger("shop").warning("theirs")
+    current_task.reset(token)
+    structlog.get_logger().info("after")
+    assert [(line["event"], line.get("workflow"), line.get("attempt")) for line in lines(out)] == [
+        ("ours", "wf-1", 7),
+        ("theirs", "wf-1", 2),
+        ("after", None, None),
+    ]
+
+
+def test_the_level_changes_while_the_process_runs() -> None:
+    out = io.StringIO()
+    configure_logs("warning", out)
+    log = structlog.get_logger()
+    for level in ("warning", "debug", "warning"):
+        set_level(level)
+        log.debug(f"ours at {level}")
+        logging.getLogger("shop").debug("theirs at %s", level)
+        assert is_debugging() == (level == "debug")
+    assert [line["event"] for line in lines(out)] == ["ours at debug", "theirs at debug"]
 
 
 def test_libraries_speak_in_the_same_form_when_they_warn() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mainspring.errors import FencedError, PoisonBatchError
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
+    AuditEntry,
     DeathsRecorded,
     FailoverAffected,
     FailoverMarked,
@@ -156,6 +157,19 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         ProgressSaved(shard, name, node, instance, version(), b"at %d" % attempt),
         DeathsRecorded(shard),
         GraceEnded(shard),
+        AuditEntry(
+            shard,
+            "",
+            f"{run:030d}{node:02d}",
+            draw(times),
+            attempt,
+            "StepDown",
+            draw(texts),
+            draw(texts),
+            "me",
+            "c1",
+            "done",
+        ),
         PermitsHeld(shard, "", f"run{run}-{draw(texts)}", node, attempt, draw(st.integers(0, 2))),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
@@ -262,5 +276,6 @@ def _dump(store: Store, run: int) -> Any:
             [one for one in reader.permits(shard, (prefix, -1), 1_000) if one.key.startswith(prefix)]
             for shard in range(shards_total)
         ],
+        "audit": [one for one in reader.audit(None, 1_000) if one.entry_id.startswith(f"{run:030d}")],
         "plans": [reader.plan(shard, plan_hash(run, node)) for shard in range(shards_total) for node in range(3)],
     }

@@ -16,6 +16,7 @@ from sqlalchemy import Column, LargeBinary, inspect, text
 from mainspring.errors import SchemaError, StoreUnavailableError
 from mainspring_coordinator.store import revision, schema, tables
 from mainspring_coordinator.store.engine_pool import open_engine
+from mainspring_coordinator.store.migrations import versions
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.url import parse_url
 from tests.store.members import join, me, workflow
@@ -38,16 +39,54 @@ def test_reading_without_a_schema_says_the_same(database_url: str) -> None:
         store.reader().shards()
 
 
-def test_a_newer_schema_is_refused(database_url: str) -> None:
-    schema.upgrade(database_url)
+def at_revision(database_url: str, found: str, readable_since: str) -> None:
+    """Make a schema look like a later one's."""
     engine = open_engine(parse_url(database_url))
     with engine.connect() as connection:
-        connection.execute(text(f"UPDATE {revision.version_table} SET version_num='9999'"))
+        connection.execute(text(f"UPDATE {revision.version_table} SET version_num='{found}'"))
+        connection.execute(text(f"UPDATE schema_readers SET readable_from='{readable_since}'"))
+        connection.commit()
     engine.dispose()
+
+
+def test_a_newer_schema_is_refused(database_url: str) -> None:
+    schema.upgrade(database_url)
+    at_revision(database_url, "9999", "9998")
     with contextlib.closing(open_store(database_url)) as store, pytest.raises(SchemaError, match="newer"):
         store.check()
     with pytest.raises(SchemaError, match="newer"):
         schema.upgrade(database_url)
+
+
+def test_the_schema_of_the_next_version_serves_the_builds_that_it_names(database_url: str) -> None:
+    schema.upgrade(database_url)
+    engine = open_engine(parse_url(database_url))
+    with engine.connect() as connection:
+        # What the next version may do: add columns with a default, and tables.
+        connection.execute(text("ALTER TABLE workflows ADD COLUMN later INTEGER NOT NULL DEFAULT 7"))
+        connection.execute(text("ALTER TABLE shards ADD COLUMN later INTEGER NOT NULL DEFAULT 7"))
+        connection.execute(text("ALTER TABLE coordinators ADD COLUMN later INTEGER NOT NULL DEFAULT 7"))
+        connection.execute(text("CREATE TABLE later (id INTEGER PRIMARY KEY)"))
+        connection.commit()
+    engine.dispose()
+    at_revision(database_url, "9999", revision.revision_wanted)
+    assert schema.upgrade(database_url) == ("9999", "9999")
+    with contextlib.closing(open_store(database_url)) as store:
+        store.check()
+        one = join(store, me, 0)
+        one.commit(workflow("w"))
+        assert one.lock.poll().shards[0].holder == me
+        assert [row.workflow_id for row in store.reader().open_workflows(0, (-1, ""), 9)] == ["w"]
+    at_revision(database_url, "9999", "9998")
+    with contextlib.closing(open_store(database_url)) as store, pytest.raises(SchemaError, match="cannot use it"):
+        store.check()
+
+
+def test_a_version_can_be_used_by_the_builds_of_the_one_before() -> None:
+    revisions = sorted(path.name[1:5] for path in Path(versions.__file__).parent.glob("r*.py"))
+    assert revisions[-1] == revision.revision_wanted
+    assert revision.readable_from in revisions
+    assert revision.readable_from < revision.revision_wanted
 
 
 def padded(_context: Any, _found: Any, column: "Column[Any]", *_: Any) -> bool | None:

@@ -5,6 +5,8 @@ import signal
 import sys
 import time
 
+from opentelemetry.trace import get_current_span
+
 from mainspring_worker import Context, executor
 
 
@@ -52,3 +54,9 @@ def forever(path: str) -> None:
 @executor
 async def echo(data: object) -> object:
     return data
+
+
+@executor(process=True)
+def traced(_: object, context: Context) -> list[str]:
+    """Say by which span it runs, as OpenTelemetry and as the context tell it."""
+    return [f"{get_current_span().get_span_context().span_id:016x}", context.traceparent]

@@ -18,10 +18,11 @@ from mainspring.errors import MainspringError, SettingsError
 from mainspring.interrupts import interrupted, let_interrupts_in
 from mainspring.limits import labels_max, name_bytes_max
 from mainspring.log_stream import LogStream
-from mainspring.logs import configure_logs
+from mainspring.logs import change_level_by_signals, configure_logs
 from mainspring.settings import WorkerSettings
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import Executor, registry
+from mainspring_worker.spans import Spans, no_spans
 from mainspring_worker.worker import RefusedError, Worker
 
 _log: Final = structlog.get_logger(__name__)
@@ -122,17 +123,24 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
             told = True
             say("attached", worker=config.name, coordinator=coordinator, address=address)
 
+    spans: Spans = no_spans
+    if settings.otel_traces_exporter != "none":
+        # Loaded here, because OpenTelemetry is an extra.
+        from mainspring_worker.traces import TracedAttempts  # noqa: PLC0415
+
+        spans = TracedAttempts(config.name)
     async with AsyncExitStack() as stack:
         if settings.http_port or settings.http_probe_port:
             # Loaded here, because most workers serve no probes, and the HTTP server is a quarter of what a start costs.
             from mainspring_worker.probes import WorkerProbes  # noqa: PLC0415
 
             probes = WorkerProbes(settings.engine_instance_id)
-            worker = Worker(config, executors, on_attached=attached, on_ended=probes.metrics.attempt_ended)
+            worker = Worker(config, executors, on_attached=attached, on_ended=probes.metrics.attempt_ended, spans=spans)
             await stack.enter_async_context(probes.serving(worker, settings))
         else:
-            worker = Worker(config, executors, on_attached=attached)
+            worker = Worker(config, executors, on_attached=attached, spans=spans)
         worker.stop_on_signals()
+        change_level_by_signals(settings.log_level)
         await worker.run()
 
 

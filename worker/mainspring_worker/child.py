@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import orjson
@@ -38,7 +39,8 @@ class _Line:
 def _run(line: _Line, order: dict[str, Any], context: Context) -> None:
     name = order["executor"]
     if name in registry:
-        ended = call(registry[name], order["input"].encode(), context)
+        with _within(context.traceparent):
+            ended = call(registry[name], order["input"].encode(), context)
     else:
         message = f"no module of {sys.argv[2:]} registers {name!r} in a process; name the one that does by --import"
         ended = Ended(failure=Failure(unknown_executor, message))
@@ -46,10 +48,20 @@ def _run(line: _Line, order: dict[str, Any], context: Context) -> None:
     line.write({"output": ended.output.decode(), "failure": failure, "cancelled": ended.cancelled})
 
 
+def _within(traceparent: str) -> AbstractContextManager[object]:
+    if not traceparent:
+        return nullcontext()
+    # Loaded here, because only who wants traces has OpenTelemetry.
+    from mainspring_worker.traces import continued  # noqa: PLC0415
+
+    return continued(traceparent)
+
+
 def main() -> int:
     """Import what registers the executors, then run what is ordered until the worker hangs up."""
-    # Ctrl-C in a terminal reaches us too; the worker drains then, and decides when we end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal, and what a supervisor sends to all processes of a service, reach us too; the worker decides what follows.
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     line = _Line(int(sys.argv[1]))
     for module in sys.argv[2:]:
         importlib.import_module(module)
@@ -67,6 +79,7 @@ def main() -> int:
             message["attempt"],
             message["previous_progress"],
             lambda details: line.write({"progress": orjson.loads(details)}),
+            traceparent=message["traceparent"],
         )
         # A thread, so that a cancel can be read while the code runs.
         threading.Thread(target=_run, args=(line, message, context), daemon=True).start()

@@ -1,11 +1,13 @@
 """Has the runner do what the machine decides, and tells the machine how it went."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import orjson
+import structlog
 
 from mainspring.errors import SettingsError
+from mainspring.logs import is_debugging
 from mainspring.v1 import worker_pb2 as wire
 from mainspring_worker.attempts import Instruction, Key, Outcome, Start, Work
 from mainspring_worker.config import WorkerConfig
@@ -17,7 +19,9 @@ from mainspring_worker.processes import ProcessPool
 from mainspring_worker.progress import ProgressBook
 from mainspring_worker.reports import Report
 from mainspring_worker.runner import Order, Runner
+from mainspring_worker.spans import Spans
 
+_log: Final = structlog.get_logger(__name__)
 EndedListener: TypeAlias = Callable[[Executor, bool, Outcome, float], None]
 """Gets the executor, whether it was a `map` instance, how it ended, and the seconds that it ran."""
 
@@ -36,6 +40,7 @@ class Execution:
         going_on: Callable[[], None],
         changed: Callable[[], None],
         elapsed_s: Callable[[], float],
+        spans: Spans,
     ) -> None:
         """`going_on` is called when an attempt has ended, before the machine knows it and has another one begin; `changed` after that.
 
@@ -44,6 +49,7 @@ class Execution:
         self.orders: dict[Key, Order] = {}
         """What runs."""
         self._executors = executors
+        self._worker = config.name
         self._machine = machine
         self._progress = progress
         self._on_ended = on_ended
@@ -51,7 +57,7 @@ class Execution:
         self._changed = changed
         modules = config.modules or modules_of_processes(executors.values())
         processes = ProcessPool(modules, config.processes or config.slots)
-        self._runner = Runner(executors, config.slots, self._attempt_ended, processes, elapsed_s)
+        self._runner = Runner(executors, config.slots, self._attempt_ended, processes, elapsed_s, spans)
 
     def obey(self, instructions: Iterable[Instruction]) -> None:
         """Start and stop what the machine says."""
@@ -77,9 +83,12 @@ class Execution:
             item.attempt,
             orjson.loads(item.progress.data) if item.progress.data else None,
             lambda details: self._progress.report(key, details),
+            _place={"executor": item.executor, "shard": work.shard, "epoch": work.epoch, "worker": self._worker},
         )
         order = Order(key, item.executor, item.input.data, item.start_to_close_ms, context)
         self.orders[key] = order
+        if is_debugging():
+            _log.debug("attempt_began", **context.log_facts())
         self._runner.start(order)
 
     def _attempt_ended(self, order: Order, ended: Ended, run_us: int) -> None:
@@ -88,6 +97,15 @@ class Execution:
         del self.orders[order.key]
         self._progress.ended(order.key, failed=ended.failure is not None)
         report = Report(ended, run_us)
+        if is_debugging():
+            failed = {"error_type": ended.failure.type} if ended.failure is not None else {}
+            _log.debug(
+                "attempt_ended",
+                outcome=report.outcome.name,
+                run_ms=run_us / 1_000,
+                **failed,
+                **order.context.log_facts(),
+            )
         found = self._executors.get(order.executor)
         if found is not None:
             self._on_ended(found, order.context.instance >= 0, report.outcome, run_us / 1e6)

@@ -81,8 +81,8 @@ class WorkerProbes:
 
     def ready(self, worker: Worker) -> tuple[int, dict[str, Any]]:
         """Return status and body of `/ready`."""
-        check = {"name": "scheduler", "status": "fulfilled" if worker.attached else "rejected"}
-        if not worker.attached:
-            check["error"] = "not attached to any coordinator"
-        fine = worker.attached > 0
-        return (200 if fine else 503), {"status": "ready" if fine else "not_ready", "checks": [check]}
+        error = "draining: it takes no more work" if worker.draining else ""
+        error = error or ("" if worker.attached else "not attached to any coordinator")
+        if not error:
+            return 200, {"status": "ready", "checks": [{"name": "scheduler", "status": "fulfilled"}]}
+        return 503, {"status": "not_ready", "checks": [{"name": "scheduler", "status": "rejected", "error": error}]}

@@ -122,6 +122,7 @@ class ProcessPool:
                 "instance": context.instance,
                 "attempt": context.attempt,
                 "previous_progress": context.previous_progress,
+                "traceparent": context.traceparent,
             }
         )
         return await self._answer(child, context)

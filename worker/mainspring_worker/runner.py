@@ -15,11 +15,13 @@ import orjson
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout, unknown_executor
 from mainspring.limits import stop_wait_ms_max
+from mainspring.logs import current_task
 from mainspring_worker.attempts import Cause, Key
 from mainspring_worker.context import AttemptCancelled, Context
 from mainspring_worker.executors import Executor, Kind
 from mainspring_worker.outcome import Ended, raised, returned
 from mainspring_worker.processes import ProcessPool
+from mainspring_worker.spans import AttemptSpan, Spans, no_spans
 from mainspring_worker.threads import ThreadPool
 
 
@@ -38,6 +40,7 @@ class Order:
 class _Running:
     order: Order
     started: float
+    span: AttemptSpan
     task: "asyncio.Task[None] | None" = None
     """None for a thread, which nothing can interrupt: it sees the flag of its context."""
     begun: bool = False
@@ -56,6 +59,7 @@ class Runner:
         ended: Callable[[Order, Ended, int], None],
         processes: ProcessPool,
         elapsed_s: Callable[[], float],
+        spans: Spans = no_spans,
     ) -> None:
         """`elapsed_s` is a clock that measures how long code runs, to the microsecond; the event loop's own moves by milliseconds."""
         self._executors = executors
@@ -63,13 +67,14 @@ class Runner:
         self._threads = ThreadPool(slots)
         self._processes = processes
         self._elapsed_s = elapsed_s
+        self._spans = spans
         self._running: dict[Key, _Running] = {}
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
     def start(self, order: Order) -> None:
         """Begin an attempt."""
-        running = _Running(order, self._elapsed_s())
+        running = _Running(order, self._elapsed_s(), self._spans.begin(order.executor, order.context))
         self._running[order.key] = running
         if order.start_to_close_ms:
             running.deadline = self._loop.call_later(order.start_to_close_ms / 1_000, self._out_of_time, running)
@@ -78,7 +83,7 @@ class Runner:
             failure = Failure(unknown_executor, f"this worker does not run executor {order.executor!r}")
             self._loop.call_soon(self._end, running, Ended(failure=failure))
         elif found.kind is Kind.THREAD:
-            self._threads.run(partial(call, found, order.input, order.context), partial(self._end, running))
+            self._threads.run(partial(_call_within, running.span, found, order), partial(self._end, running))
         elif found.kind is Kind.PROCESS:
             work = partial(self._processes.run, found, order.input, order.context)
             running.task = self._loop.create_task(self._run(running, work))
@@ -104,6 +109,7 @@ class Runner:
             # Bounded: code that does not let itself be cancelled must not keep the worker.
             await asyncio.wait(tasks, timeout=stop_wait_ms_max / 1_000)
         self._threads.close()
+        await self._spans.close()
 
     def _out_of_time(self, running: _Running) -> None:
         running.timed_out = True
@@ -117,12 +123,14 @@ class Runner:
     async def _run(self, running: _Running, work: Callable[[], Coroutine[Any, Any, Ended]]) -> None:
         running.begun = True
         context = running.order.context
+        current_task.set(context)  # of this asyncio task alone
         if context.cancelled:
             self._end(running, Ended(cancelled=True))
             return
         ended: Ended | None = None
         try:
-            ended = await work()
+            with running.span.current():
+                ended = await work()
         except (asyncio.CancelledError, AttemptCancelled) as error:
             # Only who was told to stop has been cancelled; code that raises this of its own accord has failed.
             ended = Ended(cancelled=True) if context.cancelled else raised(error)
@@ -144,11 +152,21 @@ class Runner:
         if running.timed_out and not ended.output:
             message = f"it ran longer than {order.start_to_close_ms} ms"
             ended = Ended(failure=Failure(start_to_close_timeout, message))
+        running.span.end(ended)
         self._ended(order, ended, max(1, round((self._elapsed_s() - running.started) * 1e6)))
 
 
 async def _await(found: Executor, order: Order) -> Ended:
     return returned(await found.function(*found.arguments(orjson.loads(order.input), order.context)))
+
+
+def _call_within(span: AttemptSpan, found: Executor, order: Order) -> Ended:
+    token = current_task.set(order.context)
+    try:
+        with span.current():
+            return call(found, order.input, order.context)
+    finally:
+        current_task.reset(token)
 
 
 def call(found: Executor, data: bytes, context: Context) -> Ended:

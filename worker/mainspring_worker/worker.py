@@ -30,6 +30,7 @@ from mainspring_worker.orders import to_acks, to_cancels, to_works
 from mainspring_worker.progress import ProgressBook
 from mainspring_worker.pulse import Pulse, stall_limit_us
 from mainspring_worker.reports import to_inventories, to_result
+from mainspring_worker.spans import Spans, no_spans
 from mainspring_worker.stream import Stream
 from mainspring_worker.surroundings import Surroundings
 
@@ -67,6 +68,7 @@ class Worker:
         on_attached: Callable[[str, str], None] = lambda _coordinator, _address: None,
         on_ended: EndedListener = lambda _executor, _is_map, _outcome, _seconds: None,
         surroundings: Surroundings | None = None,
+        spans: Spans = no_spans,
     ) -> None:
         """`executors` by name, None: all that are registered; `on_attached` gets name and address of a coordinator that took us in."""
         self.config = config
@@ -92,6 +94,7 @@ class Worker:
             going_on=self._pulse.beat,
             changed=self._attempts_changed,
             elapsed_s=self._surroundings.elapsed_s,
+            spans=spans,
         )
         self._links = Links(self, config.addresses, timings, self._surroundings)
         self._cut_off_timer: asyncio.TimerHandle | None = None

@@ -2,10 +2,11 @@
 
 app        the program: options for all commands, errors to exit codes
 output     what goes to the terminal, to a pipe, or to a program (`--json`)
-workflows  submit, get, history, result, list, watch, cancel; pages and progress are what they show, failed finds the instance at fault
+workflows  submit, get, history, result, list, watch; pages and progress are what they show, failed finds the instance at fault
 why        explain
 cluster    workers, coordinators, shards, failovers
 placing    strategy
+acting     cancel, step-down, audit
 config     config
 processes  dev, coordinator, worker, db, simulate
 project    init, validate

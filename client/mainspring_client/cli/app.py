@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
@@ -44,6 +45,8 @@ _order: Final = (
         "shards",
         "failovers",
         "strategy",
+        "step-down",
+        "audit",
         "config",
         "token",
         "simulate",
@@ -126,6 +129,18 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, one document (one a line for streams), and nothing else.")
 ]
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mainspring {version('mainspring')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the installed version and exit."),
+]
+
 app = typer.Typer(
     cls=_Commands,
     help=_help,
@@ -138,7 +153,9 @@ app = typer.Typer(
 
 
 @app.callback()
-def options(ctx: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
+def options(
+    ctx: typer.Context, address: AddressOption = None, as_json: JsonOption = False, _version: VersionOption = False
+) -> None:
     """Take the options that stand before the command."""
     session_of(ctx, address, as_json=as_json)
 

@@ -1,9 +1,21 @@
 """The program as a whole: every command, gathered."""
 
-from mainspring_client.cli import cluster, config, placing, processes, project, tokens, why, workflows
+from mainspring_client.cli import acting, cluster, config, placing, processes, project, tokens, why, workflows
 from mainspring_client.cli.app import app
 
-__all__ = ["app", "cluster", "config", "main", "placing", "processes", "project", "tokens", "why", "workflows"]
+__all__ = [
+    "acting",
+    "app",
+    "cluster",
+    "config",
+    "main",
+    "placing",
+    "processes",
+    "project",
+    "tokens",
+    "why",
+    "workflows",
+]
 
 
 def main() -> None:

@@ -266,23 +266,6 @@ def _listed(workflow: WorkflowInfo) -> dict[str, object]:
     return {name: value for name, value in asdict(workflow).items() if name not in _unknown_in_lists}
 
 
-@app.command(epilog=examples("mainspring cancel cleanup-2024 --reason 'wrong year'"))
-def cancel(
-    ctx: typer.Context,
-    workflow_id: WorkflowArgument,
-    reason: Annotated[str, typer.Option(help="Why, for the history.", show_default=False)] = "",
-    address: AddressOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask a workflow to stop."""
-    session = session_of(ctx, address, as_json=as_json)
-    status = ask(session, lambda client: client.cancel(workflow_id, reason))
-    if session.out.as_json:
-        session.out.document({"workflow_id": workflow_id, "status": status})
-    else:
-        session.out.line(f"{workflow_id} is {status}")
-
-
 async def _follow(session: Session, client: Client, workflow_id: str, *, submitted: bool = False) -> None:
     goes_on = submitted
     try:

@@ -889,3 +889,255 @@ class ListStrategyChangesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListStrategyChangesResponse: _TypeAlias = ListStrategyChangesResponse  # noqa: Y015
+
+@_typing.final
+class CancelWorkflowsRequest(_message.Message):
+    """Which workflows are to stop. One of the filters must be set, or all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ID_PREFIX_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FROM_US_FIELD_NUMBER: _builtins.int
+    SUBMITTED_BEFORE_US_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Only those of definitions with this name; empty: of any. At most 128 bytes."""
+    id_prefix: _builtins.str
+    """Only those whose id begins with this; empty: with anything. At most 200 bytes."""
+    submitted_from_us: _builtins.int
+    """Only those accepted at or after this time, in microseconds since the Unix epoch; 0: at any time."""
+    submitted_before_us: _builtins.int
+    """Only those accepted before this time; 0: at any time."""
+    all: _builtins.bool
+    """All of them, if nothing above is set."""
+    reason: _builtins.str
+    """Why; kept with each workflow and in the audit log. At most 1,024 bytes."""
+    dry_run: _builtins.bool
+    """Only tell which they are."""
+    page_size: _builtins.int
+    """How many at most; 0 means 100. At most 1,000."""
+    page_token: _builtins.str
+    """From the call before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        id_prefix: _builtins.str = ...,
+        submitted_from_us: _builtins.int = ...,
+        submitted_before_us: _builtins.int = ...,
+        all: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "id_prefix", b"id_prefix", "name", b"name", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "submitted_before_us", b"submitted_before_us", "submitted_from_us", b"submitted_from_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelWorkflowsRequest: _TypeAlias = CancelWorkflowsRequest  # noqa: Y015
+
+@_typing.final
+class CancelWorkflowsResponse(_message.Message):
+    """What became of a page of workflows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_IDS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last."""
+    @_builtins.property
+    def workflow_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that were asked to stop, or would be. At most 1,000."""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that had ended when they were asked. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        workflow_ids: _abc.Iterable[_builtins.str] | None = ...,
+        ended: _abc.Iterable[_builtins.str] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "next_page_token", b"next_page_token", "workflow_ids", b"workflow_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelWorkflowsResponse: _TypeAlias = CancelWorkflowsResponse  # noqa: Y015
+
+@_typing.final
+class StepDownRequest(_message.Message):
+    """Who is to step down."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    coordinator: _builtins.str
+    """A live coordinator by name or incarnation; empty: the one that answers. At most 128 bytes."""
+    seconds: _builtins.int
+    """For how long, 1 to 3,600 seconds; 0 ends it."""
+    reason: _builtins.str
+    """Why; kept in the audit log. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        coordinator: _builtins.str = ...,
+        seconds: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "reason", b"reason", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepDownRequest: _TypeAlias = StepDownRequest  # noqa: Y015
+
+@_typing.final
+class StepDownResponse(_message.Message):
+    """It began; its shards move one by one within some seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    coordinator: _builtins.str
+    """The coordinator's name. At most 128 bytes."""
+    shards: _builtins.int
+    """How many shards it owned."""
+    def __init__(
+        self,
+        *,
+        coordinator: _builtins.str = ...,
+        shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepDownResponse: _TypeAlias = StepDownResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditRequest(_message.Message):
+    """Which entries to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most; 0 means 50. At most 1,000."""
+    page_token: _builtins.str
+    """From the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRequest: _TypeAlias = ListAuditRequest  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """Something that an operator did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_US_FIELD_NUMBER: _builtins.int
+    ENDED_AT_US_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    """32 hexadecimal characters."""
+    began_at_us: _builtins.int
+    """When it began, in microseconds since the Unix epoch by the database's clock."""
+    ended_at_us: _builtins.int
+    """When it had been done or refused; 0: not known."""
+    act: _builtins.str
+    """The name of the call. At most 64 bytes."""
+    subject: _builtins.str
+    """What it was done to. At most 512 bytes."""
+    reason: _builtins.str
+    """Why. At most 1,024 bytes."""
+    who: _builtins.str
+    """Who did it. At most 255 bytes."""
+    coordinator: _builtins.str
+    """The name of the coordinator that did it. At most 128 bytes."""
+    outcome: _builtins.str
+    """"done", or why it was not; empty: not known. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        began_at_us: _builtins.int = ...,
+        ended_at_us: _builtins.int = ...,
+        act: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        who: _builtins.str = ...,
+        coordinator: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "began_at_us", b"began_at_us", "coordinator", b"coordinator", "ended_at_us", b"ended_at_us", "entry_id", b"entry_id", "outcome", b"outcome", "reason", b"reason", "subject", b"subject", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class ListAuditResponse(_message.Message):
+    """A page of entries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """The entries, newest first. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015

@@ -80,6 +80,21 @@ class AdminServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesResponse.FromString,
                 _registered_method=True)
+        self.CancelWorkflows = channel.unary_unary(
+                '/mainspring.v1.AdminService/CancelWorkflows',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.CancelWorkflowsRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.CancelWorkflowsResponse.FromString,
+                _registered_method=True)
+        self.StepDown = channel.unary_unary(
+                '/mainspring.v1.AdminService/StepDown',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.StepDownRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.StepDownResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/mainspring.v1.AdminService/ListAudit',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -149,6 +164,27 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelWorkflows(self, request, context):
+        """Asks all unfinished workflows that fit a filter to stop, a page of them with each call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepDown(self, request, context):
+        """Has a coordinator give its shards to the others for a while, so that it can be worked on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Lists what operators did, newest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +232,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListStrategyChanges,
                     request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesResponse.SerializeToString,
+            ),
+            'CancelWorkflows': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelWorkflows,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.CancelWorkflowsRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.CancelWorkflowsResponse.SerializeToString,
+            ),
+            'StepDown': grpc.unary_unary_rpc_method_handler(
+                    servicer.StepDown,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.StepDownRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.StepDownResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAuditRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.ListAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +493,87 @@ class AdminService(object):
             '/mainspring.v1.AdminService/ListStrategyChanges',
             mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesRequest.SerializeToString,
             mainspring_dot_v1_dot_admin__pb2.ListStrategyChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelWorkflows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/CancelWorkflows',
+            mainspring_dot_v1_dot_admin__pb2.CancelWorkflowsRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.CancelWorkflowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StepDown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/StepDown',
+            mainspring_dot_v1_dot_admin__pb2.StepDownRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.StepDownResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/ListAudit',
+            mainspring_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

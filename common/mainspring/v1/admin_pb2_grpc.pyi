@@ -51,6 +51,12 @@ class AdminServiceStub:
     """Sets the strategy of the whole cluster, or leaves it to each coordinator again."""
     ListStrategyChanges: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListStrategyChangesRequest, _admin_pb2.ListStrategyChangesResponse]
     """Lists what set or chose the strategy of the whole cluster, newest first, by page."""
+    CancelWorkflows: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CancelWorkflowsRequest, _admin_pb2.CancelWorkflowsResponse]
+    """Asks all unfinished workflows that fit a filter to stop, a page of them with each call."""
+    StepDown: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StepDownRequest, _admin_pb2.StepDownResponse]
+    """Has a coordinator give its shards to the others for a while, so that it can be worked on."""
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]
+    """Lists what operators did, newest first, by page."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -75,6 +81,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Sets the strategy of the whole cluster, or leaves it to each coordinator again."""
     ListStrategyChanges: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListStrategyChangesRequest, _admin_pb2.ListStrategyChangesResponse]  # type: ignore[assignment]
     """Lists what set or chose the strategy of the whole cluster, newest first, by page."""
+    CancelWorkflows: _aio.UnaryUnaryMultiCallable[_admin_pb2.CancelWorkflowsRequest, _admin_pb2.CancelWorkflowsResponse]  # type: ignore[assignment]
+    """Asks all unfinished workflows that fit a filter to stop, a page of them with each call."""
+    StepDown: _aio.UnaryUnaryMultiCallable[_admin_pb2.StepDownRequest, _admin_pb2.StepDownResponse]  # type: ignore[assignment]
+    """Has a coordinator give its shards to the others for a while, so that it can be worked on."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Lists what operators did, newest first, by page."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Admin: the operators' service."""
@@ -150,5 +162,29 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListStrategyChangesResponse, _abc.Awaitable[_admin_pb2.ListStrategyChangesResponse]]:
         """Lists what set or chose the strategy of the whole cluster, newest first, by page."""
+
+    @_abc_1.abstractmethod
+    def CancelWorkflows(
+        self,
+        request: _admin_pb2.CancelWorkflowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CancelWorkflowsResponse, _abc.Awaitable[_admin_pb2.CancelWorkflowsResponse]]:
+        """Asks all unfinished workflows that fit a filter to stop, a page of them with each call."""
+
+    @_abc_1.abstractmethod
+    def StepDown(
+        self,
+        request: _admin_pb2.StepDownRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.StepDownResponse, _abc.Awaitable[_admin_pb2.StepDownResponse]]:
+        """Has a coordinator give its shards to the others for a while, so that it can be worked on."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _admin_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAuditResponse, _abc.Awaitable[_admin_pb2.ListAuditResponse]]:
+        """Lists what operators did, newest first, by page."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

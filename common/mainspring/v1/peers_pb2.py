@@ -22,25 +22,30 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from mainspring.v1 import admin_pb2 as mainspring_dot_v1_dot_admin__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mainspring/v1/peers.proto\x12\rmainspring.v1\"u\n\x12PassPermitsRequest\x12\x32\n\nstatements\x18\x01 \x03(\x0b\x32\x1e.mainspring.v1.PermitStatement\x12+\n\x07replies\x18\x02 \x03(\x0b\x32\x1a.mainspring.v1.PermitReply\"\x15\n\x13PassPermitsResponse\"=\n\x0bPermitGroup\x12\x10\n\x08priority\x18\x01 \x01(\r\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"\x9a\x01\n\x0fPermitStatement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12\r\n\x05keeps\x18\x06 \x01(\r\x12)\n\x05wants\x18\x07 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\"\xa7\x01\n\x0bPermitReply\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12+\n\x07granted\x18\x06 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\x12\x0b\n\x03out\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r2d\n\x0cPeersService\x12T\n\x0bPassPermits\x12!.mainspring.v1.PassPermitsRequest\x1a\".mainspring.v1.PassPermitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mainspring/v1/peers.proto\x12\rmainspring.v1\x1a\x19mainspring/v1/admin.proto\"u\n\x12PassPermitsRequest\x12\x32\n\nstatements\x18\x01 \x03(\x0b\x32\x1e.mainspring.v1.PermitStatement\x12+\n\x07replies\x18\x02 \x03(\x0b\x32\x1a.mainspring.v1.PermitReply\"\x15\n\x13PassPermitsResponse\"=\n\x0bPermitGroup\x12\x10\n\x08priority\x18\x01 \x01(\r\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"\x9a\x01\n\x0fPermitStatement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12\r\n\x05keeps\x18\x06 \x01(\r\x12)\n\x05wants\x18\x07 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\"\xa7\x01\n\x0bPermitReply\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12+\n\x07granted\x18\x06 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\x12\x0b\n\x03out\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\"=\n\x11WriteAuditRequest\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.mainspring.v1.AuditEntry\"\x14\n\x12WriteAuditResponse2\xb7\x01\n\x0cPeersService\x12T\n\x0bPassPermits\x12!.mainspring.v1.PassPermitsRequest\x1a\".mainspring.v1.PassPermitsResponse\x12Q\n\nWriteAudit\x12 .mainspring.v1.WriteAuditRequest\x1a!.mainspring.v1.WriteAuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mainspring.v1.peers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PASSPERMITSREQUEST']._serialized_start=44
-  _globals['_PASSPERMITSREQUEST']._serialized_end=161
-  _globals['_PASSPERMITSRESPONSE']._serialized_start=163
-  _globals['_PASSPERMITSRESPONSE']._serialized_end=184
-  _globals['_PERMITGROUP']._serialized_start=186
-  _globals['_PERMITGROUP']._serialized_end=247
-  _globals['_PERMITSTATEMENT']._serialized_start=250
-  _globals['_PERMITSTATEMENT']._serialized_end=404
-  _globals['_PERMITREPLY']._serialized_start=407
-  _globals['_PERMITREPLY']._serialized_end=574
-  _globals['_PEERSSERVICE']._serialized_start=576
-  _globals['_PEERSSERVICE']._serialized_end=676
+  _globals['_PASSPERMITSREQUEST']._serialized_start=71
+  _globals['_PASSPERMITSREQUEST']._serialized_end=188
+  _globals['_PASSPERMITSRESPONSE']._serialized_start=190
+  _globals['_PASSPERMITSRESPONSE']._serialized_end=211
+  _globals['_PERMITGROUP']._serialized_start=213
+  _globals['_PERMITGROUP']._serialized_end=274
+  _globals['_PERMITSTATEMENT']._serialized_start=277
+  _globals['_PERMITSTATEMENT']._serialized_end=431
+  _globals['_PERMITREPLY']._serialized_start=434
+  _globals['_PERMITREPLY']._serialized_end=601
+  _globals['_WRITEAUDITREQUEST']._serialized_start=603
+  _globals['_WRITEAUDITREQUEST']._serialized_end=664
+  _globals['_WRITEAUDITRESPONSE']._serialized_start=666
+  _globals['_WRITEAUDITRESPONSE']._serialized_end=686
+  _globals['_PEERSSERVICE']._serialized_start=689
+  _globals['_PEERSSERVICE']._serialized_end=872
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class PeersServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_peers__pb2.PassPermitsRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_peers__pb2.PassPermitsResponse.FromString,
                 _registered_method=True)
+        self.WriteAudit = channel.unary_unary(
+                '/mainspring.v1.PeersService/WriteAudit',
+                request_serializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditResponse.FromString,
+                _registered_method=True)
 
 
 class PeersServiceServicer(object):
@@ -53,6 +58,13 @@ class PeersServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WriteAudit(self, request, context):
+        """Stores an entry of the audit log for a coordinator that serves no shard, under whose fence it could.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeersServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_PeersServiceServicer_to_server(servicer, server):
                     servicer.PassPermits,
                     request_deserializer=mainspring_dot_v1_dot_peers__pb2.PassPermitsRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_peers__pb2.PassPermitsResponse.SerializeToString,
+            ),
+            'WriteAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteAudit,
+                    request_deserializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class PeersService(object):
             '/mainspring.v1.PeersService/PassPermits',
             mainspring_dot_v1_dot_peers__pb2.PassPermitsRequest.SerializeToString,
             mainspring_dot_v1_dot_peers__pb2.PassPermitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.PeersService/WriteAudit',
+            mainspring_dot_v1_dot_peers__pb2.WriteAuditRequest.SerializeToString,
+            mainspring_dot_v1_dot_peers__pb2.WriteAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

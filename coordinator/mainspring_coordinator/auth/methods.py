@@ -40,12 +40,16 @@ _cluster: Final = {
     "GetStrategy": _looks,
     "SetStrategy": _admin,
     "ListStrategyChanges": _looks,
+    "CancelWorkflows": _admin,
+    "StepDown": _admin,
+    "ListAudit": _looks,
 }
 roles_by_method: Final[Mapping[str, Roles]] = {
     **{f"/mainspring.v1.WorkflowsService/{name}": roles for name, roles in _workflows.items()},
     **{f"/mainspring.v1.AdminService/{name}": roles for name, roles in _cluster.items()},
     "/mainspring.v1.FleetService/Attach": _admin | {Role.WORKER},
     "/mainspring.v1.PeersService/PassPermits": _admin | {Role.COORDINATOR},
+    "/mainspring.v1.PeersService/WriteAudit": _admin | {Role.COORDINATOR},
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _all,
 }
 open_methods: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})

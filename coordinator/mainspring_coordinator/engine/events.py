@@ -11,6 +11,7 @@ from typing import TypeAlias
 from mainspring.errors import Failure
 from mainspring_coordinator.engine.permits import HeldPermits, Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.rows import AuditEntry
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, WorkflowStatus
 
 
@@ -231,6 +232,15 @@ class PeersSeen:
     """How many are live, ourselves included."""
 
 
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """An operator does something; answered once that is stored."""
+
+    token: int
+    shard: int
+    entry: AuditEntry
+
+
 # -- the strategy ----------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +419,7 @@ Event: TypeAlias = (
     | DeathsFound
     | FailoverTold
     | StrategySet
+    | Audited
     | StrategyChosen
     | StrategySeen
     | PermitsLoaded

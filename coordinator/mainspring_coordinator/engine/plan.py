@@ -4,7 +4,7 @@ Everything that can be known before a workflow runs is worked out here, so that 
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,9 +61,21 @@ def _indexes(graph: Graph, template: Template | None) -> tuple[int, ...]:
     return tuple(sorted(index[name] for name in template.references if name in index))
 
 
-def _class_key(definition: Definition, node: Node) -> ClassKey:
-    requires = tuple(sorted((label, _needed(needed)) for label, needed in node.requires.items()))
-    return ClassKey(node.executor, requires, strategy=_strategy(node) or _strategy(definition))
+def _class_keys(definition: Definition, keys: dict[ClassKey, ClassKey]) -> Iterator[ClassKey]:
+    """Yield one a node, kept in `keys`: nodes that are alike share one object."""
+    by_executor: dict[str, ClassKey] = {}
+    usual = _strategy(definition)
+    for node in definition.nodes:
+        # Nearly all nodes name an executor and nothing else.
+        plain = not node.requires and not node.strategy and node.affinity is None
+        key = by_executor.get(node.executor) if plain else None
+        if key is None:
+            requires = tuple(sorted((label, _needed(needed)) for label, needed in node.requires.items()))
+            key = ClassKey(node.executor, requires, strategy=_strategy(node) or usual)
+            key = keys.setdefault(key, key)
+            if plain:
+                by_executor[node.executor] = key
+        yield key
 
 
 def _strategy(of: Node | Definition) -> str:
@@ -80,10 +92,7 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
     graph = build_graph(definition)
     data = canonical if canonical is not None else canonical_bytes(definition)
     keys: dict[ClassKey, ClassKey] = {}
-    class_keys: list[ClassKey] = []
-    for node in definition.nodes:
-        key = _class_key(definition, node)
-        class_keys.append(keys.setdefault(key, key))
+    class_keys = tuple(_class_keys(definition, keys))
     by_priority = [Rank(priority, definition.fairness_key) for priority in range(priority_max + 1)]
     ranks = (by_priority[definition.priority if node.priority is None else node.priority] for node in definition.nodes)
     affinity = definition.affinity or _own_workflow
@@ -103,7 +112,7 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
         graph=graph,
         nodes=definition.nodes,
         indegree=array("I", graph.indegree),
-        class_keys=tuple(class_keys),
+        class_keys=class_keys,
         classes=frozenset(keys),
         ranks=tuple(ranks),
         affinities=tuple(node.affinity or affinity for node in definition.nodes),

@@ -226,6 +226,31 @@ class StrategyChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What an operator does, and, written once more, what came of it."""
+
+    shard: int
+    """Any of the coordinator that writes it: it is under that one's fence."""
+    workflow_id: str
+    """Always empty."""
+    entry_id: str
+    """32 hexadecimal characters."""
+    began_at_us: int
+    ended_at_us: int
+    """0: what came of it is not known yet, or never will be, because the coordinator ended before."""
+    act: str
+    """The name of the call."""
+    subject: str
+    """What it was done to."""
+    reason: str
+    who: str
+    coordinator: str
+    """The name of the one that did it."""
+    outcome: str
+    """`done`, or why it was not; empty as long as that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class PermitsHeld:
     """How many permits of a concurrency key a shard has; with 0 the row goes."""
 
@@ -257,4 +282,5 @@ Row: TypeAlias = (
     | GraceEnded
     | StrategyChanged
     | PermitsHeld
+    | AuditEntry
 )

@@ -27,6 +27,7 @@ from mainspring_coordinator.engine import (
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
 from mainspring_coordinator.engine.events import (
+    Audited,
     Cancel,
     CreditSet,
     DeathsFound,
@@ -199,7 +200,7 @@ class Engine:
                 pass
             case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
                 _of_worker(turn, event)
-            case PeersSeen() | FailoverTold() | StrategySet() | StrategyChosen() | StrategySeen():
+            case PeersSeen() | FailoverTold() | Audited() | StrategySet() | StrategyChosen() | StrategySeen():
                 self._of_cluster(turn, event)
             case PermitsLoaded() | PermitsStated() | PermitsGranted():
                 _of_permits(turn, event)
@@ -222,7 +223,7 @@ class Engine:
                     self._arrive(turn, event)
 
     def _of_cluster(
-        self, turn: Turn, event: PeersSeen | FailoverTold | StrategySet | StrategyChosen | StrategySeen
+        self, turn: Turn, event: PeersSeen | FailoverTold | Audited | StrategySet | StrategyChosen | StrategySeen
     ) -> None:
         match event:
             case PeersSeen():
@@ -230,6 +231,8 @@ class Engine:
                 turn.state.rates.share(event.coordinators)
             case FailoverTold():
                 failovers.told(turn, event)
+            case Audited():
+                _audited(turn, event)
             case StrategySet() | StrategyChosen():
                 self._place_by(strategy_changed(turn, self.cluster_strategy, event))
             case StrategySeen():
@@ -320,6 +323,13 @@ def _of_worker(turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | 
             fleet.load(turn, event)
         case WorkerDraining():
             fleet.draining(turn, event)
+
+
+def _audited(turn: Turn, event: Audited) -> None:
+    ours = event.shard in turn.state.shards
+    if ours:
+        turn.store(event.entry)
+    turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK if ours else AnswerCode.NOT_OWNER))
 
 
 def _of_permits(turn: Turn, event: PermitsLoaded | PermitsStated | PermitsGranted) -> None:

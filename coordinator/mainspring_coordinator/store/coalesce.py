@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 from mainspring.limits import statement_bytes_max
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
+    AuditEntry,
     DeathsRecorded,
     FailoverAffected,
     FailoverMarked,
@@ -179,6 +180,12 @@ strategy_change_shape: Final = Shape(
     ("changed_at_us",),
     ("strategy_before", "strategy_after", "changed_by", "reason"),
 )
+audit_shape: Final = Shape(
+    "audit",
+    Mode.UPSERT,
+    ("entry_id",),
+    ("began_at_us", "ended_at_us", "act", "subject", "reason", "who", "coordinator", "outcome"),
+)
 deaths_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("deaths",))
 grace_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("grace_until_us",))
 permits_shape: Final = Shape(
@@ -259,7 +266,13 @@ class _Folding:
         }
     )
     last: dict[Shape, dict[Values, Values]] = field(
-        default_factory=lambda: {marked_shape: {}, deaths_shape: {}, grace_shape: {}, strategy_shape: {}}
+        default_factory=lambda: {
+            marked_shape: {},
+            deaths_shape: {},
+            grace_shape: {},
+            strategy_shape: {},
+            audit_shape: {},
+        }
     )
     """Of these the last row of a key counts."""
     permits: dict[Values, PermitsHeld] = field(default_factory=dict[Values, PermitsHeld])
@@ -284,6 +297,7 @@ class _Folding:
             GraceEnded: self._add_grace,
             StrategyChanged: self._add_strategy,
             PermitsHeld: self._add_permits,
+            AuditEntry: self._add_audit,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -374,6 +388,10 @@ class _Folding:
         self.last[strategy_shape][row.shard,] = (row.shard, row.standing)
         key = (row.changed_at_us,)
         self.once[strategy_change_shape].setdefault(key, (*key, row.before, row.after, row.by, row.reason))
+
+    def _add_audit(self, row: AuditEntry) -> None:
+        said = (row.act, row.subject, row.reason, row.who, row.coordinator, row.outcome)
+        self.last[audit_shape][row.entry_id,] = (row.entry_id, row.began_at_us, row.ended_at_us, *said)
 
     def _add_permits(self, row: PermitsHeld) -> None:
         self.permits[row.shard, row.key.encode(), row.holder] = row

@@ -7,13 +7,20 @@ from threading import RLock
 import orjson
 
 from mainspring_coordinator.engine.permits import HeldPermits
-from mainspring_coordinator.engine.rows import FailoverAffected, FailoverMarked, FailoverRecorded, StrategyChanged
+from mainspring_coordinator.engine.rows import (
+    AuditEntry,
+    FailoverAffected,
+    FailoverMarked,
+    FailoverRecorded,
+    StrategyChanged,
+)
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
+    StoredAuditEntry,
     StoredFailover,
     StoredNode,
     StoredStrategyChange,
@@ -45,6 +52,7 @@ class MemoryTables:
         default_factory=dict[tuple[str, Subject, int, int], FailoverAffected]
     )
     strategy_changes: dict[int, StrategyChanged] = field(default_factory=dict[int, StrategyChanged])
+    audit: dict[str, AuditEntry] = field(default_factory=dict[str, AuditEntry])
     permits: dict[tuple[int, str, int], HeldPermits] = field(default_factory=dict[tuple[int, str, int], HeldPermits])
     """By home, key and the shard that has them."""
 
@@ -174,6 +182,19 @@ class MemoryReader:
         ids = [name for row in self._parts(event_id, subject) for name in orjson.loads(row.ids)]
         return ids[offset : offset + limit]
 
+    def audit(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredAuditEntry]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = sorted(self._tables.audit.values(), key=lambda row: (row.began_at_us, row.entry_id), reverse=True)
+        older = [row for row in rows if before is None or (row.began_at_us, row.entry_id) < before]
+        return [_stored(row) for row in older[:limit]]
+
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        """See `Reader`."""
+        with self._tables.lock:
+            row = self._tables.audit.get(entry_id)
+        return _stored(row) if row is not None else None
+
     def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
         """See `Reader`."""
         with self._tables.lock:
@@ -245,3 +266,8 @@ def _shows(wanted: WorkflowFilter, row: StoredWorkflow) -> bool:
         and row.submitted_at_us >= wanted.submitted_from_us
         and (not wanted.submitted_before_us or row.submitted_at_us < wanted.submitted_before_us)
     )
+
+
+def _stored(row: AuditEntry) -> StoredAuditEntry:
+    said = (row.act, row.subject, row.reason, row.who, row.coordinator, row.outcome)
+    return StoredAuditEntry(row.entry_id, row.began_at_us, row.ended_at_us, *said)

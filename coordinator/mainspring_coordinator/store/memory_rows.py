@@ -9,6 +9,7 @@ from dataclasses import replace
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
+    AuditEntry,
     DeathsRecorded,
     FailoverAffected,
     FailoverMarked,
@@ -64,6 +65,8 @@ def apply(tables: MemoryTables, row: Row) -> None:
         case StrategyChanged():
             tables.shards[row.shard] = replace(tables.shards[row.shard], strategy=row.standing)
             tables.strategy_changes.setdefault(row.changed_at_us, row)
+        case AuditEntry():
+            tables.audit[row.entry_id] = row
         case PermitsHeld():
             tables.permits.pop((row.shard, row.key, row.holder), None)
             if row.count:

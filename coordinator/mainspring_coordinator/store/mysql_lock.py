@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mainspring.errors import FencedError, RowLockedError, StoreUnavailableError
 from mainspring.limits import cluster_name_bytes_max, deaths_noted_chars_max
-from mainspring_coordinator.store import mysql_connection
+from mainspring_coordinator.store import mysql_connection, tables
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.mysql_connection import now_us_sql
 from mainspring_coordinator.store.protocol import (
@@ -25,15 +25,13 @@ from mainspring_coordinator.store.protocol import (
     none_ended,
 )
 from mainspring_coordinator.store.sql_reader import coordinator_row
+from mainspring_coordinator.store.tables import columns_of
 from mainspring_coordinator.store.url import ServerAddress
 
 _row_lock_wait_s: Final = 1
 _writable: Final = frozenset({"0", "OFF"})  # a number, or one of several words since MariaDB 12
-_shard_columns: Final = "shard_id,epoch,holder,batch_seq,last_batch_id,grace_until_us,deaths,strategy"
-_coordinator_columns: Final = (
-    "incarnation,name,grpc_address,http_address,renew_seq,attached_workers,"
-    "lock_connection,lock_peer,writer_connection,writer_peer,started_at_us,strategy,attempts_ended,attempts_failed"
-)
+_shard_columns: Final = columns_of(tables.shards)
+_coordinator_columns: Final = columns_of(tables.coordinators)
 
 
 def lock_prefix(database: str, cluster: str) -> str:

@@ -235,6 +235,21 @@ class StoredStrategyChange:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredAuditEntry:
+    """What an operator did; `AuditEntry` has the fields' meanings."""
+
+    entry_id: str
+    began_at_us: int
+    ended_at_us: int
+    act: str
+    subject: str
+    reason: str
+    who: str
+    coordinator: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowFilter:
     """Which workflows a list shows; what is empty or 0 excludes nothing."""
 
@@ -328,6 +343,14 @@ class Reader(Protocol):
 
     def strategy_changes(self, before_us: int, limit: int) -> Sequence[StoredStrategyChange]:
         """Return changes of the cluster's strategy newest first, those before a time; 0: from the newest on."""
+        ...
+
+    def audit(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredAuditEntry]:
+        """Return what operators did, newest first (by begin, then id, both descending), beyond `before`."""
+        ...
+
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        """Return one entry of that."""
         ...
 
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:

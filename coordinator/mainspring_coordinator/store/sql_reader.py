@@ -25,6 +25,7 @@ from mainspring_coordinator.store.protocol import (
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
+    StoredAuditEntry,
     StoredFailover,
     StoredNode,
     StoredStrategyChange,
@@ -38,6 +39,7 @@ _a: Final = tables.attempts.c
 _f: Final = tables.failover_events.c
 _fa: Final = tables.failover_affected.c
 _s: Final = tables.strategy_changes.c
+_au: Final = tables.audit.c
 _p: Final = tables.permits.c
 _ids_a_statement_max: Final = 1_000
 
@@ -318,6 +320,19 @@ class SqlReader:
         if before_us:
             query = query.where(_s.changed_at_us < before_us)
         return [StoredStrategyChange(*row) for row in self._rows(query)]
+
+    def audit(self, before: tuple[int, str] | None, limit: int) -> Sequence[StoredAuditEntry]:
+        """See `Reader`."""
+        query = select(tables.audit).order_by(_au.began_at_us.desc(), _au.entry_id.desc()).limit(limit)
+        if before is not None:
+            at_us, entry_id = before
+            query = query.where(or_(_au.began_at_us < at_us, and_(_au.began_at_us == at_us, _au.entry_id < entry_id)))
+        return [StoredAuditEntry(*row) for row in self._rows(query)]
+
+    def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
+        """See `Reader`."""
+        rows = self._rows(select(tables.audit).where(_au.entry_id == entry_id))
+        return StoredAuditEntry(*rows[0]) if rows else None
 
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         """See `Reader`."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from mainspring.errors import FencedError, StoreUnavailableError
 from mainspring.limits import deaths_noted_chars_max
-from mainspring_coordinator.store import sqlite_connection
+from mainspring_coordinator.store import sqlite_connection, tables
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import (
     Attempts,
@@ -29,8 +29,12 @@ from mainspring_coordinator.store.protocol import (
 )
 from mainspring_coordinator.store.sql_reader import coordinator_row
 from mainspring_coordinator.store.sqlite_connection import now_us_sql
+from mainspring_coordinator.store.tables import columns_of
 from mainspring_coordinator.store.url import FileAddress
 
+_shards: Final = f"SELECT {columns_of(tables.shards)} FROM shards"  # noqa: S608  # our own words, as below
+_coordinator_columns: Final = columns_of(tables.coordinators)
+_coordinators: Final = f"SELECT {_coordinator_columns} FROM coordinators ORDER BY name,incarnation"  # noqa: S608
 _numbers: Final = itertools.count(1)
 
 
@@ -66,7 +70,7 @@ class SqliteLockSession:
             os.ftruncate(self._held, 0)
             os.pwrite(self._held, f"{row.incarnation} {self._connection.id}\n".encode(), 0)
             self._raw.execute(
-                f"INSERT OR REPLACE INTO coordinators VALUES ({','.join('?' * 14)})",  # noqa: S608  # a number of marks
+                f"INSERT OR REPLACE INTO coordinators ({_coordinator_columns}) VALUES ({','.join('?' * 14)})",  # noqa: S608  # our own words
                 (
                     row.incarnation,
                     row.name,
@@ -107,8 +111,8 @@ class SqliteLockSession:
     def poll(self) -> Poll:
         """See `LockSession`."""
         with self._working():
-            shards = self._rows("SELECT * FROM shards ORDER BY shard_id")
-            peers = self._rows("SELECT * FROM coordinators ORDER BY name,incarnation")
+            shards = self._rows(f"{_shards} ORDER BY shard_id")
+            peers = self._rows(_coordinators)
             holder = self._holder()
             return Poll(
                 self._now_us(),
@@ -132,7 +136,7 @@ class SqliteLockSession:
             values = (*noted, incarnation, grace_us, grace_us, shard.shard, shard.epoch)
             if self._raw.execute(statement, values).rowcount != 1:
                 return None
-            return ShardRow(*self._rows("SELECT * FROM shards WHERE shard_id=?", (shard.shard,))[0])
+            return ShardRow(*self._rows(f"{_shards} WHERE shard_id=?", (shard.shard,))[0])
 
     def kill(self, connection: ConnectionId) -> bool:
         """See `LockSession`. There are no connections that outlive their process."""

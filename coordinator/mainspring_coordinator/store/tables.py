@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 from sqlalchemy.dialects.mysql import LONGBLOB, TINYINT
 from sqlalchemy.types import BINARY, VARBINARY, TypeEngine
 
-from mainspring.limits import concurrency_key_bytes_max, deaths_noted_chars_max
+from mainspring.limits import audit_subject_bytes_max, concurrency_key_bytes_max, deaths_noted_chars_max
 
 metadata: Final = MetaData()
 """All tables of Mainspring except Alembic's own."""
@@ -57,6 +57,14 @@ cluster: Final = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("name", unicode_text(64), nullable=False),
     Column("shards_total", Integer, nullable=False),
+    **_options,
+)
+
+# One row: the oldest revision whose builds can use this schema.
+schema_readers: Final = Table(
+    "schema_readers",
+    metadata,
+    Column("readable_from", ascii_text(16), primary_key=True),
     **_options,
 )
 
@@ -222,6 +230,22 @@ strategy_changes: Final = Table(
     **_options,
 )
 
+audit: Final = Table(
+    "audit",
+    metadata,
+    Column("entry_id", ascii_text(32), primary_key=True),
+    _number("began_at_us"),
+    _number("ended_at_us"),
+    Column("act", ascii_text(64), nullable=False),
+    Column("subject", unicode_text(audit_subject_bytes_max), nullable=False),
+    Column("reason", unicode_text(1024), nullable=False),
+    Column("who", unicode_text(255), nullable=False),
+    Column("coordinator", unicode_text(255), nullable=False),
+    Column("outcome", unicode_text(1024), nullable=False),
+    Index("audit_began", "began_at_us", "entry_id"),
+    **_options,
+)
+
 # Keys as bytes: they are text that people write, and as text "a" and "a " would be one key.
 permits: Final = Table(
     "permits",
@@ -237,3 +261,8 @@ permits: Final = Table(
     Column("permits_count", Integer, nullable=False),
     **_options,
 )
+
+
+def columns_of(table: Table) -> str:
+    """Return the names of a table's columns as this build knows them, for statements written by hand; the database may have more."""
+    return ",".join(column.name for column in table.columns)

@@ -1,0 +1,92 @@
+"""What operators do through a client. Each act says who does it, as far as this side knows: the user and host that it runs as."""
+
+import getpass
+import os
+import socket
+from collections.abc import AsyncGenerator
+from functools import cache, partial
+from typing import Final
+
+from mainspring.limits import page_size_max, reason_bytes_max
+from mainspring.v1 import admin_pb2
+from mainspring.wire import clip
+from mainspring_client import wire_nouns
+from mainspring_client.nouns import AuditEntry, CancelledPage, WorkflowFilter
+from mainspring_client.transport import Transport
+
+_user_key: Final = "x-mainspring-user"
+_cancel_page_size: Final = 200
+"""Of workflows that are asked to stop by one call, so that each is answered well within its deadline."""
+
+
+@cache
+def _as_user() -> tuple[tuple[str, str], ...]:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        user = f"uid {os.getuid()}"
+    # What metadata may hold is ASCII.
+    return ((_user_key, f"{user}@{socket.gethostname()}".encode("ascii", "replace").decode()),)
+
+
+async def set_strategy(transport: Transport, strategy: str, reason: str) -> bool:
+    """Set the strategy of the whole cluster; return whether it was another one before."""
+    request = admin_pb2.SetStrategyRequest(strategy=strategy, reason=clip(reason, reason_bytes_max))
+    answer: admin_pb2.SetStrategyResponse = await transport.call(
+        lambda at: partial(at.admin.SetStrategy, metadata=_as_user()), request
+    )
+    return answer.changed
+
+
+async def cancel_many(
+    transport: Transport, only: WorkflowFilter | None, reason: str, *, everything: bool, dry_run: bool
+) -> AsyncGenerator[CancelledPage]:
+    """Ask all unfinished workflows that fit a filter to stop; yield page by page what became of them."""
+    only = only or WorkflowFilter()
+    token = ""
+    while True:
+        request = admin_pb2.CancelWorkflowsRequest(
+            name=only.name,
+            id_prefix=only.id_prefix,
+            submitted_from_us=only.submitted_from_us,
+            submitted_before_us=only.submitted_before_us,
+            all=everything,
+            reason=clip(reason, reason_bytes_max),
+            dry_run=dry_run,
+            page_size=page_size_max if dry_run else _cancel_page_size,
+            page_token=token,
+        )
+        page: admin_pb2.CancelWorkflowsResponse = await transport.call(
+            lambda at: partial(at.admin.CancelWorkflows, metadata=_as_user()),
+            request,
+        )
+        yield CancelledPage(tuple(page.workflow_ids), tuple(page.ended))
+        token = page.next_page_token
+        if not token:
+            return
+
+
+async def step_down(transport: Transport, coordinator: str, seconds: int, reason: str) -> tuple[str, int]:
+    """Have a coordinator step down; return its name and how many shards it owned."""
+    request = admin_pb2.StepDownRequest(coordinator=coordinator, seconds=seconds, reason=clip(reason, reason_bytes_max))
+    answer: admin_pb2.StepDownResponse = await transport.call(
+        lambda at: partial(at.admin.StepDown, metadata=_as_user()), request
+    )
+    return answer.coordinator, answer.shards
+
+
+async def audit(transport: Transport, limit: int | None) -> AsyncGenerator[AuditEntry]:
+    """List what operators did, newest first, at most `limit`."""
+    token = ""
+    left = limit
+    while left is None or left > 0:
+        request = admin_pb2.ListAuditRequest(
+            page_size=page_size_max if left is None else min(left, page_size_max), page_token=token
+        )
+        page: admin_pb2.ListAuditResponse = await transport.call(lambda at: at.admin.ListAudit, request)
+        for entry in page.entries:
+            yield wire_nouns.audit_entry(entry)
+        token = page.next_page_token
+        if not token:
+            return
+        left = None if left is None else left - len(page.entries)

@@ -1,0 +1,97 @@
+"""What operators change, beside the strategy: each act is recorded first, and done where it must be."""
+
+from dataclasses import dataclass
+
+from mainspring import limits
+from mainspring.errors import BadRequestError, NotFoundError
+from mainspring.v1 import admin_pb2
+from mainspring.v1.admin_pb2_grpc import AdminServiceStub
+from mainspring_coordinator import cancelling
+from mainspring_coordinator.answering import Context
+from mainspring_coordinator.audit import Audit
+from mainspring_coordinator.forward import Forwarder, Peer
+from mainspring_coordinator.ports import Directory, Loop
+from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.strategies import Strategies
+from mainspring_coordinator.withdrawal import Withdrawal
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Does what `AdminService` is asked to do; raises errors of `mainspring.errors`."""
+
+    loop: Loop
+    directory: Directory
+    reads: Reads
+    forwarder: Forwarder
+    strategies: Strategies
+    cancel: cancelling.CancelOne
+    withdrawal: Withdrawal
+    audit: Audit
+
+    async def set_strategy(
+        self, request: admin_pb2.SetStrategyRequest, context: Context
+    ) -> admin_pb2.SetStrategyResponse:
+        """Set the strategy of the whole cluster."""
+        subject = request.strategy or "each coordinator's own"
+        return await self.audit.of(
+            context, "SetStrategy", subject, request.reason, lambda: self.strategies.set(request, context)
+        )
+
+    async def cancel_workflows(
+        self, request: admin_pb2.CancelWorkflowsRequest, context: Context
+    ) -> admin_pb2.CancelWorkflowsResponse:
+        """Ask a page of workflows to stop."""
+        subject = cancelling.told(request)
+        if request.dry_run:
+            return await cancelling.cancel_page(request, context, self.reads, self.cancel)
+        return await self.audit.of(
+            context,
+            "CancelWorkflows",
+            subject,
+            request.reason,
+            lambda: cancelling.cancel_page(request, context, self.reads, self.cancel),
+        )
+
+    async def step_down(self, request: admin_pb2.StepDownRequest, context: Context) -> admin_pb2.StepDownResponse:
+        """Have a coordinator step down, or come back."""
+        incarnation, name = self._coordinator(request.coordinator)
+        subject = f"{name} ({incarnation}) for {request.seconds} s" if request.seconds else f"{name} comes back"
+
+        async def done() -> admin_pb2.StepDownResponse:
+            peer = self.forwarder.peer(incarnation)
+            if isinstance(peer, Peer):
+                there = admin_pb2.StepDownRequest(
+                    coordinator=incarnation, seconds=request.seconds, reason=request.reason
+                )
+                return await AdminServiceStub(peer.channel).StepDown(
+                    there, timeout=context.time_remaining(), metadata=peer.metadata
+                )
+            if not peer:
+                raise _gone(name)
+            self.withdrawal.begin(request.seconds)
+            return admin_pb2.StepDownResponse(coordinator=name[: limits.name_bytes_max], shards=len(self.loop.serving))
+
+        return await self.audit.of(context, "StepDown", subject, request.reason, done)
+
+    def _coordinator(self, wanted: str) -> tuple[str, str]:
+        """Return incarnation and name of the live coordinator that is meant."""
+        live = {incarnation: name for incarnation, name, _ in self.directory.coordinators()}
+        wanted = wanted or self.directory.incarnation
+        if wanted in live:
+            return wanted, live[wanted]
+        named = [incarnation for incarnation, name in live.items() if name == wanted]
+        if not named:
+            raise _gone(wanted)
+        if len(named) > 1:
+            raise BadRequestError(
+                f"coordinator: {len(named)} live coordinators are called {wanted!r}; name one by its incarnation: {', '.join(named)}",
+                field="coordinator",
+            )
+        return named[0], wanted
+
+
+def _gone(wanted: str) -> NotFoundError:
+    return NotFoundError(
+        f"there is no live coordinator {wanted[:64]!r}; list those there are with: mainspring coordinators"
+    )

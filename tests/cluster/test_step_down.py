@@ -1,0 +1,36 @@
+"""A coordinator steps down: its shards move to the other, work goes on, and it gets its share back."""
+
+import asyncio
+from pathlib import Path
+
+from tests.cluster.checks import all_ended, counted_once, started_once
+from tests.cluster.flows import gate, load
+from tests.cluster.running import RealCluster, so
+
+
+def test_a_coordinator_that_steps_down_owns_nothing_until_it_comes_back(chosen_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(chosen_url, tmp_path, DISTRIBUTED_MODE="true") as cluster:
+            await asyncio.gather(cluster.coordinator("c1"), cluster.coordinator("c2"))
+            await cluster.worker("w1")
+            client = cluster.client()
+            await cluster.owned(client, c1=8, c2=8)
+            held = await client.submit(gate(), "open")
+            expected = await load(client, 10)
+            # Asked of the one, meant for the other.
+            assert await cluster.client("c1").step_down("c2", seconds=600, reason="a new kernel") == ("c2", 8)
+            await cluster.owned(client, c1=16, c2=0)
+            # It takes calls all the same, and can be asked to come back by itself.
+            expected |= await load(cluster.client("c2"), 5, "down-")
+            await so(lambda: len(cluster.effects.read("start")) > 0)
+            assert (await cluster.client("c2").step_down("c2", seconds=0))[0] == "c2"
+            await cluster.owned(client, c1=8, c2=8)
+            cluster.effects.open_gate("open")
+            await all_ended(client, expected)
+            await held.result(30)
+            await counted_once(client, expected, cluster.effects)
+            started_once(cluster.effects)
+            told = [(entry.act, entry.coordinator, entry.reason, entry.outcome) async for entry in client.audit()]
+            assert told == [("StepDown", "c2", "", "done"), ("StepDown", "c1", "a new kernel", "done")]
+
+    asyncio.run(play())
