@@ -37,7 +37,7 @@ def commands() -> list[list[str]]:
     fenced = [
         line
         for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
     ]
     inline = re.findall(r"`(mainspring [^`]+)`", text)
     parts = [part for line in [*fenced, *inline] for part in line.split("#")[0].split("&&")]
