@@ -184,6 +184,8 @@ class Cluster:
                 "PYTHONFAULTHANDLER": "1",
                 "DISTRIBUTED_MODE": "true",
                 "GRPC_HOST": host,
+                # Its network is a namespace of its own, which nobody else can enter.
+                "INSECURE": "true",
                 "GRPC_PORT": str(port),
                 "HTTP_PORT": "0",
             }

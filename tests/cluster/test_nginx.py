@@ -102,7 +102,8 @@ def test_a_client_and_a_worker_go_through_it_and_the_worker_then_dials_each_coor
             with before(cluster, tmp_path, credentials) as nginx:
                 async with client_of(nginx, credentials, "admin-token") as client:
                     through = f"localhost:{nginx.tls_port}"
-                    worker = await cluster.worker("w1", MAINSPRING_ADDRESS=through, **secure(credentials, "worker"))
+                    contact = {"MAINSPRING_ADDRESS": through, **secure(credentials, "worker")}
+                    worker = await cluster.worker("w1", slots=16, through="", **contact)
 
                     async def attached_to_each_once() -> bool:
                         return [row.workers for row in await client.coordinators()] == [1, 1, 1]
