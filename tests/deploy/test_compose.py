@@ -1,6 +1,8 @@
 """The Compose file: the deployment guide's values one by one, each service healthy before what needs it, nothing open to the net."""
 
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -216,3 +218,19 @@ def test_security_is_attached_in_one_place_for_all_of_ours() -> None:
         assert any(volume.endswith(":/credentials:ro") for volume in services()[name]["volumes"])
     keys = [name for name, one in services().items() for volume in one.get("volumes", []) if "authority" in volume]
     assert keys == ["credentials"], "the authority's key is nobody else's"
+
+
+def test_all_of_ours_have_the_credentials_that_they_are_told_of(tmp_path: Path) -> None:
+    run = [sys.executable, str(root / "deploy/credentials/make.py"), str(tmp_path)]
+    subprocess.run(run, check=True, capture_output=True, timeout=60)
+    for name in [*coordinators, *workers]:
+        environment = services()[name]["environment"]
+        (volume,) = [one for one in services()[name]["volumes"] if one.endswith(":/credentials:ro")]
+        holder = volume.removesuffix("_credentials:/credentials:ro")
+        told = [Path(value) for value in environment.values() if value.startswith("/credentials/")]
+        assert len(told) == (5 if name in coordinators else 4)
+        assert [file for file in told if not (tmp_path / holder / file.name).is_file()] == []
+        assert f"{holder}_credentials:/credentials/{holder}" in services()["credentials"]["volumes"]
+    for one in ("tls.crt", "tls.key", "ca.crt"):
+        assert f"/credentials/{one};" in (root / "deploy/nginx.conf").read_text()
+        assert (tmp_path / "nginx" / one).is_file()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mainspring.errors import SettingsError
 from mainspring.limits import drain_ms_default
 from mainspring.settings import CoordinatorSettings, WorkerSettings
 from mainspring_worker.__main__ import _parser
@@ -88,3 +89,15 @@ def test_it_is_not_run_by_root_and_writes_to_its_own_folder_alone(unit: str) -> 
     assert lines["CapabilityBoundingSet"] == [""]
     assert lines["NoNewPrivileges"] == ["yes"]
     assert lines["StateDirectory"][0].split("/")[0] in {"mainspring", "mainspring-worker"}
+
+
+def test_the_settings_that_the_example_holds_back_let_a_coordinator_listen_for_other_hosts(tmp_path: Path) -> None:
+    text = (folder / "mainspring.toml").read_text()
+    given = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE).replace('_host = "127.0.0.1"', '_host = "0.0.0.0"')
+    assert given.count("0.0.0.0") == 2
+    file = tmp_path / "mainspring.toml"
+    file.write_text(given)
+    CoordinatorSettings.load(["--config", str(file)], {}).demand_closed_doors()
+    file.write_text(text.replace('_host = "127.0.0.1"', '_host = "0.0.0.0"'))
+    with pytest.raises(SettingsError, match="INSECURE"):
+        CoordinatorSettings.load(["--config", str(file)], {}).demand_closed_doors()
