@@ -1,7 +1,7 @@
 """What an executor may know of the attempt that it runs, and say of it."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,8 +39,6 @@ class Context:
     _cause: str = ""
     _told: threading.Event | None = field(default=None, repr=False)
     """Made for the first thread that waits: most attempts never need one."""
-    _place: Mapping[str, object] = field(default_factory=dict[str, object], repr=False)
-    """Of which shard and epoch it is, and on which worker, for the log."""
     traceparent: str = ""
     """The attempt's place in its workflow's trace, as the HTTP header of that name has it (W3C Trace Context); empty without traces."""
 
@@ -82,16 +80,6 @@ class Context:
             told = self._told = self._told or threading.Event()
         # Who cancels sets the flag first and looks for the event then; so one of us sees the other.
         return self._cancelled or told.wait(timeout)
-
-    def log_facts(self) -> Mapping[str, object]:
-        """Return what each log line of the attempt is to name; see `mainspring.logs`."""
-        return {
-            "workflow": self.workflow_id,
-            "node": self.node_id,
-            "instance": self.instance,
-            "attempt": self.attempt,
-            **self._place,
-        }
 
     def cancel(self, cause: str) -> None:
         """Tell the executor to stop; the worker calls it."""

@@ -83,12 +83,11 @@ class Execution:
             item.attempt,
             orjson.loads(item.progress.data) if item.progress.data else None,
             lambda details: self._progress.report(key, details),
-            _place={"executor": item.executor, "shard": work.shard, "epoch": work.epoch, "worker": self._worker},
         )
-        order = Order(key, item.executor, item.input.data, item.start_to_close_ms, context)
+        order = Order(key, item.executor, item.input.data, item.start_to_close_ms, context, work.epoch, self._worker)
         self.orders[key] = order
         if is_debugging():
-            _log.debug("attempt_began", **context.log_facts())
+            _log.debug("attempt_began", **order.log_facts())
         self._runner.start(order)
 
     def _attempt_ended(self, order: Order, ended: Ended, run_us: int) -> None:
@@ -104,7 +103,7 @@ class Execution:
                 outcome=report.outcome.name,
                 run_ms=run_us / 1_000,
                 **failed,
-                **order.context.log_facts(),
+                **order.log_facts(),
             )
         found = self._executors.get(order.executor)
         if found is not None:

@@ -34,6 +34,22 @@ class Order:
     input: bytes
     start_to_close_ms: int
     context: Context
+    epoch: int = 0
+    worker: str = ""
+
+    def log_facts(self) -> Mapping[str, object]:
+        """Return what each log line of the attempt names; see `mainspring.logs`."""
+        context = self.context
+        return {
+            "workflow": context.workflow_id,
+            "node": context.node_id,
+            "instance": context.instance,
+            "attempt": context.attempt,
+            "executor": self.executor,
+            "shard": self.key[0],
+            "epoch": self.epoch,
+            "worker": self.worker,
+        }
 
 
 @dataclass(slots=True, eq=False)
@@ -123,7 +139,7 @@ class Runner:
     async def _run(self, running: _Running, work: Callable[[], Coroutine[Any, Any, Ended]]) -> None:
         running.begun = True
         context = running.order.context
-        current_task.set(context)  # of this asyncio task alone
+        current_task.set(running.order)  # of this asyncio task alone
         if context.cancelled:
             self._end(running, Ended(cancelled=True))
             return
@@ -161,7 +177,7 @@ async def _await(found: Executor, order: Order) -> Ended:
 
 
 def _call_within(span: AttemptSpan, found: Executor, order: Order) -> Ended:
-    token = current_task.set(order.context)
+    token = current_task.set(order)
     try:
         with span.current():
             return call(found, order.input, order.context)
