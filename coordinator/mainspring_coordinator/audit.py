@@ -95,6 +95,9 @@ class Audit:
         except MainspringError as error:
             outcome = clip(str(error) or type(error).__name__, limits.reason_bytes_max)
             raise
+        except grpc.aio.AioRpcError as error:  # of the coordinator that it was sent on to
+            outcome = clip(error.details() or error.code().name, limits.reason_bytes_max)
+            raise
         finally:
             await self._conclude(replace(entry, ended_at_us=self._loop.now_us(), outcome=outcome))
         return answer

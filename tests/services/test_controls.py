@@ -207,6 +207,17 @@ async def test_nobody_steps_down_when_no_other_could_take_over() -> None:
 
 
 @story
+async def test_what_another_coordinator_refuses_is_on_record_with_its_reason() -> None:
+    async with Host("one") as one, Host("two") as two:
+        one.directory.live = [(two.directory.incarnation, "two", two.address)]
+        one.loop.answers[Audited] = both_read(two)
+        error = await error_of(one.admin.StepDown(admin_pb2.StepDownRequest(coordinator="two", seconds=60)))
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "no other live coordinator has workers" in entries(one)[1][2]
+        assert entries(two) == []
+
+
+@story
 async def test_who_is_to_step_down_is_named_and_must_live() -> None:
     async with Host("one") as host:
         me = host.directory.incarnation
