@@ -31,6 +31,16 @@ def test_an_entry_gets_its_outcome(store: Store) -> None:
     assert (row.reason, row.who, row.coordinator) == (BEGUN.reason, "me from here", "engine-1")
 
 
+def test_of_an_entry_that_is_there_nothing_changes_but_its_outcome(store: Store) -> None:
+    one = join(store, me, 1)
+    one.commit(BEGUN)
+    forged = replace(BEGUN, who="somebody else", act="Nothing", subject="", reason="", ended_at_us=7, outcome="done")
+    one.commit(forged)
+    (row,) = store.reader().audit(None, 9)
+    assert (row.who, row.act, row.subject, row.reason) == (BEGUN.who, BEGUN.act, BEGUN.subject, BEGUN.reason)
+    assert (row.ended_at_us, row.outcome) == (7, "done")
+
+
 def test_entries_are_read_newest_first_by_page(store: Store) -> None:
     one = join(store, me, 1)
     for at, letter in ((5, "a"), (6, "b"), (6, "c"), (7, "d")):

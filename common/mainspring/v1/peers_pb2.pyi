@@ -210,7 +210,7 @@ class WriteAuditRequest(_message.Message):
     ENTRY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entry(self) -> _admin_pb2.AuditEntry:
-        """The entry; one of the same id takes its place."""
+        """The entry; of one that is stored already only the outcome changes."""
 
     def __init__(
         self,

@@ -227,7 +227,7 @@ class StrategyChanged:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """What an operator does, and, written once more, what came of it."""
+    """What an operator does, and, written once more, what came of it; of an entry that is there nothing else changes."""
 
     shard: int
     """Any of the coordinator that writes it: it is under that one's fence."""

@@ -182,10 +182,11 @@ strategy_change_shape: Final = Shape(
 )
 audit_shape: Final = Shape(
     "audit",
-    Mode.UPSERT,
+    Mode.INSERT_ONCE,
     ("entry_id",),
     ("began_at_us", "ended_at_us", "act", "subject", "reason", "who", "coordinator", "outcome"),
 )
+audit_outcome_shape: Final = Shape("audit", Mode.UPDATE_IF_THERE, ("entry_id",), ("ended_at_us", "outcome"))
 deaths_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("deaths",))
 grace_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("grace_until_us",))
 permits_shape: Final = Shape(
@@ -263,6 +264,7 @@ class _Folding:
             failover_shape: {},
             affected_shape: {},
             strategy_change_shape: {},
+            audit_shape: {},
         }
     )
     last: dict[Shape, dict[Values, Values]] = field(
@@ -271,7 +273,7 @@ class _Folding:
             deaths_shape: {},
             grace_shape: {},
             strategy_shape: {},
-            audit_shape: {},
+            audit_outcome_shape: {},
         }
     )
     """Of these the last row of a key counts."""
@@ -390,8 +392,10 @@ class _Folding:
         self.once[strategy_change_shape].setdefault(key, (*key, row.before, row.after, row.by, row.reason))
 
     def _add_audit(self, row: AuditEntry) -> None:
-        said = (row.act, row.subject, row.reason, row.who, row.coordinator, row.outcome)
-        self.last[audit_shape][row.entry_id,] = (row.entry_id, row.began_at_us, row.ended_at_us, *said)
+        said = (row.act, row.subject, row.reason, row.who, row.coordinator)
+        self.once[audit_shape].setdefault((row.entry_id,), (row.entry_id, row.began_at_us, 0, *said, ""))
+        if row.outcome:
+            self.last[audit_outcome_shape][row.entry_id,] = (row.entry_id, row.ended_at_us, row.outcome)
 
     def _add_permits(self, row: PermitsHeld) -> None:
         self.permits[row.shard, row.key.encode(), row.holder] = row
@@ -405,7 +409,7 @@ class _Folding:
         )
         yield TableWrite(updated_shape, [_updated(row) for _, row in sorted(self.updated.items(), key=itemgetter(0))])
         yield from self._node_writes()
-        for shape in (attempt_shape, failover_shape, affected_shape, strategy_change_shape):
+        for shape in (attempt_shape, failover_shape, affected_shape, strategy_change_shape, audit_shape):
             yield self._once(shape)
         for shape, found in self.last.items():
             yield TableWrite(shape, [found[key] for key in sorted(found)])

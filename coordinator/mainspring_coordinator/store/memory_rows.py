@@ -66,7 +66,9 @@ def apply(tables: MemoryTables, row: Row) -> None:
             tables.shards[row.shard] = replace(tables.shards[row.shard], strategy=row.standing)
             tables.strategy_changes.setdefault(row.changed_at_us, row)
         case AuditEntry():
-            tables.audit[row.entry_id] = row
+            entry = tables.audit.setdefault(row.entry_id, replace(row, ended_at_us=0, outcome=""))
+            if row.outcome:
+                tables.audit[row.entry_id] = replace(entry, ended_at_us=row.ended_at_us, outcome=row.outcome)
         case PermitsHeld():
             tables.permits.pop((row.shard, row.key, row.holder), None)
             if row.count:
