@@ -1,17 +1,21 @@
 """A TCP proxy between a store and its server that makes one statement go wrong: it, or its answer, is lost and the connection breaks
 while the server keeps its end open; the server seems to refuse it; or the answer is held back.
+
+The statement may be one of several in a message. What is lost is then the whole message, or all of its answers; what is refused ends
+the message there, as on a server.
 """
 
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Self
 
+from tests.servers.messages import Answers, error, query, statements_of
+
 _chunk_bytes = 65_536
-_query = b"\x03"
 
 
 class Swallow(Enum):
@@ -28,8 +32,8 @@ class _Fault:
     statement: bytes
     reaches_server: bool
     then: Callable[[], None] = lambda: None
-    answer: bytes | None = None
-    """Comes in place of the server's answer; None: the connection breaks."""
+    refusal: int | None = None
+    """The number of the error that comes in place of the server's answer; None: the connection breaks."""
     held: threading.Event | None = None
     """The server's answer waits for it."""
 
@@ -60,7 +64,7 @@ class SwallowingProxy:
 
     def refuse(self, statement: str, number: int, *, applied: bool = False) -> None:
         """Answer the next such statement with an error of this number; `applied`: although the server has done it."""
-        self._arm(_Fault(statement.encode(), applied, answer=_error(number)))
+        self._arm(_Fault(statement.encode(), applied, refusal=number))
 
     def hold(self, statement: str) -> threading.Event:
         """Keep the answer to the next such statement back until the event is set."""
@@ -113,13 +117,15 @@ class SwallowingProxy:
                 self._spawn(pair.to_server)
                 self._spawn(pair.to_client)
 
-    def fault_of(self, chunk: bytes) -> _Fault | None:
-        """Return what happens to a client's packet; only once."""
+    def fault_of(self, statements: Sequence[bytes]) -> "tuple[_Fault, int] | None":
+        """Return what happens to a client's message, and at which of its statements; only once."""
         with self._lock:
-            if self._armed is None or not chunk[4:].startswith(_query + self._armed.statement):
-                return None
-            fault, self._armed = self._armed, None
-            return fault
+            armed = self._armed
+            for at, statement in enumerate(statements):
+                if armed is not None and statement.startswith(armed.statement):
+                    self._armed = None
+                    return armed, at
+            return None
 
 
 class _Pair:
@@ -130,18 +136,27 @@ class _Pair:
         self._client = client
         self._server = server
         self._dead = False
-        self._fault: _Fault | None = None
-        """What happens to the server's next answer."""
+        self._fault: tuple[_Fault, int] | None = None
+        """What happens to the server's next answers, and to which of them."""
+        self._alone = True
+        """Whether the statement that it happens to was the only one of its message."""
 
     def to_server(self) -> None:
         with contextlib.suppress(OSError):
             while chunk := self._client.recv(_chunk_bytes):
-                fault = self._proxy.fault_of(chunk)
-                if fault is not None and not fault.reaches_server:
-                    if self._happens(fault):
+                statements = statements_of(chunk)
+                found = self._proxy.fault_of(statements)
+                if found is not None and not found[0].reaches_server:
+                    fault, at = found
+                    if fault.refusal is None:
+                        self._break(fault)
+                        return
+                    if not at:
+                        self._refuse(fault.refusal, at)
                         continue
-                    return
-                self._fault = fault
+                    # Those before it are done.
+                    chunk = query(statements[:at])
+                self._fault, self._alone = found, len(statements) < 2
                 self._server.sendall(chunk)
             if not self._dead:
                 self._server.shutdown(socket.SHUT_RDWR)
@@ -149,31 +164,37 @@ class _Pair:
     def to_client(self) -> None:
         with contextlib.suppress(OSError):
             while chunk := self._server.recv(_chunk_bytes):
-                fault, self._fault = self._fault, None
-                if fault is not None and fault.held is not None:
+                found, self._fault = self._fault, None
+                if found is None:
+                    self._client.sendall(chunk)
+                    continue
+                answers = self._all_of(chunk)
+                fault, at = found
+                if fault.held is not None:
                     self._proxy.swallowed.set()
                     fault.held.wait()
-                elif fault is not None:
-                    if self._happens(fault):
-                        continue
+                    self._client.sendall(answers.whole())
+                elif fault.refusal is not None:
+                    self._refuse(fault.refusal, at, answers.first(at))
+                else:
+                    self._break(fault)
                     return
-                self._client.sendall(chunk)
             self._client.shutdown(socket.SHUT_RDWR)
 
-    def _happens(self, fault: _Fault) -> bool:
-        """Tell whether the connection goes on."""
-        if fault.answer is not None:
-            self._proxy.swallowed.set()
-            self._client.sendall(fault.answer)
-            return True
+    def _all_of(self, chunk: bytes) -> Answers:
+        answers = Answers()
+        while not answers.add(chunk) and not self._alone:
+            chunk = self._server.recv(_chunk_bytes)
+            if not chunk:
+                break
+        return answers
+
+    def _refuse(self, number: int, at: int, before: bytes = b"") -> None:
+        self._proxy.swallowed.set()
+        self._client.sendall(before + error(number, at))
+
+    def _break(self, fault: _Fault) -> None:
         self._dead = True
         fault.then()
         self._proxy.swallowed.set()
         self._client.shutdown(socket.SHUT_RDWR)
-        return False
-
-
-def _error(number: int) -> bytes:
-    """Return a packet that answers a statement with an error."""
-    payload = b"\xff" + number.to_bytes(2, "little") + b"#HY000" + f"error {number} of a test".encode()
-    return len(payload).to_bytes(3, "little") + b"\x01" + payload

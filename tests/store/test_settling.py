@@ -37,7 +37,7 @@ class Server:
 class ScriptedLink:
     """A connection whose commit takes effect before its answer is lost."""
 
-    statements = 0
+    round_trips = 0
 
     def __init__(self, server: Server, connection: ConnectionId) -> None:
         self.server = server
@@ -46,6 +46,11 @@ class ScriptedLink:
 
     def record(self, incarnation: str) -> None:
         pass
+
+    def at_once(
+        self, incarnation: str, batch_id: bytes, claims: Mapping[int, Claim], writes: Sequence[TableWrite]
+    ) -> bool:
+        return False
 
     def begin(self) -> None:
         self.written = None

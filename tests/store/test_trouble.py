@@ -12,6 +12,7 @@ import pymysql
 import pytest
 
 from mainspring.errors import FencedError, PoisonBatchError, RowLockedError, StoreError, StoreUnavailableError
+from mainspring_coordinator.store import mysql_link
 from mainspring_coordinator.store.errors import Trouble, errors_met
 from mainspring_coordinator.store.mysql_connection import connect, identity, kill
 from mainspring_coordinator.store.open import open_store
@@ -255,12 +256,34 @@ def test_text_that_no_server_can_hold_is_refused(direct: Store) -> None:
     member.commit(workflow("good"))
 
 
-def test_a_hop_is_one_commit_of_four_statements(direct: Store) -> None:
+def test_a_hop_is_one_commit_and_one_wait_for_the_server(direct: Store) -> None:
     member = join(direct, me, 0)
     member.commit(workflow("w"), assigned("w", 0))
     done = member.commit(succeeded("w", 0), assigned("w", 1))
-    assert done.statements <= 4
+    assert done.round_trips == 1
     assert shard_row(member, 0).batch_seq == 2
+
+
+def test_what_is_refused_in_one_message_leaves_no_transaction_open(direct: Store) -> None:
+    member = join(direct, me, 0)
+    member.commit(workflow("w"), assigned("w", 0))
+    assert list(member.commit(workflow("w"), assigned("w", 1), workflow("v")).existing) == ["w"]
+    assert [row.node for row in direct.reader().nodes_of(["w"])] == [0]
+    assert direct.reader().workflow("v") is not None
+    assert member.commit(succeeded("w", 0)).round_trips == 1, "and the next one is sent at once again"
+
+
+def test_a_server_that_would_commit_without_the_fence_gets_statement_by_statement(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql_link, "_demand", lambda rows: b"SET @mainspring=%d" % rows)
+    with contextlib.closing(open_store(server_url)) as store:
+        member, other = join(store, me, 0), join(store, rival)
+        assert member.commit(workflow("w")).round_trips > 1
+        other.take(0)
+        with pytest.raises(FencedError):
+            member.commit(workflow("v"))
+        assert store.reader().workflow("v") is None
 
 
 def test_the_password_is_nowhere_to_be_seen(server_url: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, QueuePool, create_engine
 
+from mainspring.limits import query_timeout_ms
 from mainspring_coordinator.store import mysql_connection, sqlite_connection
 from mainspring_coordinator.store.url import Address, FileAddress
 
@@ -12,14 +13,13 @@ _pool_wait_s: Final = 10
 _recycle_s: Final = 240
 
 
-def open_engine(address: Address, *, socket_timeout_ms: int | None = None) -> Engine:
+def open_engine(address: Address, *, socket_timeout_ms: int = query_timeout_ms) -> Engine:
     """Make an engine whose every statement is a transaction of its own; nothing is connected yet."""
 
     def connect() -> Any:
         if isinstance(address, FileAddress):
             return sqlite_connection.connect(address)
-        timeout = {} if socket_timeout_ms is None else {"socket_timeout_ms": socket_timeout_ms}
-        return mysql_connection.connect(address, autocommit=True, **timeout)
+        return mysql_connection.connect(address, autocommit=True, socket_timeout_ms=socket_timeout_ms)
 
     return create_engine(
         "sqlite+pysqlite://" if isinstance(address, FileAddress) else "mysql+pymysql://",

@@ -33,12 +33,22 @@ class Link(Protocol):
         ...
 
     @property
-    def statements(self) -> int:
-        """How many statements it has sent."""
+    def round_trips(self) -> int:
+        """How many times it has waited for the database."""
         ...
 
     def record(self, incarnation: str) -> None:
         """Write this connection into the incarnation's lease row, if there is one."""
+        ...
+
+    def at_once(
+        self, incarnation: str, batch_id: bytes, claims: Mapping[int, Claim], writes: Sequence[TableWrite]
+    ) -> bool:
+        """Prove and raise all claims, write, and commit, in one message.
+
+        False: this cannot be done here, or something was not as it should be; nothing was changed, no transaction is open, and doing
+        the same statement by statement either works or says what is wrong.
+        """
         ...
 
     def begin(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pymysql
 from pymysql.connections import Connection
+from pymysql.constants import CLIENT
 
 from mainspring.limits import connect_timeout_ms, lock_wait_timeout_s, query_timeout_ms
 from mainspring_coordinator.store.protocol import ConnectionId
@@ -29,8 +30,13 @@ def connect(
     socket_timeout_ms: int = query_timeout_ms,
     row_lock_wait_s: int = lock_wait_timeout_s,
     wait_timeout_s: int | None = None,
+    many_statements: bool = False,
 ) -> "Connection[Any]":
-    """Open a connection. `wait_timeout_s`: after how long without a statement the server ends it."""
+    """Open a connection.
+
+    `wait_timeout_s`: after how long without a statement the server ends it. `many_statements`: whether a message may hold several,
+    which only a connection may whose statements are made of literals that `sql_words` escapes.
+    """
     tls: dict[str, Any] = {"ssl_disabled": True} if not address.ssl else {}
     if address.ssl and address.ssl_ca:
         tls = {"ssl_ca": address.ssl_ca, "ssl_verify_cert": True, "ssl_verify_identity": address.ssl_verify_identity}
@@ -52,6 +58,7 @@ def connect(
         autocommit=autocommit,
         local_infile=False,
         program_name="mainspring",
+        client_flag=CLIENT.MULTI_STATEMENTS if many_statements else 0,
         **tls,
     )
     try:

@@ -132,8 +132,8 @@ class Committed:
 
     existing: Mapping[str, ExistingWorkflow]
     """Submitted ids that were there already; no row of theirs was written."""
-    statements: int
-    """How many statements it took, fence and commit included."""
+    round_trips: int
+    """How many times the database was waited for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 Its rules:
 
 * The first statement of every transaction proves every shard that the transaction touches. Fewer rows than asked: nothing is written.
+* A transaction is one message where that is possible (decision 0014). If anything in it is not as it should be, it is done once more
+  statement by statement, and that is what tells who lost a shard, what was there already, and which rows are refused.
 * When a connection breaks, whatever it was doing, a new one is opened and recorded in the lease row, the old one is ended, and the
   fence rows, read with a lock, say what became of the transaction (`settle`). Until then nothing else is written, and the batch keeps
   its id: a caller who was told `StoreUnavailableError` comes back with the same batch, and gets the answer of the first try.
@@ -21,7 +23,7 @@ from typing import Final, NoReturn, TypeVar
 
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
-from mainspring_coordinator.store.coalesce import coalesce
+from mainspring_coordinator.store.coalesce import TableWrite, coalesce
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.link import Claim, Link, RowMissingError
 from mainspring_coordinator.store.protocol import Batch, Committed, ConnectionId, ExistingWorkflow, ShardRow
@@ -210,15 +212,15 @@ class SqlJournal:
         outcome = decide(unsettled.batch_id, unsettled.claims, rows)
         self._unsettled = None
         if outcome is Outcome.COMMITTED:
-            self._note_committed(unsettled, link.statements)
+            self._note_committed(unsettled, link.round_trips)
         elif outcome is Outcome.UNKNOWN:
             raise FencedError({shard: rows[shard].epoch if shard in rows else 0 for shard in unsettled.claims})
 
-    def _note_committed(self, done: _Try, statements: int) -> Committed:
+    def _note_committed(self, done: _Try, round_trips: int) -> Committed:
         for shard, claim in done.claims.items():
             if self._owned.get(shard) == claim:
                 self._owned[shard] = replace(claim, batch_seq=claim.batch_seq + 1)
-        committed = Committed(done.existing, statements)
+        committed = Committed(done.existing, round_trips)
         self._done = (done.batch_id, committed)
         self._unsettled = None
         return committed
@@ -239,7 +241,9 @@ class SqlJournal:
     def _transaction(self, link: Link, batch: Batch, *, dry: bool) -> Committed:
         """Write a batch; `dry`: try whether it could be written."""
         writes = coalesce(batch.rows)
-        before = link.statements
+        before = link.round_trips
+        if not dry and (at_once := self._at_once(link, batch, writes)) is not None:
+            return self._note_committed(at_once, link.round_trips - before)
         under_way = self._fence(link, batch.batch_id, batch.epochs, free=False)
         inserted = [row.workflow_id for row in batch.rows if type(row) is WorkflowInserted]
         if inserted and (found := link.existing(inserted)):
@@ -252,7 +256,17 @@ class SqlJournal:
             self._unsettled = None
             return Committed({}, 0)
         self._send_commit(link)
-        return self._note_committed(under_way, link.statements - before)
+        return self._note_committed(under_way, link.round_trips - before)
+
+    def _at_once(self, link: Link, batch: Batch, writes: Sequence[TableWrite]) -> _Try | None:
+        """Write a batch in one message; None if nothing was written."""
+        claims = self._claims(batch.epochs)
+        # Noted before it is sent, as in `_fence`.
+        under_way = self._unsettled = _Try(batch.batch_id, claims, link.connection)
+        if link.at_once(self._incarnation, batch.batch_id, claims, writes):
+            return under_way
+        self._unsettled = None
+        return None
 
     def _release(self, link: Link, *, batch_id: bytes, epochs: Mapping[int, int]) -> None:
         if self._done is not None and self._done[0] == batch_id:
@@ -262,12 +276,7 @@ class SqlJournal:
         self._note_committed(under_way, 0)
 
     def _fence(self, link: Link, batch_id: bytes, epochs: Mapping[int, int], *, free: bool) -> _Try:
-        claims = {shard: self._owned.get(shard, Claim(epoch, -1)) for shard, epoch in epochs.items()}
-        # A batch made under an epoch that is not the adopted one can never hold; -1 makes its claim match nothing.
-        claims = {
-            shard: claim if claim.epoch == epochs[shard] else Claim(epochs[shard], -1)
-            for shard, claim in claims.items()
-        }
+        claims = self._claims(epochs)
         # Noted before the first statement: from here on a broken connection leaves something to settle.
         self._unsettled = _Try(batch_id, claims, link.connection)
         link.begin()
@@ -286,6 +295,14 @@ class SqlJournal:
                 raise FencedError(lost)
             raise _RetryError
         return self._unsettled
+
+    def _claims(self, epochs: Mapping[int, int]) -> Mapping[int, Claim]:
+        claims = {shard: self._owned.get(shard, Claim(epoch, -1)) for shard, epoch in epochs.items()}
+        # A batch made under an epoch that is not the adopted one can never hold; -1 makes its claim match nothing.
+        return {
+            shard: claim if claim.epoch == epochs[shard] else Claim(epochs[shard], -1)
+            for shard, claim in claims.items()
+        }
 
     def _send_commit(self, link: Link) -> None:
         try:

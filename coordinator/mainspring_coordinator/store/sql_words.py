@@ -177,5 +177,10 @@ def sqlite_words(shape: Shape) -> str:
 
 
 def is_short(write: TableWrite, affected: int) -> bool:
-    """Tell whether fewer rows were there than a write says; `affected` counts an updated row twice, as MySQL's upsert does."""
-    return write.shape.mode is Mode.UPDATE and affected != 2 * len(write.rows)
+    """Tell whether fewer rows were there than a write says; `affected` as `affected_by_updates` counts."""
+    return write.shape.mode is Mode.UPDATE and affected != affected_by_updates(len(write.rows))
+
+
+def affected_by_updates(rows: int) -> int:
+    """Return how many rows MySQL says an upsert affects that updates so many."""
+    return 2 * rows

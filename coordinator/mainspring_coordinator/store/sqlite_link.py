@@ -22,7 +22,7 @@ class SqliteLink:
     def __init__(self, address: FileAddress) -> None:
         self._connection = sqlite_connection.connect(address)
         self.connection = ConnectionId(next(_numbers), "")
-        self.statements = 0
+        self.round_trips = 0
 
     def record(self, incarnation: str) -> None:
         """See `Link`."""
@@ -30,6 +30,13 @@ class SqliteLink:
             "UPDATE coordinators SET writer_connection=?,writer_peer='' WHERE incarnation=?",
             (self.connection.id, incarnation),
         )
+
+    def at_once(
+        self, incarnation: str, batch_id: bytes, claims: Mapping[int, Claim], writes: Sequence[TableWrite]
+    ) -> bool:
+        """See `Link`. There is no wire to wait for."""
+        del incarnation, batch_id, claims, writes
+        return False
 
     def begin(self) -> None:
         """See `Link`."""
@@ -65,7 +72,7 @@ class SqliteLink:
 
     def write(self, write: TableWrite) -> None:
         """See `Link`."""
-        self.statements += 1
+        self.round_trips += 1
         count = self._connection.executemany(sqlite_words(write.shape), write.rows).rowcount
         if write.shape.mode is Mode.UPDATE and count != len(write.rows):
             raise RowMissingError(f"{write.shape.table}: a row that was to be updated is not there")
@@ -91,9 +98,9 @@ class SqliteLink:
         self._connection.close()
 
     def _do(self, statement: str, values: Sequence[Any] = ()) -> int:
-        self.statements += 1
+        self.round_trips += 1
         return self._connection.execute(statement, values).rowcount
 
     def _rows(self, statement: str, values: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
-        self.statements += 1
+        self.round_trips += 1
         return self._connection.execute(statement, values).fetchall()
