@@ -12,7 +12,7 @@ from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
-from mainspring_coordinator.engine import alone, fleet, maps, nodes
+from mainspring_coordinator.engine import alone, crowding, fleet, maps, nodes
 from mainspring_coordinator.engine.asking import missing_permit, use_permit
 from mainspring_coordinator.engine.choices import Candidates
 from mainspring_coordinator.engine.effects import Assign, ReportBacklog, StrategyFailed
@@ -128,13 +128,20 @@ def _first_served(turn: Turn, ready: ReadyClass) -> WorkflowKey | None:
             served |= kind.shards
     while served and turn.left > 0 and (key := ready.waiting.next(turn.now_us)) is not None:
         if served >> key[0] & 1:
-            return key
-        if stated >> key[0] & 1:
+            if not _is_held_back(turn, key):
+                return key
+            ready.waiting.set_aside(key)
+        elif stated >> key[0] & 1:
             ready.waiting.set_aside(key)
         else:
             turn.left -= 1
             turn.state.ready.tie_all(ready, key, shard_place(key[0]))
     return None
+
+
+def _is_held_back(turn: Turn, key: WorkflowKey) -> bool:
+    workflow = turn.state.shards[key[0]].workflows[key[1]]
+    return crowding.holds_back(turn.state, workflow, turn.now_us)
 
 
 def _place(turn: Turn, strategies: Mapping[str, Strategy], ready: ReadyClass, key: WorkflowKey, only: int = 0) -> None:
@@ -291,7 +298,9 @@ def _serve_bound(turn: Turn, strategies: Mapping[str, Strategy], session: int, k
             while (
                 key in ready.waiting and session in state.roomy and member.kind.shards >> key[0] & 1 and turn.left > 0
             ):
-                if state.rates and _over_rate(turn, ready, session, late=True):
+                if crowding.holds_back(state, workflow, turn.now_us) or (
+                    state.rates and _over_rate(turn, ready, session, late=True)
+                ):
                     break
                 _place(turn, strategies, ready, key, only=session)
 
@@ -418,6 +427,7 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
     )
     turn.set_node(workflow, node, instance, NodeStatus.RUNNING)
     state.add_live(workflow, assignment)
+    crowding.given(state, workflow, turn.now_us)
     if instance >= 0:
         workflow.maps[node].live += 1
     version = state.touch(workflow, node, instance)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from mainspring_coordinator.engine import crowding
 from mainspring_coordinator.engine.alone import idle_worker, must_run_alone
 from mainspring_coordinator.engine.effects import Explanation, NodeReason, Verdict, WorkerReason
 from mainspring_coordinator.engine.permits import waits_for
@@ -290,6 +291,12 @@ def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
         return _rate_reason(key, rate)
     if all(workflow.shard not in worker.reconciled for worker in roomy):
         return "the workers with room have not stated yet what they have of this shard"
+    return _turn_reason(workflow)
+
+
+def _turn_reason(workflow: WorkflowState) -> str:
+    if len(workflow.live) >= crowding.bound(workflow):
+        return f"{len(workflow.live)} nodes of the workflow are under way, as many as may be beside small workflows"
     return (
         "its turn has not come yet, or the workers with room are at their bound of workflows (MAX_CONCURRENT_WORKFLOWS)"
     )

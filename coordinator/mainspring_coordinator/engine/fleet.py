@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
-from mainspring_coordinator.engine import nodes, workflows
+from mainspring_coordinator.engine import crowding, nodes, workflows
 from mainspring_coordinator.engine.absence import (
     end_grace,
     give_up,
@@ -231,6 +231,7 @@ def result(turn: Turn, session: int, item: ResultItem) -> None:
 
 
 def _record(turn: Turn, workflow: WorkflowState, assignment: Assignment, item: ResultItem) -> None:
+    crowding.ran(workflow, item.run_us)
     if item.status is NodeStatus.SUCCEEDED:
         nodes.succeeded(turn, workflow, assignment, item.output, item.run_us)
     elif item.status is NodeStatus.FAILED:

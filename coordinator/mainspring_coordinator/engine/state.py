@@ -109,6 +109,8 @@ class WorkflowState:
     """The size of all payloads that the workflow has recorded since it came into memory."""
     maps: dict[int, MapState] = field(default_factory=dict[int, MapState])
     live: dict[int, Assignment] = field(default_factory=dict[int, Assignment])
+    run_us: int = 0
+    """How long its nodes run, the last ones counting most; 0: not known. See `crowding`."""
     progress: dict[tuple[int, int], bytes] = field(default_factory=dict[tuple[int, int], bytes])
     redeliveries: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     retry_at_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
@@ -259,6 +261,9 @@ class State:
     any_attached: bool = False
     """Whether any worker was attached at `looked_us`."""
     looked_us: int = 0
+    small: WorkflowKey = (-1, "")
+    """The workflow with few nodes under way that was given one last, and when (`crowding`)."""
+    small_us: int = -limits.small_workflow_us - 1
     unsaid: dict[tuple[int, str], None] = field(default_factory=dict[tuple[int, str], None])
     """Shards and concurrency keys of which the home may have to be told something."""
 
