@@ -160,7 +160,9 @@ statement_rows_max: Final = 1_000
 loop_slice_ms_max: Final = 20
 locality_wait_ms_max: Final = 60_000
 step_nodes_max: Final = 500  # what a step of the engine does at 1 to 20 us each; the rest is left to the next ones
-pipeline_nodes: Final = 64  # of one workflow under way beside small workflows: two batches of results, which keep step and commit busy
+pipeline_nodes: Final = (
+    64  # of one workflow under way beside small workflows: two batches of results, which keep step and commit busy
+)
 pipeline_nodes_a_s: Final = 12_000  # and as many more as run at this pace, about what a coordinator reaches
 small_workflow_nodes: Final = 16  # so few under way make a workflow small
 small_workflow_us: Final = 100_000  # so long after it was given a node others leave it room
