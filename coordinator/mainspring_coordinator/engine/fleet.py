@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
-from mainspring_coordinator.engine import nodes, workflows
+from mainspring_coordinator.engine import eviction, nodes, workflows
 from mainspring_coordinator.engine.absence import (
     end_grace,
     give_up,
@@ -40,6 +40,7 @@ from mainspring_coordinator.engine.events import (
     ResultItem,
     WorkerAttached,
     WorkerDraining,
+    WorkerResumed,
 )
 from mainspring_coordinator.engine.placement.base import shard_place
 from mainspring_coordinator.engine.rows import ProgressSaved
@@ -53,6 +54,8 @@ from mainspring_coordinator.engine.worker import WorkerState
 def attached(turn: Turn, event: WorkerAttached) -> None:
     """A worker's stream is there: welcome it, or say why not."""
     state = turn.state
+    if eviction.refuse(turn, event):
+        return
     holder = state.names.get(event.name)
     if holder is not None and holder != event.incarnation and not _give_up_name(turn, holder):
         message = (
@@ -81,13 +84,19 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
     state.given_up.pop(event.incarnation, None)
     state.departed.pop(event.incarnation, None)
     state.names[event.name] = event.incarnation
+    state.origins.locate(worker.incarnation, worker.host, worker.zone)
+    _join_classes(turn, worker)
+    turn.emit(Welcomed(event.session))
+
+
+def _join_classes(turn: Turn, worker: WorkerState) -> None:
+    """Count a worker among those that take work; it has stated no inventory yet."""
+    state = turn.state
     state.pool.add(worker.session, worker.name, worker.host, worker.zone, worker.labels, worker.executors)
     state.update_room(worker.incarnation)
-    state.origins.locate(worker.incarnation, worker.host, worker.zone)
     for ready in state.ready.classes.values():
         if runs(worker, ready.key):
             state.backlog.join(ready, worker.session)
-    turn.emit(Welcomed(event.session))
 
 
 def _labels_of(event: WorkerAttached) -> Mapping[str, str]:
@@ -302,3 +311,12 @@ def draining(turn: Turn, event: WorkerDraining) -> None:
         turn.state.update_room(worker.incarnation)
         leave_classes(turn, worker)
         untie_left_behind(turn, worker.incarnation)
+
+
+def resumed(turn: Turn, event: WorkerResumed) -> None:
+    """A worker takes work again. As one that has just attached it gets some of a shard once it has stated what it has of it."""
+    worker = turn.state.workers.get(event.session)
+    if worker is not None and worker.attached and worker.draining:
+        worker.draining = False
+        worker.reconciled.clear()
+        _join_classes(turn, worker)
