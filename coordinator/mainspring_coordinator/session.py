@@ -337,6 +337,8 @@ class Session:
     def _note(self, entry: WorkerEntry, request: worker_pb2.AttachRequest) -> None:
         """Keep what a message says of the worker itself, and answer its heartbeat."""
         for item in request.inventory:
+            if item.shard not in self._told:
+                continue  # another's, of which we do not hear when it has ended
             entry.stated[item.shard] = len(item.queued) + len(item.running) + len(item.finished)
         if (load := load_of(request)) is not None:
             entry.cpu_percent, entry.memory_percent, entry.load_known = load.cpu_percent, load.memory_percent, True

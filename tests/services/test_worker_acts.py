@@ -228,6 +228,19 @@ def test_what_is_asked_must_be_in_order(call: Callable[[Host], Any], field: str)
     told()
 
 
+@story
+async def test_what_a_worker_has_of_another_coordinator_does_not_count_as_ours() -> None:
+    async with Host() as host:
+        del host.loop.serving[3]
+        worker = await attach(host)
+        stated = [worker_pb2.ShardInventory(shard=shard, epoch=1, running=[1]) for shard in (2, 3)]
+        await worker.send(inventory=stated)
+        await host.loop.wait_for(Inventory, 2)
+        await asyncio.sleep(0)
+        (listed,) = (await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
+        assert listed.assigned == 1
+
+
 # -- evict -------------------------------------------------------------------------------------------------------------------
 
 
