@@ -184,7 +184,9 @@ class WorkerActs:
                 f"worker {worker.name!r} did not answer within {limits.peer_answer_ms_max} ms; it may hear of it still, look at: "
                 "mainspring workers"
             ) from error
-        entry = self.fleet.book.entries[worker.incarnation]
+        entry = self.fleet.book.entries.get(worker.incarnation)
+        if entry is None:
+            raise UnavailableError(f"worker {worker.name!r} answered and then went; look at: mainspring workers")
         if entry.draining and not entry.stays:
             raise PreconditionError(f"worker {worker.name!r} is on its way out (SIGTERM), and stays so; start it again")
         return sum(entry.stated.values())
