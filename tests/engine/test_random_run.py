@@ -252,7 +252,8 @@ class Run:
         late = list(worker.running.values())
         del rig.workers[worker.session]
         at = chance.randrange(shards)
-        self.step(chance.choice([WorkerEvicted(0, at, worker.incarnation), EvictionsSeen([worker.incarnation])]))
+        ways: list[Event] = [WorkerEvicted(0, at, worker.incarnation), EvictionsSeen([worker.incarnation])]
+        self.step(chance.choice(ways))
         before = len(rig.rows)
         items = [ResultItem(one.shard, one.assignment, NodeStatus.SUCCEEDED, b"1", None, 5) for one in late]
         self.past += [(worker.incarnation, item) for item in items]
