@@ -198,7 +198,7 @@ class Audit:
             try:
                 await self._store(entry)
             except MainspringError as error:
-                _log.info("audit_entry_waits", entry=entry.entry_id, error=str(error))
+                _log.debug("audit_entry_waits", entry=entry.entry_id, error=str(error))
             else:
                 return
             await asyncio.sleep(_late_s)

@@ -87,7 +87,8 @@ class ReleaseOrders:
             self._open = False
             left, self._waiting = self._waiting, deque()
         for _, answer in left:
-            answer.set_exception(_between_terms())
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(_between_terms())
 
     def do(self, release: Callable[[ReleaseOrder], Released]) -> None:
         """Do what waits, in the election's thread. What a release raises is its answer; what ends a term is raised as well."""
@@ -96,6 +97,8 @@ class ReleaseOrders:
                 if not self._waiting:
                     return
                 order, answer = self._waiting.popleft()
+            if not answer.set_running_or_notify_cancel():
+                continue  # whoever asked has gone, and nothing was begun
             try:
                 answer.set_result(release(order))
             except MainspringError as error:

@@ -165,6 +165,24 @@ def test_between_terms_nothing_waits_for_ever() -> None:
         waiting.result(0)
 
 
+def test_whoever_goes_before_it_is_begun_has_nothing_done_and_ends_no_term() -> None:
+    orders = ReleaseOrders()
+    orders.open()
+    done: list[ReleaseOrder] = []
+
+    def release(wanted: ReleaseOrder) -> Released:
+        done.append(wanted)
+        return Released(0, was_live=False)
+
+    assert orders.put(WANTED).cancel()
+    second = orders.put(WANTED)
+    orders.do(release)
+    assert done == [WANTED]
+    assert second.done()
+    assert orders.put(WANTED).cancel()
+    orders.close()
+
+
 def test_a_refusal_is_an_answer_and_what_ends_the_term_is_raised_as_well() -> None:
     orders = ReleaseOrders()
     orders.open()
