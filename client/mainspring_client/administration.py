@@ -11,7 +11,14 @@ from mainspring.limits import page_size_max, reason_bytes_max
 from mainspring.v1 import admin_pb2
 from mainspring.wire import clip
 from mainspring_client import wire_nouns
-from mainspring_client.nouns import AuditEntry, CancelledPage, WorkflowFilter
+from mainspring_client.nouns import (
+    AuditEntry,
+    CancelledPage,
+    DrainedWorker,
+    EvictedWorker,
+    ReleasedInstance,
+    WorkflowFilter,
+)
 from mainspring_client.transport import Transport
 
 _user_key: Final = "x-mainspring-user"
@@ -73,6 +80,46 @@ async def step_down(transport: Transport, coordinator: str, seconds: int, reason
         lambda at: partial(at.admin.StepDown, metadata=_as_user()), request
     )
     return answer.coordinator, answer.shards
+
+
+async def drain_worker(transport: Transport, name: str, incarnation: str, reason: str) -> DrainedWorker:
+    """Have a worker take no more work."""
+    request = admin_pb2.DrainWorkerRequest(name=name, incarnation=incarnation, reason=clip(reason, reason_bytes_max))
+    answer: admin_pb2.DrainWorkerResponse = await transport.call(
+        lambda at: partial(at.admin.DrainWorker, metadata=_as_user()), request
+    )
+    return DrainedWorker(name, answer.incarnation, answer.assigned)
+
+
+async def undrain_worker(transport: Transport, name: str, incarnation: str, reason: str) -> str:
+    """Have a worker take work again; return its incarnation."""
+    request = admin_pb2.UndrainWorkerRequest(name=name, incarnation=incarnation, reason=clip(reason, reason_bytes_max))
+    answer: admin_pb2.UndrainWorkerResponse = await transport.call(
+        lambda at: partial(at.admin.UndrainWorker, metadata=_as_user()), request
+    )
+    return answer.incarnation
+
+
+async def evict_worker(transport: Transport, name: str, incarnation: str, reason: str) -> EvictedWorker:
+    """Treat an incarnation of a worker as gone."""
+    request = admin_pb2.EvictWorkerRequest(name=name, incarnation=incarnation, reason=clip(reason, reason_bytes_max))
+    answer: admin_pb2.EvictWorkerResponse = await transport.call(
+        lambda at: partial(at.admin.EvictWorker, metadata=_as_user()), request
+    )
+    return EvictedWorker(name, answer.incarnation, answer.known, tuple(answer.unasked))
+
+
+async def release_instance(
+    transport: Transport, incarnation: str, name: str, reason: str, *, force: bool
+) -> ReleasedInstance:
+    """Free the shards of a dead coordinator's incarnation."""
+    request = admin_pb2.ReleaseInstanceRequest(
+        incarnation=incarnation, name=name, reason=clip(reason, reason_bytes_max), force=force
+    )
+    answer: admin_pb2.ReleaseInstanceResponse = await transport.call(
+        lambda at: partial(at.admin.ReleaseInstance, metadata=_as_user()), request
+    )
+    return ReleasedInstance(name, incarnation, answer.shards, answer.was_live)
 
 
 async def audit(transport: Transport, limit: int | None) -> AsyncGenerator[AuditEntry]:

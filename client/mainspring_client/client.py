@@ -27,11 +27,14 @@ from mainspring_client.nouns import (
     AuditEntry,
     CancelledPage,
     CoordinatorInfo,
+    DrainedWorker,
+    EvictedWorker,
     Explanation,
     HistoryEvent,
     NodeDetail,
     NodeInfo,
     NodeStatus,
+    ReleasedInstance,
     Result,
     ShardInfo,
     StrategyChange,
@@ -231,6 +234,33 @@ class Client:
         Empty means the one that answers. Returns its name and how many shards it owned. `PreconditionError` when nobody could take over.
         """
         return await administration.step_down(self._transport, coordinator, seconds, reason)
+
+    async def drain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> DrainedWorker:
+        """Have a worker take no more work of any coordinator. It finishes what it runs and stays, until it ends or is undrained.
+
+        `PreconditionError` when it is of a version that cannot be drained so; `BadRequestError` when the name stands for several.
+        """
+        return await administration.drain_worker(self._transport, name, incarnation, reason)
+
+    async def undrain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> str:
+        """Have a worker take work again; return its incarnation. `PreconditionError` when it is on its way out."""
+        return await administration.undrain_worker(self._transport, name, incarnation, reason)
+
+    async def evict_worker(self, name: str, reason: str, *, incarnation: str = "") -> EvictedWorker:
+        """Treat an incarnation of a worker as gone, whatever it does: its work goes elsewhere at once, and it may not come back.
+
+        Nothing of it counts as a redelivery. One that is started again is a new incarnation, and welcome.
+        """
+        return await administration.evict_worker(self._transport, name, incarnation, reason)
+
+    async def release_instance(
+        self, incarnation: str, name: str, reason: str, *, force: bool = False
+    ) -> ReleasedInstance:
+        """Free the shards of a dead coordinator's incarnation, so that the live ones take them, with ENABLE_FAILOVER off, too.
+
+        `PreconditionError` when it lives; with `force` its database connections are ended first.
+        """
+        return await administration.release_instance(self._transport, incarnation, name, reason, force=force)
 
     def audit(self, *, limit: int | None = None) -> AsyncGenerator[AuditEntry]:
         """List what operators did, newest first, at most `limit`. It reads the database, as `list` does."""

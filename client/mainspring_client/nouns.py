@@ -330,6 +330,48 @@ class WorkerInfo:
     """Of its software."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     """Its labels."""
+    stays: bool = False
+    """It drains because an operator said so: it does not end, and can take work again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainedWorker:
+    """A worker that takes no more work."""
+
+    name: str
+    """Its name."""
+    incarnation: str
+    """Its incarnation."""
+    assigned: int
+    """How many assignments it still has of the coordinator that told it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvictedWorker:
+    """An incarnation of a worker that is treated as gone."""
+
+    name: str
+    """The worker's name."""
+    incarnation: str
+    """The incarnation."""
+    known: bool
+    """Whether some coordinator had it attached, or waited for it."""
+    unasked: tuple[str, ...]
+    """The live coordinators that could not be asked whether they had it; they learn of the eviction all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedInstance:
+    """A coordinator's incarnation whose shards were freed."""
+
+    name: str
+    """The coordinator's name."""
+    incarnation: str
+    """The incarnation."""
+    shards: int
+    """How many shards it held."""
+    was_live: bool
+    """Whether it lived, and so had to be ended."""
 
 
 @dataclass(frozen=True, slots=True)

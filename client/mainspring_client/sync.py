@@ -25,11 +25,14 @@ from mainspring_client.nouns import (
     AuditEntry,
     CancelledPage,
     CoordinatorInfo,
+    DrainedWorker,
+    EvictedWorker,
     Explanation,
     HistoryEvent,
     NodeDetail,
     NodeInfo,
     NodeStatus,
+    ReleasedInstance,
     Result,
     ShardInfo,
     StrategyChange,
@@ -272,6 +275,22 @@ class SyncClient:
     def step_down(self, coordinator: str = "", *, seconds: int = 600, reason: str = "") -> tuple[str, int]:
         """Have a coordinator give its shards to the others for a while; return its name and how many it owned."""
         return self._run(self._client.step_down(coordinator, seconds=seconds, reason=reason))
+
+    def drain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> DrainedWorker:
+        """Have a worker take no more work of any coordinator; it finishes what it runs, and stays."""
+        return self._run(self._client.drain_worker(name, incarnation=incarnation, reason=reason))
+
+    def undrain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> str:
+        """Have a worker take work again; return its incarnation."""
+        return self._run(self._client.undrain_worker(name, incarnation=incarnation, reason=reason))
+
+    def evict_worker(self, name: str, reason: str, *, incarnation: str = "") -> EvictedWorker:
+        """Treat an incarnation of a worker as gone: its work goes elsewhere at once, and it may not come back."""
+        return self._run(self._client.evict_worker(name, reason, incarnation=incarnation))
+
+    def release_instance(self, incarnation: str, name: str, reason: str, *, force: bool = False) -> ReleasedInstance:
+        """Free the shards of a dead coordinator's incarnation, so that the live ones take them."""
+        return self._run(self._client.release_instance(incarnation, name, reason, force=force))
 
     def audit(self, *, limit: int | None = None) -> Iterator[AuditEntry]:
         """List what operators did, newest first."""

@@ -195,6 +195,7 @@ def worker_info(message: admin_pb2.Worker) -> WorkerInfo:
         silent_ms=message.silent_ms,
         version=message.version,
         labels=dict(message.labels),
+        stays=message.stays,
     )
 
 

@@ -197,6 +197,8 @@ permits_queued_max: Final = (
 plans_in_memory_max: Final = 1_000
 
 # The record of failovers
+evictions_a_shard_max: Final = 64  # in a fence row; of more than that the newest
+evictions_max: Final = 65_536  # in memory: those of all fence rows of a cluster of 1,024 shards
 deaths_noted_chars_max: Final = 4_000  # in a fence row, of deaths that are not in the record yet: about 20
 failover_ids_inline_max: Final = 1_000  # of workflows, and of nodes, in one event as it is shown or sent
 failover_ids_a_chunk_max: Final = 1_000
@@ -224,6 +226,7 @@ arrivals_remembered_max: Final = 256  # of an executor: how long its nodes wait 
 # Operators
 cancels_at_once: Final = 64
 step_down_s_max: Final = 3_600
+peer_answer_ms_max: Final = 3_000  # of another coordinator or a worker that an operator's act needs to hear
 audit_subject_bytes_max: Final = 512
 audit_who_bytes_max: Final = 255
 

@@ -158,6 +158,8 @@ def error_of(
         return _exhausted(message, status, reason)
     if code is _Code.UNAVAILABLE and reason == "NOT_OWNER":
         return NotOwnerError(message)
+    if code is _Code.FAILED_PRECONDITION and reason == "PRECONDITION":
+        return PreconditionError(message)
     if code in _plain:
         return _plain[code](message)
     if code in (_Code.INTERNAL, _Code.UNKNOWN) and not reason and _transport.search(message):

@@ -19,7 +19,7 @@ from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.record import read_failover
 from mainspring_coordinator.store.protocol import CoordinatorRow, Reader, ShardRow, StoredFailover
 from mainspring_coordinator.strategies import Strategies
-from mainspring_coordinator.worker_book import WorkerBook
+from mainspring_coordinator.worker_acts import WorkerActs
 from mainspring_coordinator.workflow_reads import moment_and_id, page_size, place, to_token
 
 
@@ -43,7 +43,7 @@ class AdminService(AdminServiceServicer):
         loop: Loop,
         directory: Directory,
         reads: Reads,
-        book: WorkerBook,
+        workers: WorkerActs,
         build: Build,
         clock: Clock,
         strategies: Strategies,
@@ -52,7 +52,8 @@ class AdminService(AdminServiceServicer):
         self._loop = loop
         self._directory = directory
         self._reads = reads
-        self._book = book
+        self._workers = workers
+        self._book = workers.fleet.book
         self._build = build
         self._clock = clock
         self._strategies = strategies
@@ -191,6 +192,34 @@ class AdminService(AdminServiceServicer):
     async def ListAudit(self, request: admin_pb2.ListAuditRequest, context: Context) -> admin_pb2.ListAuditResponse:
         """List what operators did."""
         return await self._controls.audit.entries(request)
+
+    @answers
+    async def DrainWorker(
+        self, request: admin_pb2.DrainWorkerRequest, context: Context
+    ) -> admin_pb2.DrainWorkerResponse:
+        """Have a worker take no more work."""
+        return await self._workers.drain(request, context)
+
+    @answers
+    async def UndrainWorker(
+        self, request: admin_pb2.UndrainWorkerRequest, context: Context
+    ) -> admin_pb2.UndrainWorkerResponse:
+        """Have a worker take work again."""
+        return await self._workers.undrain(request, context)
+
+    @answers
+    async def EvictWorker(
+        self, request: admin_pb2.EvictWorkerRequest, context: Context
+    ) -> admin_pb2.EvictWorkerResponse:
+        """Treat an incarnation of a worker as gone."""
+        return await self._workers.evict(request, context)
+
+    @answers
+    async def ReleaseInstance(
+        self, request: admin_pb2.ReleaseInstanceRequest, context: Context
+    ) -> admin_pb2.ReleaseInstanceResponse:
+        """Free the shards of a dead coordinator."""
+        return await self._controls.release_instance(request, context)
 
     def _coordinators(self, rows: list[CoordinatorRow], shards: list[ShardRow]) -> list[admin_pb2.Coordinator]:
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}

@@ -33,7 +33,8 @@ from mainspring_coordinator.auth.gate import Gate
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.events import PeersSeen, StrategySeen
+from mainspring_coordinator.engine.events import EvictionsSeen, PeersSeen, StrategySeen
+from mainspring_coordinator.engine.eviction import incarnations_of
 from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.epoch import View
@@ -239,6 +240,7 @@ class Coordinator:
                 settings.heartbeat_interval_ms, settings.failure_detection_timeout_ms, settings.stream_grace_ms
             ),
             withdrawal=self._withdrawal,
+            release=self._election.release,
             vitals=self._said_to_workers,
             dial=partial(open_channel, access=settings.access),
         )
@@ -325,7 +327,9 @@ class Coordinator:
         """See `election.Listener`."""
         epochs = {shard: row.epoch for shard, row in view.shards.items()}
         have_workers = view.peers_have_workers(self._election.incarnation)
-        self._loop.looked(epochs, PeersSeen(have_workers, len(view.live)), StrategySeen(view.shards[home].strategy))
+        evicted = [name for row in view.shards.values() for name in incarnations_of(row.evicted)]
+        peers, strategy = PeersSeen(have_workers, len(view.live)), StrategySeen(view.shards[home].strategy)
+        self._loop.looked(epochs, peers, strategy, EvictionsSeen(evicted))
         self._note_standby(view)
         if self._record is not None:
             self._record.looked(view)

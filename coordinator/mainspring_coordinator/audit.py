@@ -5,6 +5,7 @@ there. So nothing is done by an operator that is not on record first. An entry w
 in between; what it did or did not do shows elsewhere.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -36,6 +37,7 @@ user_key: Final = "x-mainspring-user"
 entry_key: Final = "x-mainspring-audit"
 """By this a coordinator that sends a call on names the entry that it has written."""
 _done: Final = "done"
+_late_s: Final = 0.5
 
 
 def who(context: Context) -> str:
@@ -58,11 +60,24 @@ class Audit:
         self._directory = directory
         self._reads = reads
         self._forwarder = forwarder
+        self._unrecorded: set[str] = set()
+        """Entries of acts under way that could not be stored before."""
+        self._late: set[asyncio.Task[None]] = set()
 
-    async def of(self, context: Context, act: str, subject: str, reason: str, work: Callable[[], Awaitable[_T]]) -> _T:
+    async def of(
+        self,
+        context: Context,
+        act: str,
+        subject: str,
+        reason: str,
+        work: Callable[[], Awaitable[_T]],
+        *,
+        even_unrecorded: bool = False,
+    ) -> _T:
         """Do something that an operator asked for, with an entry for it; what `work` raises comes through, and is its outcome.
 
-        Raises `UnavailableError`, and does nothing, when the entry cannot be stored.
+        Raises `UnavailableError`, and does nothing, when the entry cannot be stored. `even_unrecorded`: do it all the same, for what must
+        work when no shard is served; the entry is then stored as soon as one is, if this process lives to see it.
         """
         if len(reason.encode()) > limits.reason_bytes_max:
             raise BadRequestError(
@@ -86,7 +101,7 @@ class Audit:
         _log.warning(
             "operator_acts", act=act, subject=entry.subject, reason=reason, who=entry.who, entry=entry.entry_id
         )
-        await self._store(entry)
+        await self._begin(entry, even_unrecorded=even_unrecorded)
         sent_along.set(((entry_key, entry.entry_id),))
         outcome = "it was not answered: the coordinator's log says why"
         try:
@@ -101,6 +116,23 @@ class Audit:
         finally:
             await self._conclude(replace(entry, ended_at_us=self._loop.now_us(), outcome=outcome))
         return answer
+
+    async def close(self) -> None:
+        """Store nothing more."""
+        for task in self._late:
+            task.cancel()
+        await asyncio.gather(*self._late, return_exceptions=True)
+
+    async def _begin(self, entry: AuditEntry, *, even_unrecorded: bool) -> None:
+        try:
+            await self._store(entry)
+        except UnavailableError as error:
+            if not even_unrecorded:
+                raise
+            _log.warning(
+                "audit_entry_waits", entry=entry.entry_id, error=str(error), action="stored when a shard is served"
+            )
+            self._unrecorded.add(entry.entry_id)
 
     async def entries(self, request: admin_pb2.ListAuditRequest) -> admin_pb2.ListAuditResponse:
         """List what was done, newest first."""
@@ -148,11 +180,28 @@ class Audit:
             ) from error
 
     async def _conclude(self, entry: AuditEntry) -> None:
+        if entry.entry_id in self._unrecorded:
+            self._unrecorded.discard(entry.entry_id)
+            task = asyncio.get_running_loop().create_task(self._store_late(entry))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+            return
         try:
             await self._store(entry)
         except MainspringError as error:
             # It is done, or refused; its caller must hear of that and not of this.
             _log.error("audit_outcome_lost", entry=entry.entry_id, outcome=entry.outcome, error=str(error))
+
+    async def _store_late(self, entry: AuditEntry) -> None:
+        """Store an entry as soon as a shard is served, here or by another coordinator; which is nothing that we would be told of."""
+        while True:
+            try:
+                await self._store(entry)
+            except MainspringError as error:
+                _log.debug("audit_entry_waits", entry=entry.entry_id, error=str(error))
+            else:
+                return
+            await asyncio.sleep(_late_s)
 
 
 def _message(entry: AuditEntry | StoredAuditEntry) -> admin_pb2.AuditEntry:

@@ -1,9 +1,11 @@
 """What operators change, beside the strategy: each act is recorded first, and done where it must be."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mainspring import limits
 from mainspring.errors import BadRequestError, NotFoundError
+from mainspring.ids import is_incarnation
 from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceStub
 from mainspring_coordinator import cancelling
@@ -12,6 +14,7 @@ from mainspring_coordinator.audit import Audit
 from mainspring_coordinator.forward import Forwarder, Peer
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.releasing import Released, ReleaseOrder
 from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.withdrawal import Withdrawal
 
@@ -27,6 +30,7 @@ class Controls:
     strategies: Strategies
     cancel: cancelling.CancelOne
     withdrawal: Withdrawal
+    release: Callable[[ReleaseOrder], Awaitable[Released]]
     audit: Audit
 
     async def set_strategy(
@@ -73,6 +77,30 @@ class Controls:
             return admin_pb2.StepDownResponse(coordinator=name[: limits.name_bytes_max], shards=len(self.loop.serving))
 
         return await self.audit.of(context, "StepDown", subject, request.reason, done)
+
+    async def release_instance(
+        self, request: admin_pb2.ReleaseInstanceRequest, context: Context
+    ) -> admin_pb2.ReleaseInstanceResponse:
+        """Free the shards of a dead coordinator. It is done even if nothing can be recorded before, because no shard is served."""
+        if not request.reason.strip():
+            raise BadRequestError("reason: missing; say why, it is kept in the audit log (--reason)", field="reason")
+        if not is_incarnation(request.incarnation):
+            raise BadRequestError(
+                "incarnation: it has 32 hexadecimal characters; mainspring coordinators --json shows it",
+                field="incarnation",
+            )
+        if not 1 <= len(request.name.encode()) <= limits.name_bytes_max:
+            raise BadRequestError(
+                f"name: it must have 1 to {limits.name_bytes_max} bytes, and be that of the incarnation (--name)",
+                field="name",
+            )
+
+        async def done() -> admin_pb2.ReleaseInstanceResponse:
+            released = await self.release(ReleaseOrder(request.incarnation, request.name, request.force))
+            return admin_pb2.ReleaseInstanceResponse(shards=released.shards, was_live=released.was_live)
+
+        subject = f"{request.name} ({request.incarnation}){', by force' if request.force else ''}"
+        return await self.audit.of(context, "ReleaseInstance", subject, request.reason, done, even_unrecorded=True)
 
     def _coordinator(self, wanted: str) -> tuple[str, str]:
         """Return incarnation and name of the live coordinator that is meant."""

@@ -20,6 +20,7 @@ from mainspring.limits import database_start_wait_ms_max
 from mainspring.naming import new_incarnation
 from mainspring.settings import CoordinatorSettings
 from mainspring_coordinator.epoch import Anchor, DatabaseClock, Health, Lease, Times, View
+from mainspring_coordinator.releasing import Released, ReleaseOrder, ReleaseOrders
 from mainspring_coordinator.store.protocol import (
     Attempts,
     ClusterRow,
@@ -54,7 +55,7 @@ class Listener(Protocol):
         ...
 
     def on_peers(self, view: View) -> None:
-        """Who lives, who owns what, the cluster's strategy or whether another than we has workers has changed."""
+        """Who lives, who owns what, the cluster's strategy, who was evicted or whether another than we has workers has changed."""
         ...
 
     def on_term_lost(self, reason: str) -> None:
@@ -138,6 +139,7 @@ class Election:
         self._begun = False
         self._answered_us: int | None = None
         self._signature: object = None
+        self._releases = ReleaseOrders()
         # As the event loop knows it:
         self._ticked_us = 0
         self._ticker: asyncio.TimerHandle | None = None
@@ -176,6 +178,12 @@ class Election:
         """End this term, and begin another one. Safe from any thread."""
         self._given_up = reason
         self._wake.set()
+
+    async def release(self, order: ReleaseOrder) -> Released:
+        """Free the shards of another coordinator's incarnation, in the election's thread. Raises as `Term.release`."""
+        answer = self._releases.put(order)
+        self._wake.set()
+        return await asyncio.wrap_future(answer)
 
     def fresh(self) -> bool:
         """Tell whether the lease allows us to act towards the outside. Safe from any thread."""
@@ -232,7 +240,9 @@ class Election:
     def looked(self, view: View) -> None:
         """The cluster was looked at: tell it if anything is new."""
         self._answered_us = self._clock.now_us()
-        owners = {shard: (row.epoch, view.holders[shard], row.strategy) for shard, row in view.shards.items()}
+        owners = {
+            shard: (row.epoch, view.holders[shard], row.strategy, row.evicted) for shard, row in view.shards.items()
+        }
         signature = (set(view.live), set(view.dead), owners, view.peers_have_workers(self._incarnation))
         if signature != self._signature:
             self._signature = signature
@@ -386,6 +396,7 @@ class Election:
             term.begin(self._pause)
             self._tell(self._begin_term, term.incarnation, term.journal)
             told = True
+            self._releases.open()
             self._step_on(term, cluster)
         except (TermLost, MainspringError) as error:
             reason = str(error)
@@ -399,6 +410,7 @@ class Election:
             # First the right to act, then the writer, then everyone is told, last the lock.
             self._lease.end()
             term.close_writer()
+            self._releases.close()
             if told:
                 self._tell(self._lose_term, reason)
             term.end(clean=self._stopping)
@@ -408,6 +420,7 @@ class Election:
             if self._given_up is not None:
                 raise TermLost(self._given_up)
             term.withdrawn = self._withdrawn
+            self._releases.do(term.release)
             due_us = term.step()
             if not self._begun:
                 self._begun = True

@@ -101,6 +101,10 @@ class FleetService(FleetServiceServicer):
             session.end(reason, message)
         await self._none_left.wait()
 
+    def session_of(self, incarnation: str) -> Session | None:
+        """Return the stream of a worker that is attached; of a newer one and an older that still ends, the newer."""
+        return next((one for one in reversed(self._sessions) if one.incarnation == incarnation), None)
+
     def coordinators_changed(self) -> None:
         """Tell all workers which coordinators are live, so that they attach to each."""
         for session in self._sessions:

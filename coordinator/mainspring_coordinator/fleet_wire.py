@@ -27,6 +27,7 @@ from mainspring_coordinator.engine.events import (
     ResultItem,
     Results,
     WorkerDraining,
+    WorkerResumed,
 )
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.ports import SessionEffect
@@ -91,6 +92,9 @@ def check_hello(request: worker_pb2.AttachRequest, cluster: str) -> worker_pb2.H
 def events_of(session: int, request: worker_pb2.AttachRequest, shards_total: int, slots: int) -> list[Event]:
     """Return what a message says, in the order in which it must be heard; `BadRequestError` names the field that breaks the contract."""
     events: list[Event] = []
+    if request.HasField("taking_work"):
+        # First: what it states in the same message counts from then on.
+        events.append(WorkerResumed(session))
     if request.inventory:
         events += _inventories(session, request.inventory, shards_total)
     if request.results:

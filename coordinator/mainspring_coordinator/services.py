@@ -1,6 +1,6 @@
 """All gRPC services of a coordinator, put on a server together: the contract's four, health and reflection."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from mainspring.clock import BootClock, Clock
 from mainspring.dial import open_channel
+from mainspring.errors import PreconditionError
 from mainspring.v1 import admin_pb2, client_pb2, peers_pb2, worker_pb2
 from mainspring.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from mainspring.v1.client_pb2_grpc import add_WorkflowsServiceServicer_to_server
@@ -27,10 +28,12 @@ from mainspring_coordinator.peers import PeersService, PermitPost
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.releasing import Released, ReleaseOrder
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import Reader
 from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.withdrawal import Withdrawal
+from mainspring_coordinator.worker_acts import WorkerActs
 from mainspring_coordinator.workflows import WorkflowsService
 
 service_names: Final = tuple(
@@ -52,6 +55,7 @@ class Services:
     forwarder: Forwarder
     reads: Reads
     post: PermitPost
+    audit: Audit
     health: health.aio.HealthServicer
 
     async def set_serving(self, serving: bool) -> None:
@@ -68,6 +72,7 @@ class Services:
     async def close(self) -> None:
         """Free what the services hold, once the server has stopped: a call that is under way needs it."""
         await self.post.close()
+        await self.audit.close()
         await self.forwarder.close()
         self.reads.close()
 
@@ -84,6 +89,7 @@ async def add_services(
     counts: Counts,
     timings: FleetTimings,
     withdrawal: Withdrawal | None = None,
+    release: Callable[[ReleaseOrder], Awaitable[Released]] | None = None,
     clock: Clock | None = None,
     vitals: Callable[[], tuple[str, str]] = lambda: ("up", "held"),
     dial: Callable[[str], grpc.aio.Channel] = open_channel,
@@ -91,7 +97,7 @@ async def add_services(
     """Put all services on a server that has not been started; health says NOT_SERVING until `set_serving`.
 
     `strategy` tells by which strategy new workflows are placed; `vitals` and `dial` as in `FleetService` and `Forwarder`;
-    without a `withdrawal` nobody can step down.
+    without a `withdrawal` nobody can step down, and without a `release` nobody can be released.
     `plans` stays the caller's to close.
     """
     clock = clock if clock is not None else BootClock()
@@ -100,19 +106,22 @@ async def add_services(
     forwarder = Forwarder(loop, directory, dial)
     fleet = FleetService(loop, directory, build.cluster, timings, version=build.version, clock=clock, vitals=vitals)
     post = PermitPost(loop, forwarder)
-    services = Services(fleet, forwarder, reads, post, health.aio.HealthServicer())
+    audit = Audit(loop, directory, reads, forwarder)
+    services = Services(fleet, forwarder, reads, post, audit, health.aio.HealthServicer())
     # Two heartbeats: what is longer is told of a worker, though it is not counted as lost yet.
     explaining = partial(
         Explaining, workers=lambda: fleet.book.entries, clock=clock, silent_ms=2 * timings.heartbeat_ms
     )
     strategies = Strategies(loop, directory, reads, forwarder, counts)
     workflows = WorkflowsService(loop, reads, plans, forwarder, strategy, explaining)
-    audit = Audit(loop, directory, reads, forwarder)
-    controls = Controls(loop, directory, reads, forwarder, strategies, workflows.cancel, withdrawal, audit)
+    controls = Controls(
+        loop, directory, reads, forwarder, strategies, workflows.cancel, withdrawal, release or _release_nothing, audit
+    )
+    workers = WorkerActs(loop, directory, forwarder, fleet, clock, audit)
     add_WorkflowsServiceServicer_to_server(workflows, server)
     add_FleetServiceServicer_to_server(fleet, server)
     add_AdminServiceServicer_to_server(
-        AdminService(loop, directory, reads, fleet.book, build, clock, strategies, controls), server
+        AdminService(loop, directory, reads, workers, build, clock, strategies, controls), server
     )
     add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post, audit), server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
@@ -120,3 +129,7 @@ async def add_services(
     await services.set_serving(False)
     fleet.start()
     return services
+
+
+async def _release_nothing(order: ReleaseOrder) -> Released:
+    raise PreconditionError(f"this coordinator has no election in which {order.name!r} could be released")

@@ -11,18 +11,21 @@ import structlog
 
 from mainspring import limits
 from mainspring.clock import Clock
-from mainspring.errors import BadRequestError, BusyError
+from mainspring.errors import BadRequestError, BusyError, UnavailableError
 from mainspring.v1 import worker_pb2
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context, incident
 from mainspring_coordinator.engine.effects import Ack, Assign, Disposition, Refuse, Replace, Welcomed
 from mainspring_coordinator.engine.events import Event, WorkerAttached, WorkerDetached, WorkerHeard
 from mainspring_coordinator.fleet_wire import HelloRefusedError, Outbox, check_hello, events_of, load_of
-from mainspring_coordinator.holdings import resolve
+from mainspring_coordinator.holdings import reject, resolve
 from mainspring_coordinator.ports import Directory, Loop, SessionEffect
 from mainspring_coordinator.worker_book import WorkerBook, WorkerEntry
 
 _log: Final = structlog.get_logger(__name__)
+_ended_first: Final = (
+    "the worker's stream ended before it answered; it may have been told or not, look at: mainspring workers"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Session:
         self._welcomed = False
         self._goodbye = False
         """The worker said that it leaves."""
+        self._evicted = False
+        """An operator evicted the worker."""
         self._wanted = False
         """We had a reason of our own to end it."""
         self._told: dict[int, int] = {}
@@ -82,6 +87,8 @@ class Session:
         self._worker_ping = 0
         self._asked = 0
         """The ping whose answer the loop is to be told of; 0: none."""
+        self._stance: list[asyncio.Future[None]] = []
+        """Who waits for the worker to say whether it takes work."""
         self._unseen: list[tuple[int, asyncio.Future[None]]] = []
         """Who waits for the answer to which ping."""
         self._heartbeat_due_us = now_us + fleet.timings.heartbeat_ms * 1_000
@@ -132,6 +139,25 @@ class Session:
         self._unseen = [waiting for waiting in self._unseen if not waiting[1].done()]
         self._unseen.append((self._ping, seen))
         return seen
+
+    @property
+    def incarnation(self) -> str:
+        """The incarnation of the worker that was taken in; empty before."""
+        return self._entry.hello.incarnation if self._entry is not None and self._welcomed else ""
+
+    def set_draining(self, draining: bool) -> "asyncio.Future[None]":
+        """Ask the worker to take no more work, or some again; the future is done when it has said what it does, and says no more than that.
+
+        `UnavailableError` comes by it when the stream ends first.
+        """
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._outbox.closed:
+            answered.set_exception(UnavailableError(_ended_first))
+            return answered
+        self._outbox.message().set_draining.CopyFrom(worker_pb2.SetDraining(draining=draining))
+        self._stance.append(answered)
+        self._written_soon()
+        return answered
 
     @property
     def heard_us(self) -> int:
@@ -311,13 +337,17 @@ class Session:
     def _note(self, entry: WorkerEntry, request: worker_pb2.AttachRequest) -> None:
         """Keep what a message says of the worker itself, and answer its heartbeat."""
         for item in request.inventory:
+            if item.shard not in self._told:
+                continue  # another's, of which we do not hear when it has ended
             entry.stated[item.shard] = len(item.queued) + len(item.running) + len(item.finished)
         if (load := load_of(request)) is not None:
             entry.cpu_percent, entry.memory_percent, entry.load_known = load.cpu_percent, load.memory_percent, True
         if request.HasField("credit"):
             entry.credit = request.credit.limit
-        if request.HasField("draining"):
-            entry.draining = True
+        if request.HasField("draining") or request.HasField("taking_work"):
+            entry.draining, entry.stays = request.HasField("draining"), request.draining.stays
+            told, self._stance = self._stance, []
+            resolve(told)
         if request.HasField("heartbeat"):
             heartbeat = request.heartbeat
             if self._pinged_us and heartbeat.pong == self._ping:
@@ -366,6 +396,7 @@ class Session:
                 self._outbox.message().welcome.CopyFrom(self._welcome())
             case Refuse():
                 reason = worker_pb2.GoodbyeReason.Value(f"GOODBYE_REASON_{effect.reason}")
+                self._evicted = effect.reason == "EVICTED"
                 self.end(reason, effect.message)
             case Replace():
                 self.end(
@@ -388,6 +419,7 @@ class Session:
             silence_limit_ms=timings.silence_ms,
             stream_grace_ms=timings.stream_grace_ms,
             version=clip(fleet.version, limits.version_bytes_max),
+            sets_draining=True,
         )
 
     def _count(self, effects: Sequence[SessionEffect]) -> None:
@@ -410,11 +442,12 @@ class Session:
     def _leave(self) -> None:
         """Tell loop and book that the stream has ended."""
         self._seen(self._ping)
+        reject(self._stance, UnavailableError(_ended_first))
         if not self._posted:
             return
         self._loop.detach(self.number)
         if self._entry is not None and self._welcomed:
-            self._fleet.book.detached(self._entry, self._fleet.clock.now_us(), goodbye=self._goodbye)
+            self._fleet.book.detached(self._entry, self._fleet.clock.now_us(), gone=self._goodbye or self._evicted)
         self._fleet.keep(self._tell_end(WorkerDetached(self.number, self._goodbye)))
 
     async def _tell_end(self, event: Event) -> None:

@@ -96,7 +96,7 @@ class ShardLoader:
         """
         if row.strategy:
             post(StrategySeen(row.strategy))
-        post(ShardTaken(row.shard, row.epoch, row.grace_until_us, row.holder or ""))
+        post(ShardTaken(row.shard, row.epoch, row.grace_until_us, row.holder or "", row.evicted))
         # A try before this one may have led to something, a deadline that was over say, which must be among what is read now.
         await taken_in()
         await stored()

@@ -13,10 +13,20 @@ from typing import Final, Protocol
 import structlog
 
 from mainspring.clock import Clock
-from mainspring.errors import FencedError, RowLockedError, SettingsError, StoreError, StoreUnavailableError
+from mainspring.errors import (
+    FencedError,
+    RowLockedError,
+    SettingsError,
+    StoreError,
+    StoreUnavailableError,
+    UnavailableError,
+)
 from mainspring_coordinator.deaths import note
+from mainspring_coordinator.engine.events import Death
+from mainspring_coordinator.engine.status import FailoverKind
 from mainspring_coordinator.epoch import Anchor, Health, Lease, Peers, Seizure, Times, View
 from mainspring_coordinator.ranking import Candidate, Wanted, assign, wanted
+from mainspring_coordinator.releasing import Released, ReleaseOrder, check_release
 from mainspring_coordinator.store.protocol import ConnectionId, CoordinatorRow, Journal, LockSession, ShardRow, Store
 
 _log: Final = structlog.get_logger(__name__)
@@ -155,6 +165,39 @@ class Term:
         if self._clock.now_us() >= self._poll_due_us:
             self._look(self._session)
         return min(self._renew_due_us, self._poll_due_us)
+
+    def release(self, order: ReleaseOrder) -> Released:
+        """Free the shards of another incarnation; one that lives loses its connections first, and with them its term.
+
+        Raises as `check_release`, and `UnavailableError` when a transaction of somebody holds one of the rows: then nothing was freed.
+        """
+        assert self._session is not None, "the term has not begun"
+        session = self._session
+        view = self._peers.observe(session.poll(), self._clock.now_us())
+        check_release(order, view, self.incarnation)
+        live, gone = view.live.get(order.incarnation), view.dead.get(order.incarnation)
+        if live is not None:
+            # As one that hangs; the writer first, whose open transaction would block us.
+            self._kill(session, live.writer_connection)
+            self._kill(session, live.lock_connection)
+            self._peers.seized(order.incarnation)
+            death = Death(FailoverKind.COORDINATOR_KILLED, live.name, order.incarnation, view.now_us)
+        else:
+            if gone is not None:
+                self._kill(session, gone.writer_connection)
+            death = replace(view.death_of(order.incarnation), name=order.name)
+        held = [shard for shard, row in view.shards.items() if row.holder == order.incarnation]
+        self._poll_due_us = 0
+        try:
+            freed = session.free(order.incarnation, held, note(death))
+        except RowLockedError as error:
+            raise UnavailableError(
+                f"a transaction still holds a row of its shards ({error}); nothing was freed, try again in a moment"
+            ) from error
+        _log.warning(
+            "shards_freed", peer=order.name, incarnation=order.incarnation, shards=freed, lived=live is not None
+        )
+        return Released(freed, live is not None)
 
     def close_writer(self) -> None:
         """Stop acting and writing, whatever the writer is doing."""

@@ -24,6 +24,8 @@ class WorkerEntry:
     round_trip_us: int = 0
     """Of the last heartbeat, 0 before the first."""
     draining: bool = False
+    stays: bool = False
+    """It drains because an operator said so, and does not end."""
     absent_since_us: int = 0
     """When its stream ended without Goodbye; 0 while it is attached."""
     stated: dict[int, int] = field(default_factory=dict[int, int])
@@ -55,6 +57,8 @@ class WorkerEntry:
             round_trip_us=self.round_trip_us,
             silent_ms=max(0, now_us - self.heard_us) // 1_000,
             version=hello.version,
+            stays=self.stays,
+            can_be_drained=hello.can_be_drained,
         )
 
 
@@ -66,7 +70,7 @@ class WorkerBook:
         self._grace_us = grace_us
         self._entries: dict[str, WorkerEntry] = {}
         self.said_goodbye = 0
-        """How many streams ended so."""
+        """How many streams ended so, or because the worker was evicted."""
         self.lost = 0
         """How many ended without a word."""
 
@@ -83,13 +87,13 @@ class WorkerBook:
         """A worker was welcomed; its earlier session, if it had one, is history."""
         self._entries[entry.hello.incarnation] = entry
 
-    def detached(self, entry: WorkerEntry, now_us: int, *, goodbye: bool) -> None:
-        """A stream ended. The end of an older session never touches a newer one."""
-        self.said_goodbye += goodbye
-        self.lost += not goodbye
+    def detached(self, entry: WorkerEntry, now_us: int, *, gone: bool) -> None:
+        """A stream ended. The end of an older session never touches a newer one. `gone`: it said goodbye, or was evicted."""
+        self.said_goodbye += gone
+        self.lost += not gone
         if self._entries.get(entry.hello.incarnation) is not entry:
             return
-        if goodbye:
+        if gone:
             del self._entries[entry.hello.incarnation]
         else:
             entry.absent_since_us = now_us

@@ -18,6 +18,7 @@ from mainspring.errors import (
     MainspringError,
     NotFoundError,
     NotOwnerError,
+    PreconditionError,
     Problem,
     SettingsError,
     StoreUnavailableError,
@@ -56,6 +57,7 @@ def over_the_wire(error: MainspringError) -> grpc.aio.AioRpcError:
         (NotOwnerError("not ours"), "UNAVAILABLE", None),
         (DeadlineError("late"), "DEADLINE_EXCEEDED", None),
         (SettingsError("off"), "FAILED_PRECONDITION", None),
+        (PreconditionError("it lives"), "FAILED_PRECONDITION", None),
     ],
 )
 def test_an_error_comes_out_as_it_went_in(

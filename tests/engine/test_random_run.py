@@ -1,6 +1,6 @@
 """A cluster in which anything may happen at any time, and the laws are held after each step.
 
-Several workflows on several shards; workers that die, drain, come back, forget, repeat themselves and report late; cancels,
+Several workflows on several shards; workers that die, drain, are evicted, come back, forget, repeat themselves and report late; cancels,
 timeouts, credits that change; owners that lose their shards. Every run is a seed, printed when it fails.
 """
 
@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from mainspring import ids
 from mainspring.errors import Failure
 from mainspring.ids import shard_of
-from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Effect, Ended, LoadOutputs, Store
+from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Effect, Ended, LoadOutputs, Refuse, Store
 from mainspring_coordinator.engine.events import (
     Cancel,
     CreditSet,
     Event,
+    EvictionsSeen,
     Inventory,
     OutputsLoaded,
     ProgressReported,
@@ -28,7 +29,10 @@ from mainspring_coordinator.engine.events import (
     ShardTaken,
     Submit,
     Tick,
+    WorkerAttached,
     WorkerDraining,
+    WorkerEvicted,
+    WorkerResumed,
 )
 from mainspring_coordinator.engine.rows import NodeChanged
 from mainspring_coordinator.engine.state import WorkflowState
@@ -216,7 +220,7 @@ class Run:
     def worker_event(self) -> None:
         chance, rig = self.chance, self.rig
         worker = chance.choice(list(rig.workers.values()))
-        act = chance.randrange(6)
+        act = chance.randrange(8)
         before = len(rig.effects)
         if act == 0:
             rig.drop(worker, goodbye=chance.random() < 0.4)
@@ -233,8 +237,34 @@ class Run:
             # The same process on a new stream.
             del rig.workers[worker.session]
             self.attach(worker.name, worker.incarnation, worker.running)
+        elif act == 5:
+            self.step(WorkerResumed(worker.session))
+            for shard in range(shards):
+                self.state(worker, shard)
+        elif act == 6 and chance.random() < 0.3:
+            self.evict(worker)
         else:
             self.state(worker, chance.randrange(shards))
+
+    def evict(self, worker: Worker) -> None:
+        """An operator evicts a worker, or another coordinator's fence row says so; it reports once more, and tries to come back."""
+        chance, rig = self.chance, self.rig
+        late = list(worker.running.values())
+        del rig.workers[worker.session]
+        at = chance.randrange(shards)
+        ways: list[Event] = [WorkerEvicted(0, at, worker.incarnation), EvictionsSeen([worker.incarnation])]
+        self.step(chance.choice(ways))
+        before = len(rig.rows)
+        items = [ResultItem(one.shard, one.assignment, NodeStatus.SUCCEEDED, b"1", None, 5) for one in late]
+        self.past += [(worker.incarnation, item) for item in items]
+        if rig.at_once:
+            self.step(Results(worker.session, items))
+            done = [row for row in rig.rows[before:] if isinstance(row, NodeChanged)]
+            assert not [row for row in done if row.status is NodeStatus.SUCCEEDED], "an evicted worker's result counted"
+        back = WorkerAttached(
+            worker.session + 10**6, worker.name, worker.incarnation, "host", "", {}, frozenset({"work"}), 3, 100
+        )
+        assert [effect.reason for effect in rig.step(back) if isinstance(effect, Refuse)] == ["EVICTED"]
 
     def attach(self, name: str, incarnation: str = "", running: dict[tuple[int, int], Assign] | None = None) -> None:
         before = len(self.rig.effects)

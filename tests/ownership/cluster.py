@@ -162,6 +162,19 @@ class FakeLockSession:
         self.database.shards[shard.shard] = taken
         return taken
 
+    def free(self, incarnation: str, shards: Sequence[int], death: str) -> int:
+        self.database.answer(self.connection)
+        held = [row for row in self.database.shards.values() if row.shard in shards and row.holder == incarnation]
+        for row in held:
+            holding = self.database.row_locks.get(row.shard)
+            if holding is not None and holding.id in self.database.connections:
+                self.database.clock.us += SECOND  # as long as we wait for it
+                raise RowLockedError("lock wait timeout")
+        for row in held:
+            freed = replace(row, holder=None, epoch=row.epoch + 1, deaths=row.deaths + death)
+            self.database.shards[row.shard] = freed
+        return len(held)
+
     def kill(self, connection: ConnectionId) -> bool:
         self.database.answer(self.connection)
         self.database.killed.append(connection.id)

@@ -350,6 +350,10 @@ class SimLockSession:
 
         return self._ask(f"take {shard.shard} above {shard.epoch}", act)
 
+    def free(self, incarnation: str, shards: Sequence[int], death: str) -> int:
+        """See `LockSession`."""
+        return self._ask(f"free those of {incarnation[:8]}", lambda: self._inner.free(incarnation, shards, death))
+
     def kill(self, connection: ConnectionId) -> bool:
         """See `LockSession`."""
         return self._ask(f"kill {connection.id}", lambda: self._inner.kill(connection))

@@ -26,6 +26,7 @@ from mainspring_coordinator.engine.rows import (
     PlanSaved,
     ProgressSaved,
     Row,
+    WorkersEvicted,
     WorkflowInserted,
     WorkflowUpdated,
 )
@@ -157,6 +158,7 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         ProgressSaved(shard, name, node, instance, version(), b"at %d" % attempt),
         DeathsRecorded(shard),
         GraceEnded(shard),
+        WorkersEvicted(shard, "", f"{node:032x}"),
         AuditEntry(
             shard,
             "",

@@ -214,6 +214,20 @@ def test_a_draining_worker_gives_back_what_it_has_not_started() -> None:
     assert machine.left_behind() == [(0, 1), (0, 2), (0, 3)]
 
 
+def test_one_that_takes_work_again_states_all_that_it_has_and_gives_its_slots_again() -> None:
+    machine = attached(2)
+    machine.assigned(1, [work(1)])
+    machine.owns(1, [(7, 1, True)])
+    machine.drain()
+    assert machine.outgoing(1).credit == (2, 0)
+    machine.credit_echoed(1, 2)
+    machine.take_work()
+    out = machine.outgoing(1)
+    assert [(stated.shard, list(stated.running)) for stated in out.inventory] == [(0, [1]), (7, [])]
+    assert out.credit == (3, 2)
+    assert started(machine.assigned(1, [work(2)])) == [2]
+
+
 def test_work_goes_on_without_a_coordinator_unless_the_node_says_otherwise() -> None:
     machine = attached(2)
     machine.assigned(1, [work(1), work(2, stop_on_disconnect=True)])

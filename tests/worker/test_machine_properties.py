@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from mainspring_worker.attempts import Cause, Instruction, Key, Outcome, Start, Work
+from mainspring_worker.attempts import Cause, Instruction, Key, Outcome, Phase, Start, Work
 from mainspring_worker.machine import Machine
 
 slots = 4
@@ -176,6 +176,20 @@ class Promises(RuleBasedStateMachine):
         if coordinator.on_the_way:
             seq, coordinator.limit = coordinator.on_the_way.popleft()
             self.machine.credit_echoed(session, seq)
+
+    @rule(drained=st.booleans())
+    def drain(self, drained: bool) -> None:
+        queued = [key for key, one in self.machine.attempts.items() if one.phase is Phase.QUEUED]
+        (self.machine.drain if drained else self.machine.take_work)()
+        # What was queued is given back as never started; the coordinator hears of it as of any result.
+        if drained:
+            self.unacknowledged |= set(queued)
+
+    @invariant()
+    def a_drained_worker_begins_nothing_and_wants_nothing(self) -> None:
+        if self.machine.draining:
+            assert not self.machine.queued
+            assert not any(session.limit for session in self.machine.sessions.values())
 
     @rule(session=sessions, waiting=st.booleans())
     def tell_backlog(self, session: int, waiting: bool) -> None:

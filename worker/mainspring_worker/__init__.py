@@ -12,6 +12,15 @@
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.context import AttemptCancelled, Context, NonRetryable
 from mainspring_worker.executors import executor
-from mainspring_worker.worker import RefusedError, Worker
+from mainspring_worker.worker import EvictedError, RefusedError, Worker
 
-__all__ = ["AttemptCancelled", "Context", "NonRetryable", "RefusedError", "Worker", "WorkerConfig", "executor"]
+__all__ = [
+    "AttemptCancelled",
+    "Context",
+    "EvictedError",
+    "NonRetryable",
+    "RefusedError",
+    "Worker",
+    "WorkerConfig",
+    "executor",
+]

@@ -23,9 +23,11 @@ from mainspring.settings import WorkerSettings
 from mainspring_worker.config import WorkerConfig
 from mainspring_worker.executors import Executor, registry
 from mainspring_worker.spans import Spans, no_spans
-from mainspring_worker.worker import RefusedError, Worker
+from mainspring_worker.worker import EvictedError, RefusedError, Worker
 
 _log: Final = structlog.get_logger(__name__)
+_evicted: Final = 1
+"""A supervisor may start it again: it comes as a new incarnation."""
 _unusable: Final = 2
 _short_flags: Final = {
     "MAX_CONCURRENT_NODES": ("--slots", "N"),
@@ -145,7 +147,7 @@ async def serve(settings: WorkerSettings, config: WorkerConfig, executors: dict[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; return the exit status: 0, 2 for what it cannot start with and when the cluster refuses it, 130 when interrupted."""
+    """Run; return the exit status: 0, 1 when evicted, 2 for what it cannot start with or when it is refused, 130 when interrupted."""
     try:
         let_interrupts_in()
         given = _parser().parse_args(arguments)
@@ -176,6 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, config, executors))
+    except EvictedError as error:
+        sys.stderr.write(f"mainspring: {error}\n")
+        return _evicted
     except RefusedError as error:
         sys.stderr.write(f"mainspring: the cluster refuses this worker: {error}\n")
         return _unusable

@@ -280,6 +280,13 @@ class Machine:
             self._finish(self._queue.popleft(), Outcome.NOT_STARTED, None, 0)
         self._share()
 
+    def take_work(self) -> None:
+        """Take work again; what we have is stated anew, because coordinators give none of a shard before."""
+        self.draining = False
+        for state in self.sessions.values():
+            state.inventory_due |= state.owned | {shard for shard, _ in self.attempts}
+        self._share()
+
     @property
     def queued(self) -> int:
         """How many attempts wait for their start."""

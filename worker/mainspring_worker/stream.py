@@ -63,6 +63,8 @@ class Stream:
         self.address = address
         self.incarnation = ""
         """The coordinator's, once it has welcomed us."""
+        self.sets_draining = False
+        """The coordinator understands that a worker may take work again."""
         self.goodbye: wire.Goodbye | None = None
         """What it said when it ended the stream by intent."""
         self.failure = ""
@@ -142,7 +144,7 @@ class Stream:
             call.cancel()
             return
         welcome = first.welcome
-        self.incarnation = welcome.incarnation
+        self.incarnation, self.sets_draining = welcome.incarnation, welcome.sets_draining
         if welcome.heartbeat_interval_ms:
             self._beat_s = min(self._beat_s, welcome.heartbeat_interval_ms / 1_000)
         since = self._loop.time()

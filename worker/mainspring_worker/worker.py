@@ -8,6 +8,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from importlib.metadata import version
 from typing import Final
@@ -43,6 +44,18 @@ _fatal: Final = frozenset({wire.GOODBYE_REASON_INCOMPATIBLE, wire.GOODBYE_REASON
 
 class RefusedError(MainspringError):
     """The cluster refuses this worker, and trying again would not help."""
+
+
+class EvictedError(MainspringError):
+    """An operator evicted this incarnation: what it ran is others' by now. One that is started again is welcome."""
+
+
+class Stance(Enum):
+    """Whether a worker takes work, as it tells coordinators."""
+
+    TAKES = "takes work"
+    STAYS = "an operator drained it: it takes none, and stays"
+    LEAVES = "it takes none, and is on its way out"
 
 
 @dataclass(slots=True)
@@ -107,7 +120,10 @@ class Worker:
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._drain = Drain(self._machine, self._execution, self._links, self._finish)
         self._signalled_before = False
-        self._told_draining: set[int] = set()
+        self._drained = False
+        """An operator drained us."""
+        self._told: dict[int, Stance | None] = {}
+        """What was said of it, by session; None: it is to be said again. A coordinator that was told nothing believes that we take work."""
         self._reported = Load()
         self._load_due: set[int] = set()
 
@@ -143,8 +159,8 @@ class Worker:
 
     @property
     def draining(self) -> bool:
-        """Whether it takes no more work."""
-        return self._drain.begun
+        """Whether it takes no more work, because it is on its way out or because an operator drained it."""
+        return self._drain.begun or self._drained
 
     @property
     def active_workflows(self) -> int:
@@ -152,7 +168,7 @@ class Worker:
         return len({order.context.workflow_id for order in self._execution.orders.values()})
 
     async def run(self) -> None:
-        """Serve until the worker was drained; `RefusedError` when the cluster wants no such worker."""
+        """Serve until the worker was drained; `RefusedError` when the cluster wants no such worker, `EvictedError` when not any more."""
         self._links.dial()
         reporter = self._loop.create_task(self._report_load())
         beating = self._loop.create_task(self._beat())
@@ -193,7 +209,7 @@ class Worker:
 
     def left(self, stream: Stream) -> None:
         """A stream is over; what came by it goes on."""
-        self._told_draining.discard(stream.session)
+        self._told.pop(stream.session, None)
         self._load_due.discard(stream.session)
         self._machine.ended(stream.session)
         if not self._links.attached and self._cut_off_timer is None:
@@ -210,8 +226,13 @@ class Worker:
         """Do what a Goodbye asks for."""
         # Later on, whoever refuses us for good is not one of ours: another process by now at an address that we knew, or one that
         # has still to be upgraded. Those that took us in go on with us.
-        if goodbye.reason in _fatal and not self._taken_in and not self._stopped.done():
+        if self._stopped.done():
+            return
+        if goodbye.reason in _fatal and not self._taken_in:
             self._stopped.set_exception(RefusedError(goodbye.message))
+        elif goodbye.reason == wire.GOODBYE_REASON_EVICTED:
+            # It names our incarnation, which no other cluster knows; all its coordinators say so, or will in a moment.
+            self._stopped.set_exception(EvictedError(goodbye.message))
 
     # -- stream.Host -------------------------------------------------------------------------------------------------------
 
@@ -232,6 +253,7 @@ class Worker:
             workflows_max=config.workflows_max,
             heartbeat_interval_ms=config.heartbeat_interval_ms,
             http_port=config.http_port,
+            can_be_drained=True,
         )
 
     def welcomed(self, stream: Stream, welcome: wire.Welcome) -> None:
@@ -272,6 +294,8 @@ class Worker:
             machine.backlog(session, message.backlog.waiting > 0)
         if message.coordinators:
             self._links.meet(message.coordinators)
+        if message.HasField("set_draining"):
+            self._set_drained(stream, message.set_draining.draining)
         if message.HasField("drain"):
             self._drain.begin(message.drain.deadline_ms)
             self._wake_every_stream()
@@ -292,9 +316,7 @@ class Worker:
             message.results.extend([to_result(attempt) for attempt in due.results])
         if due.credit is not None:
             message.credit.seq, message.credit.limit = due.credit
-        if self._drain.begun and stream.session not in self._told_draining:
-            self._told_draining.add(stream.session)
-            message.draining.deadline_ms = self._drain.left_ms
+        if self._tell_stance(stream, message):
             return True
         if stream.session in self._load_due:
             self._load_due.discard(stream.session)
@@ -313,6 +335,38 @@ class Worker:
         )
 
     # -- within ------------------------------------------------------------------------------------------------------------
+
+    def _set_drained(self, stream: Stream, drained: bool) -> None:
+        """An operator wants us to take no more work, or some again. Whoever is on its way out stays so."""
+        if drained is not self._drained:
+            _log.warning("drained" if drained else "undrained", running=self.running, queued=self.queued)
+        self._drained = drained
+        if not self._drain.begun:
+            (self._machine.drain if drained else self._machine.take_work)()
+        # Whoever asks waits for an answer, even if nothing has changed.
+        self._told[stream.session] = None
+        self._wake_every_stream()
+
+    def _stance_towards(self, stream: Stream) -> Stance:
+        if self._drain.begun:
+            return Stance.LEAVES
+        # A coordinator that would not hear us take it back learns it from its bound alone.
+        return Stance.STAYS if self._drained and stream.sets_draining else Stance.TAKES
+
+    def _tell_stance(self, stream: Stream, message: wire.AttachRequest) -> bool:
+        """Say whether we take work, if that is news to a coordinator, or asked for."""
+        stance = self._stance_towards(stream)
+        if self._told.get(stream.session, Stance.TAKES) is stance:
+            return False
+        self._told[stream.session] = stance
+        match stance:
+            case Stance.LEAVES:
+                message.draining.deadline_ms = self._drain.left_ms
+            case Stance.STAYS:
+                message.draining.stays = True
+            case Stance.TAKES:
+                message.taking_work.SetInParent()
+        return True
 
     def _stood_still(self, for_us: int) -> None:
         _log.warning("stood_still", seconds=round(for_us / 1e6, 1))

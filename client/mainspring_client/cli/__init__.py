@@ -5,6 +5,7 @@ output     what goes to the terminal, to a pipe, or to a program (`--json`)
 workflows  submit, get, history, result, list, watch; pages and progress are what they show, failed finds the instance at fault
 why        explain
 cluster    workers, coordinators, shards, failovers
+members    workers drain, undrain and evict, coordinators release
 placing    strategy
 acting     cancel, step-down, audit
 config     config

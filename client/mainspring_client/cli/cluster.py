@@ -10,11 +10,21 @@ from mainspring_client.cli.output import Output, moment, span
 from mainspring_client.client import Client
 from mainspring_client.nouns import CoordinatorInfo
 
+workers = typer.Typer(rich_markup_mode=None)
+app.add_typer(workers, name="workers")
+coordinators = typer.Typer(rich_markup_mode=None)
+app.add_typer(coordinators, name="coordinators")
 
-@app.command(epilog=examples("mainspring workers --json"))
-def workers(ctx: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
-    """List the workers: what they run, how loaded they are."""
+
+@workers.callback(
+    invoke_without_command=True,
+    epilog=examples("mainspring workers --json", "mainspring workers drain worker-3 --reason 'a new kernel'"),
+)
+def list_workers(ctx: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
+    """List the workers: what they run, how loaded they are; or act on one."""
     session = session_of(ctx, address, as_json=as_json)
+    if ctx.invoked_subcommand is not None:
+        return
     found = ask(session, lambda client: client.workers())
     if session.out.as_json:
         session.out.document(found)
@@ -22,7 +32,7 @@ def workers(ctx: typer.Context, address: AddressOption = None, as_json: JsonOpti
     rows = [
         [
             worker.name,
-            worker.status,
+            "DRAINED" if worker.stays else worker.status,
             worker.host,
             f"{worker.assigned}/{worker.slots}",
             f"{worker.cpu_percent:.0f} %",
@@ -38,10 +48,18 @@ def workers(ctx: typer.Context, address: AddressOption = None, as_json: JsonOpti
         session.out.hint("no worker is attached; start one with: mainspring worker --import MODULE")
 
 
-@app.command(epilog=examples("mainspring coordinators"))
-def coordinators(ctx: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
-    """List the coordinators and how much each owns."""
+@coordinators.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "mainspring coordinators",
+        "mainspring coordinators release 5c1f0a9e8d7b6c5a4f3e2d1c0b9a8f7e --name engine-2 --reason 'its host burned'",
+    ),
+)
+def list_coordinators(ctx: typer.Context, address: AddressOption = None, as_json: JsonOption = False) -> None:
+    """List the coordinators and how much each owns; or free the shards of a dead one."""
     session = session_of(ctx, address, as_json=as_json)
+    if ctx.invoked_subcommand is not None:
+        return
     found = ask(session, lambda client: client.coordinators())
     if session.out.as_json:
         session.out.document(found)

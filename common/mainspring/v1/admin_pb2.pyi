@@ -408,6 +408,8 @@ class Worker(_message.Message):
     ROUND_TRIP_US_FIELD_NUMBER: _builtins.int
     SILENT_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    STAYS_FIELD_NUMBER: _builtins.int
+    CAN_BE_DRAINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. At most 128 bytes."""
     incarnation: _builtins.str
@@ -434,6 +436,10 @@ class Worker(_message.Message):
     """Since its last message."""
     version: _builtins.str
     """The version of its software. At most 32 bytes."""
+    stays: _builtins.bool
+    """It drains because an operator said so: it does not end, and can take work again."""
+    can_be_drained: _builtins.bool
+    """It can be drained by an operator; its version is new enough."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its labels. At most 64."""
@@ -460,10 +466,12 @@ class Worker(_message.Message):
         round_trip_us: _builtins.int = ...,
         silent_ms: _builtins.int = ...,
         version: _builtins.str = ...,
+        stays: _builtins.bool = ...,
+        can_be_drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "cpu_percent", b"cpu_percent", "credit", b"credit", "executors", b"executors", "host", b"host", "incarnation", b"incarnation", "labels", b"labels", "memory_percent", b"memory_percent", "name", b"name", "round_trip_us", b"round_trip_us", "silent_ms", b"silent_ms", "slots", b"slots", "status", b"status", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "can_be_drained", b"can_be_drained", "cpu_percent", b"cpu_percent", "credit", b"credit", "executors", b"executors", "host", b"host", "incarnation", b"incarnation", "labels", b"labels", "memory_percent", b"memory_percent", "name", b"name", "round_trip_us", b"round_trip_us", "silent_ms", b"silent_ms", "slots", b"slots", "status", b"status", "stays", b"stays", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1141,3 +1149,235 @@ class ListAuditResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015
+
+@_typing.final
+class DrainWorkerRequest(_message.Message):
+    """Which worker is to take no more work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. 1 to 128 bytes."""
+    incarnation: _builtins.str
+    """Its incarnation: 32 hexadecimal characters; empty if one worker of the name is attached."""
+    reason: _builtins.str
+    """Why; kept in the audit log. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainWorkerRequest: _TypeAlias = DrainWorkerRequest  # noqa: Y015
+
+@_typing.final
+class DrainWorkerResponse(_message.Message):
+    """The worker has said that it takes no more work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    ASSIGNED_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    """Its incarnation."""
+    assigned: _builtins.int
+    """How many assignments it still has of the coordinator that told it."""
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+        assigned: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "incarnation", b"incarnation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainWorkerResponse: _TypeAlias = DrainWorkerResponse  # noqa: Y015
+
+@_typing.final
+class UndrainWorkerRequest(_message.Message):
+    """Which worker is to take work again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. 1 to 128 bytes."""
+    incarnation: _builtins.str
+    """Its incarnation: 32 hexadecimal characters; empty if one worker of the name is attached."""
+    reason: _builtins.str
+    """Why; kept in the audit log. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainWorkerRequest: _TypeAlias = UndrainWorkerRequest  # noqa: Y015
+
+@_typing.final
+class UndrainWorkerResponse(_message.Message):
+    """The worker has said that it takes work again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    """Its incarnation."""
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainWorkerResponse: _TypeAlias = UndrainWorkerResponse  # noqa: Y015
+
+@_typing.final
+class EvictWorkerRequest(_message.Message):
+    """Which worker is to be treated as gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. 1 to 128 bytes."""
+    incarnation: _builtins.str
+    """Its incarnation: 32 hexadecimal characters; empty if one of the name is attached or was a moment ago. One that no coordinator knows may
+    be named, too.
+    """
+    reason: _builtins.str
+    """Why; kept in the audit log. 1 to 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvictWorkerRequest: _TypeAlias = EvictWorkerRequest  # noqa: Y015
+
+@_typing.final
+class EvictWorkerResponse(_message.Message):
+    """It is stored: every coordinator gives up what this incarnation has with its next look at its peers, and refuses it from then on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    UNASKED_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    """Its incarnation."""
+    known: _builtins.bool
+    """Whether some coordinator had it attached, or waited for it."""
+    @_builtins.property
+    def unasked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the live coordinators that could not be asked whether they had it. At most 1,024."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+        known: _builtins.bool = ...,
+        unasked: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "known", b"known", "unasked", b"unasked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvictWorkerResponse: _TypeAlias = EvictWorkerResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseInstanceRequest(_message.Message):
+    """Whose shards are to be freed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    """The incarnation of the coordinator: 32 hexadecimal characters."""
+    name: _builtins.str
+    """The name that this incarnation had, so that no slip of the pen names another one. 1 to 128 bytes."""
+    reason: _builtins.str
+    """Why; kept in the audit log. 1 to 1,024 bytes."""
+    force: _builtins.bool
+    """Also if it lives: its database connections are ended first, so that it loses its term."""
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "incarnation", b"incarnation", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseInstanceRequest: _TypeAlias = ReleaseInstanceRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseInstanceResponse(_message.Message):
+    """They are free; live coordinators take them with their next look."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    WAS_LIVE_FIELD_NUMBER: _builtins.int
+    shards: _builtins.int
+    """How many shards it held."""
+    was_live: _builtins.bool
+    """Whether it was live, and so had to be ended."""
+    def __init__(
+        self,
+        *,
+        shards: _builtins.int = ...,
+        was_live: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shards", b"shards", "was_live", b"was_live"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseInstanceResponse: _TypeAlias = ReleaseInstanceResponse  # noqa: Y015

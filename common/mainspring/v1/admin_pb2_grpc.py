@@ -95,6 +95,26 @@ class AdminServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
                 _registered_method=True)
+        self.DrainWorker = channel.unary_unary(
+                '/mainspring.v1.AdminService/DrainWorker',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.DrainWorkerRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.DrainWorkerResponse.FromString,
+                _registered_method=True)
+        self.UndrainWorker = channel.unary_unary(
+                '/mainspring.v1.AdminService/UndrainWorker',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.UndrainWorkerRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.UndrainWorkerResponse.FromString,
+                _registered_method=True)
+        self.EvictWorker = channel.unary_unary(
+                '/mainspring.v1.AdminService/EvictWorker',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.EvictWorkerRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.EvictWorkerResponse.FromString,
+                _registered_method=True)
+        self.ReleaseInstance = channel.unary_unary(
+                '/mainspring.v1.AdminService/ReleaseInstance',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -185,6 +205,34 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainWorker(self, request, context):
+        """Has a worker take no more work; it finishes what it runs, and stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainWorker(self, request, context):
+        """Has a worker that was drained take work again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvictWorker(self, request, context):
+        """Treats an incarnation of a worker as gone from now on, whatever it does: its work goes elsewhere, and it may not come back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseInstance(self, request, context):
+        """Frees the shards of a coordinator's incarnation that is dead, so that the live ones take them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -247,6 +295,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListAudit,
                     request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListAuditRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_admin__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'DrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorker,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.DrainWorkerRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.DrainWorkerResponse.SerializeToString,
+            ),
+            'UndrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainWorker,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.UndrainWorkerRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.UndrainWorkerResponse.SerializeToString,
+            ),
+            'EvictWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvictWorker,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.EvictWorkerRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.EvictWorkerResponse.SerializeToString,
+            ),
+            'ReleaseInstance': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseInstance,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -574,6 +642,114 @@ class AdminService(object):
             '/mainspring.v1.AdminService/ListAudit',
             mainspring_dot_v1_dot_admin__pb2.ListAuditRequest.SerializeToString,
             mainspring_dot_v1_dot_admin__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/DrainWorker',
+            mainspring_dot_v1_dot_admin__pb2.DrainWorkerRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.DrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/UndrainWorker',
+            mainspring_dot_v1_dot_admin__pb2.UndrainWorkerRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.UndrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvictWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/EvictWorker',
+            mainspring_dot_v1_dot_admin__pb2.EvictWorkerRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.EvictWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseInstance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/ReleaseInstance',
+            mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,14 @@ class AdminServiceStub:
     """Has a coordinator give its shards to the others for a while, so that it can be worked on."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]
     """Lists what operators did, newest first, by page."""
+    DrainWorker: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainWorkerRequest, _admin_pb2.DrainWorkerResponse]
+    """Has a worker take no more work; it finishes what it runs, and stays."""
+    UndrainWorker: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UndrainWorkerRequest, _admin_pb2.UndrainWorkerResponse]
+    """Has a worker that was drained take work again."""
+    EvictWorker: _grpc.UnaryUnaryMultiCallable[_admin_pb2.EvictWorkerRequest, _admin_pb2.EvictWorkerResponse]
+    """Treats an incarnation of a worker as gone from now on, whatever it does: its work goes elsewhere, and it may not come back."""
+    ReleaseInstance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReleaseInstanceRequest, _admin_pb2.ReleaseInstanceResponse]
+    """Frees the shards of a coordinator's incarnation that is dead, so that the live ones take them."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -87,6 +95,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Has a coordinator give its shards to the others for a while, so that it can be worked on."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]  # type: ignore[assignment]
     """Lists what operators did, newest first, by page."""
+    DrainWorker: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainWorkerRequest, _admin_pb2.DrainWorkerResponse]  # type: ignore[assignment]
+    """Has a worker take no more work; it finishes what it runs, and stays."""
+    UndrainWorker: _aio.UnaryUnaryMultiCallable[_admin_pb2.UndrainWorkerRequest, _admin_pb2.UndrainWorkerResponse]  # type: ignore[assignment]
+    """Has a worker that was drained take work again."""
+    EvictWorker: _aio.UnaryUnaryMultiCallable[_admin_pb2.EvictWorkerRequest, _admin_pb2.EvictWorkerResponse]  # type: ignore[assignment]
+    """Treats an incarnation of a worker as gone from now on, whatever it does: its work goes elsewhere, and it may not come back."""
+    ReleaseInstance: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReleaseInstanceRequest, _admin_pb2.ReleaseInstanceResponse]  # type: ignore[assignment]
+    """Frees the shards of a coordinator's incarnation that is dead, so that the live ones take them."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Admin: the operators' service."""
@@ -186,5 +202,37 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuditResponse, _abc.Awaitable[_admin_pb2.ListAuditResponse]]:
         """Lists what operators did, newest first, by page."""
+
+    @_abc_1.abstractmethod
+    def DrainWorker(
+        self,
+        request: _admin_pb2.DrainWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainWorkerResponse, _abc.Awaitable[_admin_pb2.DrainWorkerResponse]]:
+        """Has a worker take no more work; it finishes what it runs, and stays."""
+
+    @_abc_1.abstractmethod
+    def UndrainWorker(
+        self,
+        request: _admin_pb2.UndrainWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UndrainWorkerResponse, _abc.Awaitable[_admin_pb2.UndrainWorkerResponse]]:
+        """Has a worker that was drained take work again."""
+
+    @_abc_1.abstractmethod
+    def EvictWorker(
+        self,
+        request: _admin_pb2.EvictWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.EvictWorkerResponse, _abc.Awaitable[_admin_pb2.EvictWorkerResponse]]:
+        """Treats an incarnation of a worker as gone from now on, whatever it does: its work goes elsewhere, and it may not come back."""
+
+    @_abc_1.abstractmethod
+    def ReleaseInstance(
+        self,
+        request: _admin_pb2.ReleaseInstanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReleaseInstanceResponse, _abc.Awaitable[_admin_pb2.ReleaseInstanceResponse]]:
+        """Frees the shards of a coordinator's incarnation that is dead, so that the live ones take them."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

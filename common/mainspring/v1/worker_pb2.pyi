@@ -81,6 +81,8 @@ class _GoodbyeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Goodbye
     """Closed: the peer was silent for too long."""
     GOODBYE_REASON_STEPPING_DOWN: _GoodbyeReason.ValueType  # 9
     """Closed: the coordinator lost its term; attach again."""
+    GOODBYE_REASON_EVICTED: _GoodbyeReason.ValueType  # 10
+    """Closed or refused: an operator evicted this incarnation. What it ran is others' by now; it ends, and may be started again."""
 
 class GoodbyeReason(_GoodbyeReason, metaclass=_GoodbyeReasonEnumTypeWrapper):
     """Why a stream ends by intent."""
@@ -103,6 +105,8 @@ GOODBYE_REASON_SILENT: GoodbyeReason.ValueType  # 8
 """Closed: the peer was silent for too long."""
 GOODBYE_REASON_STEPPING_DOWN: GoodbyeReason.ValueType  # 9
 """Closed: the coordinator lost its term; attach again."""
+GOODBYE_REASON_EVICTED: GoodbyeReason.ValueType  # 10
+"""Closed or refused: an operator evicted this incarnation. What it ran is others' by now; it ends, and may be started again."""
 Global___GoodbyeReason: _TypeAlias = GoodbyeReason  # noqa: Y015
 
 class _AckDisposition:
@@ -181,6 +185,7 @@ class AttachRequest(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    TAKING_WORK_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """The number of this message in the stream, from 1."""
     @_builtins.property
@@ -213,11 +218,17 @@ class AttachRequest(_message.Message):
 
     @_builtins.property
     def draining(self) -> Global___Draining:
-        """Set once, when the worker stops taking work."""
+        """Set once, when the worker stops taking work, and again in answer to each SetDraining that asks for it."""
 
     @_builtins.property
     def goodbye(self) -> Global___Goodbye:
         """The last message of a wanted end."""
+
+    @_builtins.property
+    def taking_work(self) -> Global___TakingWork:
+        """Set when a worker that was drained takes work again, and in answer to each SetDraining that asks for it. An inventory of all shards
+        follows. Only to coordinators whose Welcome says `sets_draining`.
+        """
 
     def __init__(
         self,
@@ -232,10 +243,11 @@ class AttachRequest(_message.Message):
         progress: _abc.Iterable[Global___Progress] | None = ...,
         draining: Global___Draining | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        taking_work: Global___TakingWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "load", b"load", "taking_work", b"taking_work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "load", b"load", "progress", b"progress", "results", b"results", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "draining", b"draining", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "load", b"load", "progress", b"progress", "results", b"results", "seq", b"seq", "taking_work", b"taking_work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -280,6 +292,7 @@ class Hello(_message.Message):
     WORKFLOWS_MAX_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     HTTP_PORT_FIELD_NUMBER: _builtins.int
+    CAN_BE_DRAINED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The worker's name, unique among live workers. 1 to 128 bytes."""
     incarnation: _builtins.str
@@ -302,6 +315,8 @@ class Hello(_message.Message):
     """Its heartbeat interval."""
     http_port: _builtins.int
     """The port of its HTTP probes, 0 if there is none."""
+    can_be_drained: _builtins.bool
+    """That it does what SetDraining asks for."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels that nodes can require. At most 64; names and values at most 128 bytes."""
@@ -326,10 +341,11 @@ class Hello(_message.Message):
         workflows_max: _builtins.int = ...,
         heartbeat_interval_ms: _builtins.int = ...,
         http_port: _builtins.int = ...,
+        can_be_drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "executors", b"executors", "heartbeat_interval_ms", b"heartbeat_interval_ms", "host", b"host", "http_port", b"http_port", "incarnation", b"incarnation", "labels", b"labels", "name", b"name", "protocol", b"protocol", "slots", b"slots", "version", b"version", "workflows_max", b"workflows_max", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["can_be_drained", b"can_be_drained", "cluster", b"cluster", "executors", b"executors", "heartbeat_interval_ms", b"heartbeat_interval_ms", "host", b"host", "http_port", b"http_port", "incarnation", b"incarnation", "labels", b"labels", "name", b"name", "protocol", b"protocol", "slots", b"slots", "version", b"version", "workflows_max", b"workflows_max", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -570,16 +586,20 @@ class Draining(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    STAYS_FIELD_NUMBER: _builtins.int
     deadline_ms: _builtins.int
-    """When it will end at the latest, from now."""
+    """When it will end at the latest, from now; 0 if it stays."""
+    stays: _builtins.bool
+    """It does not end: an operator drained it, and it may take work again."""
     def __init__(
         self,
         *,
         deadline_ms: _builtins.int = ...,
+        stays: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "stays", b"stays"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -661,6 +681,7 @@ class AttachResponse(_message.Message):
     GOODBYE_FIELD_NUMBER: _builtins.int
     CREDIT_SEQ_FIELD_NUMBER: _builtins.int
     COORDINATORS_FIELD_NUMBER: _builtins.int
+    SET_DRAINING_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """The number of this message in the stream, from 1."""
     credit_seq: _builtins.int
@@ -705,6 +726,10 @@ class AttachResponse(_message.Message):
     def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoordinatorAddress]:
         """All live coordinators, set when one came or went; empty otherwise. At most 1,024."""
 
+    @_builtins.property
+    def set_draining(self) -> Global___SetDraining:
+        """Asks a worker whose Hello says `can_be_drained` to take no more work, or to take work again."""
+
     def __init__(
         self,
         *,
@@ -720,10 +745,11 @@ class AttachResponse(_message.Message):
         goodbye: Global___Goodbye | None = ...,
         credit_seq: _builtins.int = ...,
         coordinators: _abc.Iterable[Global___CoordinatorAddress] | None = ...,
+        set_draining: Global___SetDraining | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "set_draining", b"set_draining", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assignments", b"assignments", "backlog", b"backlog", "cancels", b"cancels", "coordinators", b"coordinators", "credit_seq", b"credit_seq", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "seq", b"seq", "shards", b"shards", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "assignments", b"assignments", "backlog", b"backlog", "cancels", b"cancels", "coordinators", b"coordinators", "credit_seq", b"credit_seq", "drain", b"drain", "goodbye", b"goodbye", "heartbeat", b"heartbeat", "seq", b"seq", "set_draining", b"set_draining", "shards", b"shards", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -745,6 +771,7 @@ class Welcome(_message.Message):
     SILENCE_LIMIT_MS_FIELD_NUMBER: _builtins.int
     STREAM_GRACE_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SETS_DRAINING_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster's name. At most 64 bytes."""
     incarnation: _builtins.str
@@ -761,6 +788,8 @@ class Welcome(_message.Message):
     """How long after a lost stream the worker may attach again and keep its work."""
     version: _builtins.str
     """The version of its software. At most 32 bytes."""
+    sets_draining: _builtins.bool
+    """That it sends SetDraining, and understands TakingWork. To others a worker that an operator drained sets a bound of 0 and says no more."""
     @_builtins.property
     def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoordinatorAddress]:
         """All live coordinators, this one included; the worker dials each once. At most 1,024."""
@@ -782,10 +811,11 @@ class Welcome(_message.Message):
         silence_limit_ms: _builtins.int = ...,
         stream_grace_ms: _builtins.int = ...,
         version: _builtins.str = ...,
+        sets_draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "coordinators", b"coordinators", "heartbeat_interval_ms", b"heartbeat_interval_ms", "incarnation", b"incarnation", "name", b"name", "shards", b"shards", "shards_total", b"shards_total", "silence_limit_ms", b"silence_limit_ms", "stream_grace_ms", b"stream_grace_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "coordinators", b"coordinators", "heartbeat_interval_ms", b"heartbeat_interval_ms", "incarnation", b"incarnation", "name", b"name", "sets_draining", b"sets_draining", "shards", b"shards", "shards_total", b"shards_total", "silence_limit_ms", b"silence_limit_ms", "stream_grace_ms", b"stream_grace_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1078,3 +1108,42 @@ class CoordinatorHeartbeat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CoordinatorHeartbeat: _TypeAlias = CoordinatorHeartbeat  # noqa: Y015
+
+@_typing.final
+class SetDraining(_message.Message):
+    """What an operator wants of a worker. It holds until this incarnation ends or is told otherwise; the worker tells all coordinators."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAINING_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """True: take no more work from any coordinator, give back what is queued, finish what runs, and stay attached. False: take work again."""
+    def __init__(
+        self,
+        *,
+        draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDraining: _TypeAlias = SetDraining  # noqa: Y015
+
+@_typing.final
+class TakingWork(_message.Message):
+    """The worker takes work again; what it has, its inventories say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakingWork: _TypeAlias = TakingWork  # noqa: Y015

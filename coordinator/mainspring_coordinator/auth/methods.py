@@ -42,6 +42,10 @@ _cluster: Final = {
     "ListStrategyChanges": _looks,
     "CancelWorkflows": _admin,
     "StepDown": _admin,
+    "DrainWorker": _admin,
+    "UndrainWorker": _admin,
+    "EvictWorker": _admin,
+    "ReleaseInstance": _admin,
     "ListAudit": _looks,
 }
 roles_by_method: Final[Mapping[str, Roles]] = {

@@ -37,7 +37,7 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
     if event.goodbye:
         state.remember_departed(worker.incarnation)
         remove(turn, worker)
-        turn.begin(_offer_in_parts(turn, held, died=False))
+        turn.begin(offer_in_parts(turn, held, died=False))
         return
     state.timers.set(
         turn.now_us + state.config.stream_grace_us,
@@ -48,12 +48,17 @@ def detached(turn: Turn, event: WorkerDetached) -> None:
 
 
 def offer_departed(turn: Turn, shard: ShardState) -> None:
-    """A shard is ready: offer again what is with workers that said goodbye before it was, maybe not to the owner before us."""
+    """A shard is ready: offer again what is with workers that were evicted, or said goodbye before it was, maybe not to its last owner."""
     state = turn.state
-    gone = [held for incarnation, held in state.held.items() if incarnation in state.departed]
+    gone = [held for incarnation, held in state.held.items() if _is_gone(turn, incarnation)]
     left = [one for held in gone for one in held.assignments.values() if one.shard == shard.shard]
     if left:
-        turn.begin(_offer_in_parts(turn, left, died=False))
+        turn.begin(offer_in_parts(turn, left, died=False))
+
+
+def _is_gone(turn: Turn, incarnation: str) -> bool:
+    """Tell whether nobody needs to wait for a worker, though it did not die."""
+    return incarnation in turn.state.departed or incarnation in turn.state.evicted
 
 
 def grace_over(turn: Turn, timer: Timer) -> None:
@@ -111,10 +116,10 @@ def give_up(turn: Turn, worker: WorkerState) -> None:
     remove(turn, worker)
     if not worker.overdue:
         _put_on_record(turn, worker)
-    turn.begin(_offer_in_parts(turn, held_by(turn, worker.incarnation), died=True))
+    turn.begin(offer_in_parts(turn, held_by(turn, worker.incarnation), died=True))
 
 
-def _offer_in_parts(turn: Turn, absent: Sequence[Assignment], *, died: bool) -> Act:
+def offer_in_parts(turn: Turn, absent: Sequence[Assignment], *, died: bool) -> Act:
     """Offer again what an absent worker had. Its rows name the incarnation, so that a successor misses it as well."""
     for assignment in absent:
         if turn.left <= 0:
@@ -172,7 +177,7 @@ def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignme
             # It is attached, or in its own grace; what it has, its inventory will say.
             waiting = True
             continue
-        if assignment.incarnation in state.departed:
+        if _is_gone(turn, assignment.incarnation):
             nodes.offer_again(turn, workflow_of(turn, assignment), assignment, died=False)
             continue
         missed.setdefault(assignment.incarnation, failovers.Missed(assignment.worker)).add(shard, assignment)

@@ -94,11 +94,11 @@ class EchoCredit:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """A worker may not attach."""
+    """A worker may not attach, or, evicted, not stay."""
 
     session: int
     reason: str
-    """NAME_TAKEN: a name of the wire's GoodbyeReason."""
+    """NAME_TAKEN or EVICTED: a name of the wire's GoodbyeReason."""
     message: str
 
 

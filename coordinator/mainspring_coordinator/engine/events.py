@@ -217,6 +217,30 @@ class WorkerDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerResumed:
+    """A worker that took no more work takes some again; its inventories follow."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEvicted:
+    """An operator wants an incarnation to be treated as gone; answered once that is stored."""
+
+    token: int
+    shard: int
+    """Any of ours, under whose fence it is stored."""
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionsSeen:
+    """The fence rows name these incarnations of workers as evicted."""
+
+    incarnations: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerHeard:
     """A worker answered, whatever it said."""
 
@@ -285,6 +309,8 @@ class ShardTaken:
     grace_until_us: int
     holder: str
     """Our own incarnation."""
+    evicted: str = ""
+    """What the fence row says of evicted workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +433,9 @@ Event: TypeAlias = (
     | CreditSet
     | LoadReported
     | WorkerDraining
+    | WorkerResumed
+    | WorkerEvicted
+    | EvictionsSeen
     | WorkerHeard
     | PeersSeen
     | ShardTaken

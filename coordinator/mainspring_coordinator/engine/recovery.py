@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from mainspring import limits
 from mainspring.errors import Failure
 from mainspring.failures import rows_refused
-from mainspring_coordinator.engine import asking, granting, maps, nodes, workflows
+from mainspring_coordinator.engine import asking, eviction, granting, maps, nodes, workflows
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import (
@@ -50,7 +50,9 @@ def taken(turn: Turn, event: ShardTaken) -> None:
         event.grace_until_us,
         event.holder,
         deferred=waiting,
+        evicted=eviction.incarnations_of(event.evicted),
     )
+    eviction.learn(turn, turn.state.shards[event.shard].evicted)
 
 
 def lost(turn: Turn, shard_id: int) -> None:

@@ -251,6 +251,18 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersEvicted:
+    """The incarnations of workers that were evicted under a shard's fence."""
+
+    shard: int
+    """Any of the coordinator that was asked."""
+    workflow_id: str
+    """Always empty."""
+    evicted: str
+    """What the fence row is to say, as `engine.eviction.text_of` returns it."""
+
+
+@dataclass(frozen=True, slots=True)
 class PermitsHeld:
     """How many permits of a concurrency key a shard has; with 0 the row goes."""
 
@@ -283,4 +295,5 @@ Row: TypeAlias = (
     | StrategyChanged
     | PermitsHeld
     | AuditEntry
+    | WorkersEvicted
 )

@@ -6,6 +6,7 @@ worker has is the set of its live assignments, and every index over them is chan
 
 from array import array
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -181,6 +182,8 @@ class ShardState:
     """What it has and wants of concurrency keys."""
     home: Home = field(default_factory=Home)
     """What it gives out of those whose home it is."""
+    evicted: Sequence[str] = ()
+    """The incarnations of workers that its fence row says were evicted, the oldest eviction first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -212,6 +215,8 @@ class State:
     """By incarnation: the last session of a worker that was given up and has not come back."""
     departed: "OrderedDict[str, None]" = field(default_factory=OrderedDict[str, None])
     """Incarnations of workers that said goodbye to us; the owner of a shard before us may not have heard it."""
+    evicted: "OrderedDict[str, None]" = field(default_factory=OrderedDict[str, None])
+    """Incarnations of workers that operators evicted."""
     roomy: set[int] = field(default_factory=set[int])
     """Sessions that may get more assignments."""
     ready: ReadyQueue = field(init=False)
@@ -441,6 +446,12 @@ class State:
         self.departed[incarnation] = None
         if len(self.departed) > limits.workers_max:
             self.departed.popitem(last=False)
+
+    def remember_evicted(self, incarnation: str) -> None:
+        """Keep that a worker was evicted."""
+        self.evicted[incarnation] = None
+        if len(self.evicted) > limits.evictions_max:
+            self.evicted.popitem(last=False)
 
     def touch(self, workflow: WorkflowState, node: int = -1, instance: int = -1) -> int:
         """Note a change of a workflow, raise its version once a batch, and return it."""

@@ -17,6 +17,7 @@ from mainspring_coordinator.engine import (
     absence,
     asking,
     dispatch,
+    eviction,
     failovers,
     fleet,
     granting,
@@ -32,6 +33,7 @@ from mainspring_coordinator.engine.events import (
     CreditSet,
     DeathsFound,
     Event,
+    EvictionsSeen,
     FailoverTold,
     Inventory,
     LoadReported,
@@ -55,7 +57,9 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkerDetached,
     WorkerDraining,
+    WorkerEvicted,
     WorkerHeard,
+    WorkerResumed,
     WorkflowAbsent,
     WorkflowEvicted,
     WorkflowLoaded,
@@ -68,7 +72,7 @@ from mainspring_coordinator.engine.turn import Act, Turn
 
 _from_workers: Final = (
     *(Results, Inventory, CreditSet, LoadReported, ProgressReported, WorkerAttached, WorkerDraining),
-    WorkerHeard,
+    *(WorkerHeard, WorkerResumed),
 )
 
 
@@ -198,18 +202,18 @@ class Engine:
                 _results(turn, event)
             case Tick() | WorkerHeard():
                 pass
-            case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
+            case (
+                WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining() | WorkerResumed()
+            ):
                 _of_worker(turn, event)
-            case PeersSeen() | FailoverTold() | Audited() | StrategySet() | StrategyChosen() | StrategySeen():
-                self._of_cluster(turn, event)
+            case PeersSeen() | FailoverTold() | Audited() | WorkerEvicted() | EvictionsSeen():
+                _of_cluster(turn, event)
+            case StrategySet() | StrategyChosen() | StrategySeen():
+                self._of_strategy(turn, event)
             case PermitsLoaded() | PermitsStated() | PermitsGranted():
                 _of_permits(turn, event)
             case ShardTaken() | ShardLost():
-                # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
-                recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
-                if isinstance(event, ShardLost) and event.shard == home:
-                    # What we set last may never be stored now: whatever is read next holds.
-                    self.cluster_strategy = replace(self.cluster_strategy, changed_at_us=-1)
+                self._of_ownership(turn, event)
             case Submit() | Cancel() | Read() | Inventory() | ProgressReported():
                 self._of_shard(turn, event)
             case _:
@@ -222,24 +226,21 @@ class Engine:
                 else:
                     self._arrive(turn, event)
 
-    def _of_cluster(
-        self, turn: Turn, event: PeersSeen | FailoverTold | Audited | StrategySet | StrategyChosen | StrategySeen
-    ) -> None:
-        match event:
-            case PeersSeen():
-                turn.state.peers_have_workers = event.have_workers
-                turn.state.rates.share(event.coordinators)
-            case FailoverTold():
-                failovers.told(turn, event)
-            case Audited():
-                _audited(turn, event)
-            case StrategySet() | StrategyChosen():
-                self._place_by(strategy_changed(turn, self.cluster_strategy, event))
-            case StrategySeen():
-                seen = ClusterStrategy.parse(event.text)
-                # What we have stored ourselves since then is newer.
-                if seen.changed_at_us > self.cluster_strategy.changed_at_us:
-                    self._place_by(seen)
+    def _of_ownership(self, turn: Turn, event: ShardTaken | ShardLost) -> None:
+        # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
+        recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
+        if isinstance(event, ShardLost) and event.shard == home:
+            # What we set last may never be stored now: whatever is read next holds.
+            self.cluster_strategy = replace(self.cluster_strategy, changed_at_us=-1)
+
+    def _of_strategy(self, turn: Turn, event: StrategySet | StrategyChosen | StrategySeen) -> None:
+        if not isinstance(event, StrategySeen):
+            self._place_by(strategy_changed(turn, self.cluster_strategy, event))
+            return
+        seen = ClusterStrategy.parse(event.text)
+        # What we have stored ourselves since then is newer.
+        if seen.changed_at_us > self.cluster_strategy.changed_at_us:
+            self._place_by(seen)
 
     def _of_shard(self, turn: Turn, event: Submit | Cancel | Read | Inventory | ProgressReported) -> None:
         shard = turn.state.shards.get(event.shard)
@@ -311,7 +312,9 @@ def _defer(
     # Workers state what they have, and offer results, when the shard is served and with every heartbeat: none of it is lost here.
 
 
-def _of_worker(turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | LoadReported | WorkerDraining) -> None:
+def _of_worker(
+    turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | LoadReported | WorkerDraining | WorkerResumed
+) -> None:
     match event:
         case WorkerAttached():
             fleet.attached(turn, event)
@@ -323,6 +326,23 @@ def _of_worker(turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | 
             fleet.load(turn, event)
         case WorkerDraining():
             fleet.draining(turn, event)
+        case WorkerResumed():
+            fleet.resumed(turn, event)
+
+
+def _of_cluster(turn: Turn, event: PeersSeen | FailoverTold | Audited | WorkerEvicted | EvictionsSeen) -> None:
+    match event:
+        case PeersSeen():
+            turn.state.peers_have_workers = event.have_workers
+            turn.state.rates.share(event.coordinators)
+        case FailoverTold():
+            failovers.told(turn, event)
+        case Audited():
+            _audited(turn, event)
+        case WorkerEvicted():
+            eviction.evict(turn, event)
+        case EvictionsSeen():
+            eviction.seen(turn, event)
 
 
 def _audited(turn: Turn, event: Audited) -> None:

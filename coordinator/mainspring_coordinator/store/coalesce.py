@@ -29,6 +29,7 @@ from mainspring_coordinator.engine.rows import (
     ProgressSaved,
     Row,
     StrategyChanged,
+    WorkersEvicted,
     WorkflowInserted,
     WorkflowUpdated,
 )
@@ -174,6 +175,7 @@ marked_shape: Final = Shape(
     "failover_events", Mode.UPDATE_IF_THERE, ("event_id",), ("stage", "announced_at_us", "alerted_at_us")
 )
 strategy_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("strategy",))
+evicted_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("evicted",))
 strategy_change_shape: Final = Shape(
     "strategy_changes",
     Mode.INSERT_ONCE,
@@ -273,6 +275,7 @@ class _Folding:
             deaths_shape: {},
             grace_shape: {},
             strategy_shape: {},
+            evicted_shape: {},
             audit_outcome_shape: {},
         }
     )
@@ -300,6 +303,7 @@ class _Folding:
             StrategyChanged: self._add_strategy,
             PermitsHeld: self._add_permits,
             AuditEntry: self._add_audit,
+            WorkersEvicted: self._add_evicted,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -396,6 +400,9 @@ class _Folding:
         self.once[audit_shape].setdefault((row.entry_id,), (row.entry_id, row.began_at_us, 0, *said, ""))
         if row.outcome:
             self.last[audit_outcome_shape][row.entry_id,] = (row.entry_id, row.ended_at_us, row.outcome)
+
+    def _add_evicted(self, row: WorkersEvicted) -> None:
+        self.last[evicted_shape][row.shard,] = (row.shard, row.evicted)
 
     def _add_permits(self, row: PermitsHeld) -> None:
         self.permits[row.shard, row.key.encode(), row.holder] = row

@@ -280,6 +280,17 @@ class MemoryLockSession:
             self._store.tables.shards[shard.shard] = taken
             return taken
 
+    def free(self, incarnation: str, shards: Sequence[int], death: str) -> int:
+        """See `LockSession`."""
+        with self._alive():
+            rows = [self._store.tables.shards[shard] for shard in shards]
+            held = [row for row in rows if row.holder == incarnation]
+            for row in held:
+                fits = len(row.deaths + death) <= deaths_noted_chars_max
+                noted = row.deaths + death if fits else row.deaths
+                self._store.tables.shards[row.shard] = replace(row, holder=None, epoch=row.epoch + 1, deaths=noted)
+            return len(held)
+
     def kill(self, connection: ConnectionId) -> bool:
         """See `LockSession`."""
         with self._alive():

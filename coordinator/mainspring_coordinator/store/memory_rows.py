@@ -23,6 +23,7 @@ from mainspring_coordinator.engine.rows import (
     ProgressSaved,
     Row,
     StrategyChanged,
+    WorkersEvicted,
     WorkflowInserted,
     WorkflowUpdated,
 )
@@ -60,8 +61,6 @@ def apply(tables: MemoryTables, row: Row) -> None:
             key = (row.workflow_id, row.node, row.instance, row.attempt)
             ended = StoredAttempt(*key[1:], row.worker, row.started_at_us, row.ended_at_us, row.run_us, row.failure)
             tables.attempts.setdefault(key, ended)
-        case GraceEnded():
-            tables.shards[row.shard] = replace(tables.shards[row.shard], grace_until_us=0)
         case StrategyChanged():
             tables.shards[row.shard] = replace(tables.shards[row.shard], strategy=row.standing)
             tables.strategy_changes.setdefault(row.changed_at_us, row)
@@ -74,15 +73,26 @@ def apply(tables: MemoryTables, row: Row) -> None:
             if row.count:
                 held = HeldPermits(row.key, row.holder, row.epoch, row.count)
                 tables.permits[row.shard, row.key, row.holder] = held
-        case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():
+        case GraceEnded() | DeathsRecorded() | WorkersEvicted():
+            _apply_to_fence(tables, row)
+        case FailoverRecorded() | FailoverAffected() | FailoverMarked():
             _apply_to_record(tables, row)
         case _:
             _apply_to_node(tables, row)
 
 
-def _apply_to_record(
-    tables: MemoryTables, row: FailoverRecorded | FailoverAffected | FailoverMarked | DeathsRecorded
-) -> None:
+def _apply_to_fence(tables: MemoryTables, row: GraceEnded | DeathsRecorded | WorkersEvicted) -> None:
+    fence = tables.shards[row.shard]
+    match row:
+        case GraceEnded():
+            tables.shards[row.shard] = replace(fence, grace_until_us=0)
+        case DeathsRecorded():
+            tables.shards[row.shard] = replace(fence, deaths="")
+        case WorkersEvicted():
+            tables.shards[row.shard] = replace(fence, evicted=row.evicted)
+
+
+def _apply_to_record(tables: MemoryTables, row: FailoverRecorded | FailoverAffected | FailoverMarked) -> None:
     match row:
         case FailoverRecorded():
             tables.failovers.setdefault(row.event_id, row)
@@ -91,8 +101,6 @@ def _apply_to_record(
         case FailoverMarked():
             if row.event_id in tables.failovers:
                 tables.marked[row.event_id] = row
-        case DeathsRecorded():
-            tables.shards[row.shard] = replace(tables.shards[row.shard], deaths="")
 
 
 def _apply_to_node(tables: MemoryTables, row: NodeAssigned | NodeChanged | MapExpanded | ProgressSaved) -> None:

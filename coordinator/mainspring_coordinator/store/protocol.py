@@ -47,6 +47,8 @@ class ShardRow:
     """Owners of this shard whose deaths are not in the record yet, as `deaths.note` writes them; the oldest first."""
     strategy: str = ""
     """Of shard 0: what holds for the whole cluster, as `engine.strategy.ClusterStrategy` writes it."""
+    evicted: str = ""
+    """Workers that were evicted under this shard's fence, as `engine.eviction` writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +437,13 @@ class LockSession(Protocol):
         Stores `grace_until_us` as database time + `grace_us`, or leaves an earlier one of the row that has not passed. One that lies
         further ahead than a grace can was stored before the server's clock went back, and is not waited for.
         Appends `death` to the row's `deaths` if the holder is still that of `shard`, and there is room.
+        """
+        ...
+
+    def free(self, incarnation: str, shards: Sequence[int], death: str) -> int:
+        """Leave without a holder those of these shards that an incarnation still holds, each under a higher epoch; return how many.
+
+        Appends `death` to their rows' `deaths` where there is room.
         """
         ...
 

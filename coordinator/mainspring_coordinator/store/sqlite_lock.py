@@ -138,6 +138,16 @@ class SqliteLockSession:
                 return None
             return ShardRow(*self._rows(f"{_shards} WHERE shard_id=?", (shard.shard,))[0])
 
+    def free(self, incarnation: str, shards: Sequence[int], death: str) -> int:
+        """See `LockSession`."""
+        marks = ",".join("?" * len(shards))
+        statement = (
+            "UPDATE shards SET deaths=CASE WHEN LENGTH(deaths)+LENGTH(?)<=? THEN deaths||? ELSE deaths END,"  # noqa: S608  # our own words
+            f"holder=NULL,epoch=epoch+1 WHERE shard_id IN ({marks}) AND holder=?"
+        )
+        with self._working():
+            return self._raw.execute(statement, (death, deaths_noted_chars_max, death, *shards, incarnation)).rowcount
+
     def kill(self, connection: ConnectionId) -> bool:
         """See `LockSession`. There are no connections that outlive their process."""
         del connection

@@ -10,7 +10,12 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 from sqlalchemy.dialects.mysql import LONGBLOB, TINYINT
 from sqlalchemy.types import BINARY, VARBINARY, TypeEngine
 
-from mainspring.limits import audit_subject_bytes_max, concurrency_key_bytes_max, deaths_noted_chars_max
+from mainspring.limits import (
+    audit_subject_bytes_max,
+    concurrency_key_bytes_max,
+    deaths_noted_chars_max,
+    evictions_a_shard_max,
+)
 
 metadata: Final = MetaData()
 """All tables of Mainspring except Alembic's own."""
@@ -79,6 +84,7 @@ shards: Final = Table(
     _number("grace_until_us"),
     Column("deaths", unicode_text(deaths_noted_chars_max), nullable=False, server_default=text("''")),
     Column("strategy", ascii_text(128), nullable=False, server_default=text("''")),
+    Column("evicted", ascii_text(33 * evictions_a_shard_max), nullable=False, server_default=text("''")),
     **_options,
 )
 
