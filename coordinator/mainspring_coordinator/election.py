@@ -54,7 +54,7 @@ class Listener(Protocol):
         ...
 
     def on_peers(self, view: View) -> None:
-        """Who lives, who owns what, the cluster's strategy or whether another than we has workers has changed."""
+        """Who lives, who owns what, the cluster's strategy, what is paused or whether another than we has workers has changed."""
         ...
 
     def on_term_lost(self, reason: str) -> None:
@@ -232,7 +232,9 @@ class Election:
     def looked(self, view: View) -> None:
         """The cluster was looked at: tell it if anything is new."""
         self._answered_us = self._clock.now_us()
-        owners = {shard: (row.epoch, view.holders[shard], row.strategy) for shard, row in view.shards.items()}
+        owners = {
+            shard: (row.epoch, view.holders[shard], row.strategy, row.pauses) for shard, row in view.shards.items()
+        }
         signature = (set(view.live), set(view.dead), owners, view.peers_have_workers(self._incarnation))
         if signature != self._signature:
             self._signature = signature

@@ -26,6 +26,7 @@ from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, EpochSpent, LoadOutputs
 from mainspring_coordinator.engine.events import (
     Event,
+    PausesSeen,
     PeersSeen,
     ShardLost,
     StrategySeen,
@@ -163,10 +164,10 @@ class ControlLoop:
         self._writer.put(Adopt(row))
         self._recovering[row.shard] = self._tasks.spawn(self._recover(row))
 
-    def looked(self, epochs: Mapping[int, int], peers: PeersSeen, strategy: StrategySeen) -> None:
+    def looked(self, epochs: Mapping[int, int], *seen: PeersSeen | StrategySeen | PausesSeen) -> None:
         """The database shows this: what is at a higher epoch is another's, even if we have nothing to write that would tell us."""
-        self._post_unbounded(peers)
-        self._post_unbounded(strategy)
+        for event in seen:
+            self._post_unbounded(event)
         for shard, epoch in epochs.items():
             if epoch > self._holdings.epochs.get(shard, epoch):
                 _log.warning("shard_lost", shard=shard, epoch_now=epoch)

@@ -23,6 +23,7 @@ from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
+from mainspring_coordinator.pausing import Pausing
 from mainspring_coordinator.peers import PeersService, PermitPost
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Directory, Loop
@@ -31,6 +32,7 @@ from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import Reader
 from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.withdrawal import Withdrawal
+from mainspring_coordinator.workflow_reads import WorkflowReads
 from mainspring_coordinator.workflows import WorkflowsService
 
 service_names: Final = tuple(
@@ -108,13 +110,15 @@ async def add_services(
     strategies = Strategies(loop, directory, reads, forwarder, counts)
     workflows = WorkflowsService(loop, reads, plans, forwarder, strategy, explaining)
     audit = Audit(loop, directory, reads, forwarder)
-    controls = Controls(loop, directory, reads, forwarder, strategies, workflows.cancel, withdrawal, audit)
+    workflow_reads = WorkflowReads(loop, reads, plans)
+    pausing = Pausing(loop, directory, reads, workflow_reads, forwarder, audit, fleet.book.entries)
+    controls = Controls(loop, directory, reads, forwarder, strategies, workflows.cancel, withdrawal, audit, pausing)
     add_WorkflowsServiceServicer_to_server(workflows, server)
     add_FleetServiceServicer_to_server(fleet, server)
     add_AdminServiceServicer_to_server(
         AdminService(loop, directory, reads, fleet.book, build, clock, strategies, controls), server
     )
-    add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post, audit), server)
+    add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post, audit, reads), server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
     reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await services.set_serving(False)

@@ -57,6 +57,12 @@ class AdminServiceStub:
     """Has a coordinator give its shards to the others for a while, so that it can be worked on."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]
     """Lists what operators did, newest first, by page."""
+    PauseDispatch: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseDispatchRequest, _admin_pb2.PauseDispatchResponse]
+    """Lets nothing of the cluster, of an executor or of a workflow be given to workers any more; what they have runs on."""
+    ResumeDispatch: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeDispatchRequest, _admin_pb2.ResumeDispatchResponse]
+    """Lets it go on, in its order."""
+    ListPauses: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPausesRequest, _admin_pb2.ListPausesResponse]
+    """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -87,6 +93,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Has a coordinator give its shards to the others for a while, so that it can be worked on."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditRequest, _admin_pb2.ListAuditResponse]  # type: ignore[assignment]
     """Lists what operators did, newest first, by page."""
+    PauseDispatch: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseDispatchRequest, _admin_pb2.PauseDispatchResponse]  # type: ignore[assignment]
+    """Lets nothing of the cluster, of an executor or of a workflow be given to workers any more; what they have runs on."""
+    ResumeDispatch: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeDispatchRequest, _admin_pb2.ResumeDispatchResponse]  # type: ignore[assignment]
+    """Lets it go on, in its order."""
+    ListPauses: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPausesRequest, _admin_pb2.ListPausesResponse]  # type: ignore[assignment]
+    """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Admin: the operators' service."""
@@ -186,5 +198,29 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuditResponse, _abc.Awaitable[_admin_pb2.ListAuditResponse]]:
         """Lists what operators did, newest first, by page."""
+
+    @_abc_1.abstractmethod
+    def PauseDispatch(
+        self,
+        request: _admin_pb2.PauseDispatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PauseDispatchResponse, _abc.Awaitable[_admin_pb2.PauseDispatchResponse]]:
+        """Lets nothing of the cluster, of an executor or of a workflow be given to workers any more; what they have runs on."""
+
+    @_abc_1.abstractmethod
+    def ResumeDispatch(
+        self,
+        request: _admin_pb2.ResumeDispatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResumeDispatchResponse, _abc.Awaitable[_admin_pb2.ResumeDispatchResponse]]:
+        """Lets it go on, in its order."""
+
+    @_abc_1.abstractmethod
+    def ListPauses(
+        self,
+        request: _admin_pb2.ListPausesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListPausesResponse, _abc.Awaitable[_admin_pb2.ListPausesResponse]]:
+        """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

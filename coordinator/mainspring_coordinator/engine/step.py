@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from mainspring import limits
 from mainspring_coordinator.engine import (
@@ -21,6 +21,7 @@ from mainspring_coordinator.engine import (
     fleet,
     granting,
     nodes,
+    pausing,
     recovery,
     workflows,
 )
@@ -36,6 +37,8 @@ from mainspring_coordinator.engine.events import (
     Inventory,
     LoadReported,
     OutputsLoaded,
+    PauseSet,
+    PausesSeen,
     PeersSeen,
     PermitsGranted,
     PermitsLoaded,
@@ -59,6 +62,7 @@ from mainspring_coordinator.engine.events import (
     WorkflowAbsent,
     WorkflowEvicted,
     WorkflowLoaded,
+    WorkflowPauseSet,
 )
 from mainspring_coordinator.engine.placement import Strategy, strategies
 from mainspring_coordinator.engine.state import ShardState, State
@@ -66,6 +70,11 @@ from mainspring_coordinator.engine.strategy import ClusterStrategy, home, strate
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
+_FromClients: TypeAlias = Submit | Cancel | Read | WorkflowPauseSet
+_OfShard: TypeAlias = _FromClients | Inventory | ProgressReported
+_OfCluster: TypeAlias = (
+    PeersSeen | FailoverTold | Audited | StrategySet | StrategyChosen | StrategySeen | PauseSet | PausesSeen
+)
 _from_workers: Final = (
     *(Results, Inventory, CreditSet, LoadReported, ProgressReported, WorkerAttached, WorkerDraining),
     WorkerHeard,
@@ -200,7 +209,16 @@ class Engine:
                 pass
             case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
                 _of_worker(turn, event)
-            case PeersSeen() | FailoverTold() | Audited() | StrategySet() | StrategyChosen() | StrategySeen():
+            case (
+                PeersSeen()
+                | FailoverTold()
+                | Audited()
+                | StrategySet()
+                | StrategyChosen()
+                | StrategySeen()
+                | PauseSet()
+                | PausesSeen()
+            ):
                 self._of_cluster(turn, event)
             case PermitsLoaded() | PermitsStated() | PermitsGranted():
                 _of_permits(turn, event)
@@ -210,7 +228,8 @@ class Engine:
                 if isinstance(event, ShardLost) and event.shard == home:
                     # What we set last may never be stored now: whatever is read next holds.
                     self.cluster_strategy = replace(self.cluster_strategy, changed_at_us=-1)
-            case Submit() | Cancel() | Read() | Inventory() | ProgressReported():
+                    turn.state.ready.pauses = replace(turn.state.ready.pauses, changed_at_us=-1)
+            case Submit() | Cancel() | Read() | WorkflowPauseSet() | Inventory() | ProgressReported():
                 self._of_shard(turn, event)
             case _:
                 state = turn.state
@@ -222,9 +241,7 @@ class Engine:
                 else:
                     self._arrive(turn, event)
 
-    def _of_cluster(
-        self, turn: Turn, event: PeersSeen | FailoverTold | Audited | StrategySet | StrategyChosen | StrategySeen
-    ) -> None:
+    def _of_cluster(self, turn: Turn, event: _OfCluster) -> None:
         match event:
             case PeersSeen():
                 turn.state.peers_have_workers = event.have_workers
@@ -240,11 +257,15 @@ class Engine:
                 # What we have stored ourselves since then is newer.
                 if seen.changed_at_us > self.cluster_strategy.changed_at_us:
                     self._place_by(seen)
+            case PauseSet():
+                pausing.pause_set(turn, event)
+            case PausesSeen():
+                pausing.pauses_seen(turn, event)
 
-    def _of_shard(self, turn: Turn, event: Submit | Cancel | Read | Inventory | ProgressReported) -> None:
+    def _of_shard(self, turn: Turn, event: _OfShard) -> None:
         shard = turn.state.shards.get(event.shard)
         if shard is None:
-            if isinstance(event, Submit | Cancel | Read):
+            if isinstance(event, _FromClients):
                 turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
             return
         if not shard.ready or shard.shard in turn.state.occupied or _waits_for_reload(shard, event):
@@ -256,6 +277,8 @@ class Engine:
                 workflows.submit(turn, shard, event)
             case Cancel():
                 workflows.cancel(turn, shard, event)
+            case WorkflowPauseSet():
+                pausing.workflow_pause_set(turn, shard, event)
             case Read():
                 workflows.read(turn, shard, event)
             case Inventory():
@@ -299,13 +322,11 @@ class Engine:
             nodes.settle(turn)
 
 
-def _defer(
-    turn: Turn, shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported | Results
-) -> None:
+def _defer(turn: Turn, shard: ShardState, event: _OfShard | Results) -> None:
     """Let an event wait for what is being loaded, as far as there is room."""
     if len(shard.deferred) < limits.deferred_events_a_shard_max:
         shard.deferred.append(event)
-    elif isinstance(event, Submit | Cancel | Read):
+    elif isinstance(event, _FromClients):
         message = f"shard {shard.shard} is being recovered and {len(shard.deferred)} calls and reports wait for it; try again in a moment"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
     # Workers state what they have, and offer results, when the shard is served and with every heartbeat: none of it is lost here.
@@ -342,7 +363,7 @@ def _of_permits(turn: Turn, event: PermitsLoaded | PermitsStated | PermitsGrante
             asking.granted(turn, event)
 
 
-def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
+def _waits_for_reload(shard: ShardState, event: _OfShard) -> bool:
     """Tell whether an event may be about a workflow that is being loaded anew."""
     if isinstance(event, Inventory):
         return bool(shard.reloading)
