@@ -216,7 +216,8 @@ class MemoryReader:
     def pauses(self) -> bytes | None:
         """See `Reader`."""
         with self._tables.lock:
-            return self._tables.shards[home].pauses
+            row = self._tables.shards.get(home)
+            return row.pauses if row is not None else None
 
     def paused_workflows(self, after: tuple[int, str], limit: int) -> Sequence[tuple[str, Pause]]:
         """See `Reader`."""
