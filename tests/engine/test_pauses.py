@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
@@ -11,17 +10,14 @@ from mainspring_coordinator.engine.effects import (
     Answer,
     AnswerCode,
     Assign,
-    Effect,
     Ended,
     ReportBacklog,
-    StatePermits,
     Verdict,
 )
 from mainspring_coordinator.engine.events import (
     CreditSet,
     PauseSet,
     PausesSeen,
-    PermitsStated,
     Read,
     ShardLost,
     ShardReady,
@@ -30,46 +26,11 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause, utc
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.engine.rows import NodeAssigned, PausesChanged, PermitsHeld, WorkflowPaused
+from mainspring_coordinator.engine.rows import NodeAssigned, PausesChanged, WorkflowPaused
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from tests.engine.pausing import fan, in_order, kinds, names, pause, resume, step
 from tests.engine.replay import fold
 from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
-
-kinds = ("cluster", "executor", "workflow")
-
-
-def fan(count: int = 4, **rest: Any) -> Plan:
-    return define([{"id": f"n{at}", "executor": "work", **rest} for at in range(count)])
-
-
-def step(rig: Rig, kind: str, *, paused: bool, name: str = "", shard: int = 0) -> list[Effect]:
-    who, reason = "ann", "a fire"
-    if kind == "workflow":
-        return rig.step(WorkflowPauseSet(9, shard, name or "wf", paused, who, reason))
-    executor = (name or "work") if kind == "executor" else ""
-    return rig.step(PauseSet(9, 0, executor, paused, who, reason))
-
-
-def pause(rig: Rig, kind: str, name: str = "") -> Answer:
-    return only(step(rig, kind, paused=True, name=name), Answer)
-
-
-def resume(rig: Rig, kind: str, name: str = "") -> list[str]:
-    """Let something go on; return the nodes that are given out at once."""
-    return names(step(rig, kind, paused=False, name=name))
-
-
-def names(effects: Sequence[Effect]) -> list[str]:
-    return [one.node_id for one in of(effects, Assign)]
-
-
-def in_order(rig: Rig) -> list[str]:
-    """Let all that runs and comes end, one after the other; return the nodes in the order in which they ran."""
-    order: list[str] = []
-    while rig.running():
-        order.append(rig.running()[0][1].node_id)
-        rig.finish()
-    return order
 
 
 @pytest.mark.parametrize("kind", kinds)
@@ -341,78 +302,6 @@ def test_a_worker_at_its_bound_of_workflows_takes_no_node_that_is_paused(kind: s
     assert len(rig.running()) == before
     resume(rig, kind)
     assert len(rig.running()) == 3
-
-
-def limited(count: int = 1) -> Plan:
-    return fan(count, concurrency={"key": "db", "limit": 1})
-
-
-def permits(rig: Rig) -> int:
-    """Return how many permits are out, as the rows say."""
-    found = {row.holder: row.count for row in rig.rows if isinstance(row, PermitsHeld)}
-    return sum(found.values())
-
-
-@pytest.mark.parametrize("kind", kinds[1:])
-def test_a_paused_node_that_waits_for_a_permit_leaves_it_to_others(kind: str) -> None:
-    rig = Rig()
-    rig.attach(executors=("work", "other"))
-    rig.submit(limited(), "first")
-    rig.submit(limited(2))
-    pause(rig, kind)
-    others = define([{"id": "o", "executor": "other", "concurrency": {"key": "db", "limit": 1}}])
-    rig.submit(others, "others")
-    rig.finish()
-    assert [one.node_id for _, one in rig.running()] == ["o"]
-    rig.finish()
-    assert permits(rig) == 0
-    assert not rig.running()
-    resume(rig, kind)
-    assert in_order(rig) == ["n0", "n1"]
-    assert permits(rig) == 0
-    assert not rig.engine.state.shards[0].demands.by_key
-
-
-@pytest.mark.parametrize("kind", kinds)
-def test_a_permit_that_comes_for_a_paused_node_goes_back(kind: str) -> None:
-    rig = Rig()
-    rig.attach()
-    rig.passes_permits = False
-    rig.submit(limited())
-    said = list(rig.effects)
-    pause(rig, kind)
-    rig.passes_permits = True
-    hear(rig, said)
-    assert not rig.running()
-    assert permits(rig) == 0
-    resume(rig, kind)
-    assert [one.node_id for _, one in rig.running()] == ["n0"]
-
-
-@pytest.mark.parametrize("kind", kinds)
-def test_a_permit_that_no_worker_took_yet_goes_back_when_its_node_is_paused(kind: str) -> None:
-    rig = Rig()
-    worker = rig.attach(slots=1)
-    rig.passes_permits = False
-    rig.submit(limited())
-    said = list(rig.effects)
-    rig.submit(define([{"id": "busy", "executor": "work", "priority": 9}]), "busy")
-    rig.passes_permits = True
-    hear(rig, said)
-    assert [one.node_id for _, one in rig.running()] == ["busy"]
-    assert permits(rig) == 1
-    pause(rig, kind)
-    assert permits(rig) == 0
-    rig.finish("busy")
-    resume(rig, kind)
-    assert [one.node_id for _, one in rig.running()] == ["n0"]
-    del worker
-
-
-def hear(rig: Rig, effects: Sequence[Effect]) -> None:
-    """Pass on what shards say to each other of permits."""
-    for one in of(effects, StatePermits):
-        rig.step(PermitsStated(0, one.statement))
 
 
 def take_over(old: Rig, plans: Sequence[Plan], *, seen: bytes | None = None) -> Rig:
