@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring_client.cli.program import app
 from tests.client.answers import workflow
-from tests.client.commands import Served
+from tests.client.conftest import Served
 
 PAUSE = workflow_pb2.Pause(since_us=1_700_000_000_000_000, who="ann (admin)", reason="the bank is down")
 SAID = "since 2023-11-14 22:13:20 by ann (admin): the bank is down"

@@ -125,7 +125,7 @@ def test_to_pause_twice_and_to_resume_what_is_not_paused_change_nothing_and_say_
     )
     answer = only(effects, Answer)
     assert (answer.created, answer.pause) == (False, Pause(rig.now_us - 5 * SECOND, "ann", "a fire"))
-    assert not rows_of(effects, PausesChanged) + rows_of(effects, WorkflowPaused)  # type: ignore[operator]  # both are rows
+    assert not rows_of(effects, PausesChanged) + rows_of(effects, WorkflowPaused)
     assert only(step(rig, kind, paused=False), Answer).created
     answer = only(step(rig, kind, paused=False), Answer)
     assert (answer.created, answer.pause) == (False, None)

@@ -5,6 +5,7 @@ timeouts, credits that change; owners that lose their shards. Every run is a see
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -64,7 +65,7 @@ class Run:
     """One seeded run."""
 
     plan = plan
-    executors = ("work",)
+    executors: Sequence[str] = ("work",)
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)

@@ -32,7 +32,7 @@ async def test_what_was_paused_before_a_shard_was_taken_is_known_before_anything
         await rig.take(1)
         _, outbox = rig.attach()
         assert (await rig.submit(one, rig.name(1, 1))).created
-        assert not outbox.of(Assign) + outbox.of(ReportBacklog)  # type: ignore[operator]  # both leave for a worker
+        assert not outbox.of(Assign) + outbox.of(ReportBacklog)
         rig.loop.looked({}, PausesSeen(ClusterPauses(changed_at_us=8).data()))
         assert len(await outbox.wait_for(Assign, 2)) == 2
 

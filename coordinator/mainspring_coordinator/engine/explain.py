@@ -262,7 +262,9 @@ def _pause_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
     ):
         if pause is not None:
             why = f": {pause.reason}" if pause.reason else ""
-            return f"{what} paused by {pause.who} since {utc(pause.since_us)}{why}; resume with: mainspring resume {how}"
+            return (
+                f"{what} paused by {pause.who} since {utc(pause.since_us)}{why}; resume with: mainspring resume {how}"
+            )
     return ""
 
 
