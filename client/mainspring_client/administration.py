@@ -5,8 +5,9 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from functools import cache, partial
-from typing import Final
+from typing import Any, Final
 
+from mainspring.errors import BadRequestError
 from mainspring.limits import page_size_max, reason_bytes_max
 from mainspring.v1 import admin_pb2
 from mainspring.wire import clip
@@ -16,6 +17,8 @@ from mainspring_client.nouns import (
     CancelledPage,
     DrainedWorker,
     EvictedWorker,
+    PausedDispatch,
+    PauseOutcome,
     ReleasedInstance,
     WorkflowFilter,
 )
@@ -120,6 +123,55 @@ async def release_instance(
         lambda at: partial(at.admin.ReleaseInstance, metadata=_as_user()), request
     )
     return ReleasedInstance(name, incarnation, answer.shards, answer.was_live)
+
+
+async def pause(
+    transport: Transport, executor: str, workflow_id: str, reason: str, *, everything: bool
+) -> PauseOutcome:
+    """Pause the cluster, an executor or a workflow; return what came of it."""
+    request = admin_pb2.PauseDispatchRequest(
+        **_what(executor, workflow_id, everything=everything), reason=clip(reason, reason_bytes_max)
+    )
+    answer: admin_pb2.PauseDispatchResponse = await transport.call(
+        lambda at: partial(at.admin.PauseDispatch, metadata=_as_user()), request
+    )
+    return wire_nouns.pause_outcome(answer)
+
+
+async def resume(
+    transport: Transport, executor: str, workflow_id: str, reason: str, *, everything: bool
+) -> PauseOutcome:
+    """Let it go on; return what came of it."""
+    request = admin_pb2.ResumeDispatchRequest(
+        **_what(executor, workflow_id, everything=everything), reason=clip(reason, reason_bytes_max)
+    )
+    answer: admin_pb2.ResumeDispatchResponse = await transport.call(
+        lambda at: partial(at.admin.ResumeDispatch, metadata=_as_user()), request
+    )
+    return wire_nouns.pause_outcome(answer)
+
+
+def _what(executor: str, workflow_id: str, *, everything: bool) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"all": everything, "executor": executor, "workflow_id": workflow_id}
+    named = {name: value for name, value in chosen.items() if value}
+    if len(named) != 1:
+        raise BadRequestError(
+            "name one executor or one workflow, or mean everything; and only one of the three", field="what"
+        )
+    return named
+
+
+async def pauses(transport: Transport) -> AsyncGenerator[PausedDispatch]:
+    """List what is paused."""
+    token = ""
+    while True:
+        request = admin_pb2.ListPausesRequest(page_size=page_size_max, page_token=token)
+        page: admin_pb2.ListPausesResponse = await transport.call(lambda at: at.admin.ListPauses, request)
+        for one in page.pauses:
+            yield wire_nouns.paused_dispatch(one)
+        token = page.next_page_token
+        if not token:
+            return
 
 
 async def audit(transport: Transport, limit: int | None) -> AsyncGenerator[AuditEntry]:

@@ -34,6 +34,8 @@ from mainspring_client.nouns import (
     NodeDetail,
     NodeInfo,
     NodeStatus,
+    PausedDispatch,
+    PauseOutcome,
     ReleasedInstance,
     Result,
     ShardInfo,
@@ -307,6 +309,25 @@ class Client:
         Returns whether it was another one before. `BadRequestError` when there is no such strategy.
         """
         return await administration.set_strategy(self._transport, strategy, reason)
+
+    async def pause(
+        self, *, executor: str = "", workflow_id: str = "", everything: bool = False, reason: str = ""
+    ) -> PauseOutcome:
+        """Let nothing of an executor, of a workflow or of the whole cluster be given to workers until `resume`; what runs, runs on.
+
+        What is paused already stays so. `NotFoundError`: there is no such workflow; `PreconditionError`: it has ended.
+        """
+        return await administration.pause(self._transport, executor, workflow_id, reason, everything=everything)
+
+    async def resume(
+        self, *, executor: str = "", workflow_id: str = "", everything: bool = False, reason: str = ""
+    ) -> PauseOutcome:
+        """Let it go on, in its order. Each pause is one by itself: `everything` ends that of the cluster only."""
+        return await administration.resume(self._transport, executor, workflow_id, reason, everything=everything)
+
+    def pauses(self) -> AsyncGenerator[PausedDispatch]:
+        """List what is paused: the cluster, executors, then workflows, the longest first. It reads the database, as `list` does."""
+        return administration.pauses(self._transport)
 
     async def strategy_changes(self, *, limit: int | None = None) -> AsyncGenerator[StrategyChange]:
         """List the changes of that strategy, newest first, at most `limit`. It reads the database, as `list` does."""

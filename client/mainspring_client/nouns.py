@@ -47,6 +47,41 @@ class NodeStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """That nothing of something is given to workers, until it goes on."""
+
+    since_us: int
+    """Since when, by the database's clock."""
+    who: str
+    """Who paused it."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True, slots=True)
+class PausedDispatch:
+    """Something that is paused: a workflow, an executor, or, where neither is named, the whole cluster."""
+
+    pause: Pause
+    executor: str = ""
+    workflow_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseOutcome:
+    """What came of a call that pauses something or lets it go on."""
+
+    changed: bool
+    """Whether it was otherwise before."""
+    pause: Pause | None
+    """The one in force, or that has ended; None: there was none."""
+    unseen_by: tuple[str, ...]
+    """Live coordinators that have not confirmed within a second that they know; they learn of it with their next look at their peers."""
+    workers: int = 0
+    """How many workers run the executor that is paused."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowInfo:
     """A workflow as its owner knows it."""
 
@@ -76,6 +111,8 @@ class WorkflowInfo:
     """The reason given with the cancel."""
     assignment_strategy: str
     """The placement strategy in force when it was submitted."""
+    pause: Pause | None = None
+    """Its own pause, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +232,8 @@ class Explanation:
     """By which a worker is chosen for the one node."""
     workers: tuple[WorkersExplanation, ...]
     """For one node that is ready: why each worker has not got it, those that come closest first."""
+    pause: Pause | None = None
+    """The workflow's own pause, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)

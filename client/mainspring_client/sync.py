@@ -32,6 +32,8 @@ from mainspring_client.nouns import (
     NodeDetail,
     NodeInfo,
     NodeStatus,
+    PausedDispatch,
+    PauseOutcome,
     ReleasedInstance,
     Result,
     ShardInfo,
@@ -295,6 +297,26 @@ class SyncClient:
     def audit(self, *, limit: int | None = None) -> Iterator[AuditEntry]:
         """List what operators did, newest first."""
         return self._each(self._client.audit(limit=limit))
+
+    def pause(
+        self, *, executor: str = "", workflow_id: str = "", everything: bool = False, reason: str = ""
+    ) -> PauseOutcome:
+        """Let nothing of an executor, of a workflow or of the whole cluster be given to workers until `resume`."""
+        return self._run(
+            self._client.pause(executor=executor, workflow_id=workflow_id, everything=everything, reason=reason)
+        )
+
+    def resume(
+        self, *, executor: str = "", workflow_id: str = "", everything: bool = False, reason: str = ""
+    ) -> PauseOutcome:
+        """Let it go on, in its order."""
+        return self._run(
+            self._client.resume(executor=executor, workflow_id=workflow_id, everything=everything, reason=reason)
+        )
+
+    def pauses(self) -> Iterator[PausedDispatch]:
+        """List what is paused."""
+        return self._each(self._client.pauses())
 
     def strategy_changes(self, *, limit: int | None = None) -> Iterator[StrategyChange]:
         """List the changes of that strategy, newest first."""

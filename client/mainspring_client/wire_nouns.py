@@ -18,6 +18,9 @@ from mainspring_client.nouns import (
     NodeExplanation,
     NodeInfo,
     NodeStatus,
+    Pause,
+    PausedDispatch,
+    PauseOutcome,
     Result,
     ShardInfo,
     StrategyChange,
@@ -85,7 +88,30 @@ def workflow_info(message: client_pb2.Workflow) -> WorkflowInfo:
         definition_hash=message.definition_hash,
         cancel_reason=message.cancel_reason,
         assignment_strategy=message.assignment_strategy,
+        pause=_pause(message),
     )
+
+
+def _pause(
+    message: client_pb2.Workflow
+    | client_pb2.ExplainResponse
+    | admin_pb2.PauseDispatchResponse
+    | admin_pb2.ResumeDispatchResponse,
+) -> Pause | None:
+    found = message.pause
+    return Pause(found.since_us, found.who, found.reason) if message.HasField("pause") else None
+
+
+def pause_outcome(message: admin_pb2.PauseDispatchResponse | admin_pb2.ResumeDispatchResponse) -> PauseOutcome:
+    """Read what came of a pause or its end."""
+    workers = message.workers if isinstance(message, admin_pb2.PauseDispatchResponse) else 0
+    return PauseOutcome(message.changed, _pause(message), tuple(message.unseen_by), workers)
+
+
+def paused_dispatch(message: admin_pb2.PausedDispatch) -> PausedDispatch:
+    """Read what is paused."""
+    pause = Pause(message.pause.since_us, message.pause.who, message.pause.reason)
+    return PausedDispatch(pause, message.executor, message.workflow_id)
 
 
 def node_info(message: client_pb2.Node) -> NodeInfo:
@@ -137,6 +163,7 @@ def explanation(message: client_pb2.ExplainResponse) -> Explanation:
             WorkersExplanation(_verdict(one.verdict), one.reason, one.count, tuple(one.workers))
             for one in message.workers
         ),
+        pause=_pause(message),
     )
 
 

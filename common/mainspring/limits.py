@@ -229,6 +229,11 @@ step_down_s_max: Final = 3_600
 peer_answer_ms_max: Final = 3_000  # of another coordinator or a worker that an operator's act needs to hear
 audit_subject_bytes_max: Final = 512
 audit_who_bytes_max: Final = 255
+pauses_max: Final = 1_000  # of executors, and of everything
+pauses_bytes_max: Final = 64 * KIB  # all of them together, in a fence row that each look at the peers reads
+pauses_seen_ms_max: Final = (
+    1_000  # so long the other coordinators are waited for; they see a pause by themselves a look later
+)
 
 # Traces
 traces_flush_ms_max: Final = 3_000  # what is not sent by then when a process ends is lost

@@ -221,6 +221,25 @@ class AdminService(AdminServiceServicer):
         """Free the shards of a dead coordinator."""
         return await self._controls.release_instance(request, context)
 
+    @answers
+    async def PauseDispatch(
+        self, request: admin_pb2.PauseDispatchRequest, context: Context
+    ) -> admin_pb2.PauseDispatchResponse:
+        """Let nothing of something be given to workers any more."""
+        return await self._controls.pause_dispatch(request, context)
+
+    @answers
+    async def ResumeDispatch(
+        self, request: admin_pb2.ResumeDispatchRequest, context: Context
+    ) -> admin_pb2.ResumeDispatchResponse:
+        """Let it go on."""
+        return await self._controls.resume_dispatch(request, context)
+
+    @answers
+    async def ListPauses(self, request: admin_pb2.ListPausesRequest, context: Context) -> admin_pb2.ListPausesResponse:
+        """List what is paused."""
+        return await self._controls.pausing.entries(request)
+
     def _coordinators(self, rows: list[CoordinatorRow], shards: list[ShardRow]) -> list[admin_pb2.Coordinator]:
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}
         held = Counter(shard.holder for shard in shards)

@@ -33,8 +33,9 @@ from mainspring_coordinator.auth.gate import Gate
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.events import EvictionsSeen, PeersSeen, StrategySeen
+from mainspring_coordinator.engine.events import EvictionsSeen, PausesSeen, PeersSeen, StrategySeen
 from mainspring_coordinator.engine.eviction import incarnations_of
+from mainspring_coordinator.engine.pauses import ClusterPauses
 from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.epoch import View
@@ -148,6 +149,7 @@ class Coordinator:
         self._dynamic: Dynamic | None = None
         self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
         self._strategy = ""
+        self._pauses = ClusterPauses()
         self._cluster = ""
         self._healthy: bool | None = None
         """What the gRPC health service says; None before calls are served."""
@@ -328,8 +330,14 @@ class Coordinator:
         epochs = {shard: row.epoch for shard, row in view.shards.items()}
         have_workers = view.peers_have_workers(self._election.incarnation)
         evicted = [name for row in view.shards.values() for name in incarnations_of(row.evicted)]
-        peers, strategy = PeersSeen(have_workers, len(view.live)), StrategySeen(view.shards[home].strategy)
-        self._loop.looked(epochs, peers, strategy, EvictionsSeen(evicted))
+        standing = view.shards[home]
+        self._loop.looked(
+            epochs,
+            PeersSeen(have_workers, len(view.live)),
+            StrategySeen(standing.strategy),
+            PausesSeen(standing.pauses),
+            EvictionsSeen(evicted),
+        )
         self._note_standby(view)
         if self._record is not None:
             self._record.looked(view)
@@ -356,6 +364,7 @@ class Coordinator:
         state = self._loop.engine.state
         self._attempts.note(self._clock.now_us(), Attempts(state.attempts_ended, state.attempts_failed))
         self._note_strategy(self._loop.engine.strategy)
+        self._note_pauses(state.ready.pauses)
         self._agree_on_health()
 
     # -- probes.Probed -----------------------------------------------------------------------------------------------------
@@ -408,6 +417,8 @@ class Coordinator:
             shards=[owner[0] if owner is not None else "" for owner in held],
             serving=len(loop.serving),
             workers=self._services.fleet.book.messages(self._clock.now_us()),
+            pauses=loop.engine.state.ready.pauses,
+            paused_workflows=len(loop.engine.state.ready.paused),
         )
 
     # -- within ------------------------------------------------------------------------------------------------------------
@@ -435,6 +446,11 @@ class Coordinator:
         if self._strategy not in ("", in_force):
             _log.info("strategy_in_force", before=self._strategy, strategy=in_force)
         self._strategy = in_force
+
+    def _note_pauses(self, pauses: ClusterPauses) -> None:
+        before, self._pauses = self._pauses, pauses
+        if (pauses.everything, pauses.executors) != (before.everything, before.executors):
+            _log.info("pauses_in_force", everything=pauses.everything is not None, executors=len(pauses.executors))
 
     def _read(self) -> Reading:
         """Look at everything that metrics tell of; on the event loop."""

@@ -134,6 +134,12 @@ class Audit:
             )
             self._unrecorded.add(entry.entry_id)
 
+    async def who_acts(self, context: Context) -> str:
+        """Return who asked for what is being done, also where another coordinator sent the call on."""
+        entry_id = _said(context, entry_key) if is_forwarded(context) else ""
+        found = await self._reads.run(lambda reader: reader.audit_entry(entry_id)) if entry_id else None
+        return found.who if found is not None else who(context)
+
     async def entries(self, request: admin_pb2.ListAuditRequest) -> admin_pb2.ListAuditResponse:
         """List what was done, newest first."""
         limit = page_size(request.page_size, default=50)

@@ -12,6 +12,7 @@ from mainspring_coordinator import cancelling
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.audit import Audit
 from mainspring_coordinator.forward import Forwarder, Peer
+from mainspring_coordinator.pausing import Pausing, told
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.releasing import Released, ReleaseOrder
@@ -32,6 +33,23 @@ class Controls:
     withdrawal: Withdrawal
     release: Callable[[ReleaseOrder], Awaitable[Released]]
     audit: Audit
+    pausing: Pausing
+
+    async def pause_dispatch(
+        self, request: admin_pb2.PauseDispatchRequest, context: Context
+    ) -> admin_pb2.PauseDispatchResponse:
+        """Pause the cluster, an executor or a workflow."""
+        return await self.audit.of(
+            context, "PauseDispatch", told(request), request.reason, lambda: self.pausing.pause(request, context)
+        )
+
+    async def resume_dispatch(
+        self, request: admin_pb2.ResumeDispatchRequest, context: Context
+    ) -> admin_pb2.ResumeDispatchResponse:
+        """Let it go on."""
+        return await self.audit.of(
+            context, "ResumeDispatch", told(request), request.reason, lambda: self.pausing.resume(request, context)
+        )
 
     async def set_strategy(
         self, request: admin_pb2.SetStrategyRequest, context: Context

@@ -55,7 +55,7 @@ class Listener(Protocol):
         ...
 
     def on_peers(self, view: View) -> None:
-        """Who lives, who owns what, the cluster's strategy, who was evicted or whether another than we has workers has changed."""
+        """What a coordinator goes by has changed: who lives, who owns what, who else has workers, or what fence rows say for all."""
         ...
 
     def on_term_lost(self, reason: str) -> None:
@@ -241,7 +241,8 @@ class Election:
         """The cluster was looked at: tell it if anything is new."""
         self._answered_us = self._clock.now_us()
         owners = {
-            shard: (row.epoch, view.holders[shard], row.strategy, row.evicted) for shard, row in view.shards.items()
+            shard: (row.epoch, view.holders[shard], row.strategy, row.pauses, row.evicted)
+            for shard, row in view.shards.items()
         }
         signature = (set(view.live), set(view.dead), owners, view.peers_have_workers(self._incarnation))
         if signature != self._signature:

@@ -16,6 +16,7 @@ from mainspring_coordinator.workflow_reads import WorkflowReads
 _order: Final = (
     *(
         Verdict.ABLE,
+        Verdict.PAUSED,
         Verdict.LIMIT,
         Verdict.NEARER,
         Verdict.KEY,
@@ -62,6 +63,7 @@ class Explaining:
                 nodes_left_out=told.left_out,
                 strategy=told.strategy,
                 workers=self._grouped(told),
+                pause=views.pause_message(told.pause),
             )
         # It has ended, and so has each of its nodes.
         response = client_pb2.ExplainResponse(status=views.workflow_status(told.status))

@@ -27,6 +27,7 @@ from mainspring_coordinator.engine.effects import Answer, EpochSpent, LoadOutput
 from mainspring_coordinator.engine.events import (
     Event,
     EvictionsSeen,
+    PausesSeen,
     PeersSeen,
     ShardLost,
     StrategySeen,
@@ -164,7 +165,7 @@ class ControlLoop:
         self._writer.put(Adopt(row))
         self._recovering[row.shard] = self._tasks.spawn(self._recover(row))
 
-    def looked(self, epochs: Mapping[int, int], *seen: PeersSeen | StrategySeen | EvictionsSeen) -> None:
+    def looked(self, epochs: Mapping[int, int], *seen: PeersSeen | StrategySeen | PausesSeen | EvictionsSeen) -> None:
         """The database shows this: what is at a higher epoch is another's, even if we have nothing to write that would tell us."""
         for event in seen:
             self._post_unbounded(event)

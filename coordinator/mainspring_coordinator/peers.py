@@ -24,10 +24,12 @@ from mainspring.v1.peers_pb2_grpc import PeersServiceServicer, PeersServiceStub
 from mainspring_coordinator import permits_wire
 from mainspring_coordinator.answering import Context, answers
 from mainspring_coordinator.audit import Audit, entry_of
+from mainspring_coordinator.delivery import checked
 from mainspring_coordinator.engine.effects import StatePermits
-from mainspring_coordinator.engine.events import PermitsGranted, PermitsStated
+from mainspring_coordinator.engine.events import PausesSeen, PermitsGranted, PermitsStated
 from mainspring_coordinator.forward import Forwarder, Peer
 from mainspring_coordinator.ports import Loop, PermitEffect
+from mainspring_coordinator.reads import Reads
 
 _log: Final = structlog.get_logger(__name__)
 _call_s: Final = limits.permit_restate_ms / 1_000
@@ -112,11 +114,24 @@ class PermitPost:
 class PeersService(PeersServiceServicer):
     """Takes what other coordinators say."""
 
-    def __init__(self, loop: Loop, forwarder: Forwarder, post: PermitPost, audit: Audit) -> None:
+    def __init__(self, loop: Loop, forwarder: Forwarder, post: PermitPost, audit: Audit, reads: Reads) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._post = post
         self._audit = audit
+        self._reads = reads
+
+    @answers
+    async def SeePauses(self, request: peers_pb2.SeePausesRequest, context: Context) -> peers_pb2.SeePausesResponse:
+        """See the contract. What was given out before is stored by the time of the answer."""
+        self._forwarder.demand_addressee(context)
+        pauses = await self._reads.run(lambda reader: reader.pauses())
+        shard = min(self._loop.serving, default=None)
+        if shard is None:
+            self._loop.post(PausesSeen(pauses))
+        else:
+            checked(await self._loop.ask(shard, lambda token: PausesSeen(pauses, token, shard)))
+        return peers_pb2.SeePausesResponse()
 
     @answers
     async def WriteAudit(self, request: peers_pb2.WriteAuditRequest, context: Context) -> peers_pb2.WriteAuditResponse:

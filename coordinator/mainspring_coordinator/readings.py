@@ -160,6 +160,12 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     for strategy in sorted(strategy_names):
         in_force.add_metric((strategy,), float(strategy == reading.strategy))
     yield in_force
+    ready = reading.state.ready
+    paused = GaugeMetricFamily("mainspring_pauses", "Pauses of dispatch in force", labels=("kind",))
+    paused.add_metric(("cluster",), float(ready.pauses.everything is not None))
+    paused.add_metric(("executor",), len(ready.pauses.executors))
+    paused.add_metric(("workflow",), len(ready.paused))
+    yield paused
 
 
 def _counters(reading: Reading) -> Iterator[Metric]:

@@ -24,6 +24,7 @@ from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
+from mainspring_coordinator.pausing import Pausing
 from mainspring_coordinator.peers import PeersService, PermitPost
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Directory, Loop
@@ -34,6 +35,7 @@ from mainspring_coordinator.store.protocol import Reader
 from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.withdrawal import Withdrawal
 from mainspring_coordinator.worker_acts import WorkerActs
+from mainspring_coordinator.workflow_reads import WorkflowReads
 from mainspring_coordinator.workflows import WorkflowsService
 
 service_names: Final = tuple(
@@ -114,8 +116,19 @@ async def add_services(
     )
     strategies = Strategies(loop, directory, reads, forwarder, counts)
     workflows = WorkflowsService(loop, reads, plans, forwarder, strategy, explaining)
+    workflow_reads = WorkflowReads(loop, reads, plans)
+    pausing = Pausing(loop, directory, reads, workflow_reads, forwarder, audit, fleet.book.entries)
     controls = Controls(
-        loop, directory, reads, forwarder, strategies, workflows.cancel, withdrawal, release or _release_nothing, audit
+        loop,
+        directory,
+        reads,
+        forwarder,
+        strategies,
+        workflows.cancel,
+        withdrawal,
+        release or _release_nothing,
+        audit,
+        pausing,
     )
     workers = WorkerActs(loop, directory, forwarder, fleet, clock, audit)
     add_WorkflowsServiceServicer_to_server(workflows, server)
@@ -123,7 +136,7 @@ async def add_services(
     add_AdminServiceServicer_to_server(
         AdminService(loop, directory, reads, workers, build, clock, strategies, controls), server
     )
-    add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post, audit), server)
+    add_PeersServiceServicer_to_server(PeersService(loop, forwarder, post, audit, reads), server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
     reflection.enable_server_reflection((*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     await services.set_serving(False)

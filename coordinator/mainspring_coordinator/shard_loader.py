@@ -22,6 +22,7 @@ from mainspring_coordinator.engine.events import (
     Event,
     LoadedNode,
     OutputsLoaded,
+    PausesSeen,
     PermitsLoaded,
     ShardReady,
     ShardTaken,
@@ -104,8 +105,8 @@ class ShardLoader:
         affected = _Affected()
         after, count = _before_all, 0
         while True:
-            permits, page = await self._in_thread(lambda after=after: self._permits_and_page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
-            for loaded in permits:
+            before, page = await self._in_thread(lambda after=after: self._before_and_page(row.shard, after))  # type: ignore[misc]  # a default binds the loop's value
+            for loaded in before:
                 post(loaded)
             for event in page:
                 post(event)
@@ -156,11 +157,16 @@ class ShardLoader:
 
         return await self._in_thread(read)
 
-    def _permits_and_page(
+    def _before_and_page(
         self, shard: int, after: tuple[int, str]
-    ) -> tuple[Sequence[PermitsLoaded], Sequence[WorkflowLoaded]]:
-        """Read a page of workflows; with the first one also the permits of the keys whose home the shard is."""
-        return self._permits(shard) if after == _before_all else (), self._page(shard, after)
+    ) -> tuple[Sequence[PausesSeen | PermitsLoaded], Sequence[WorkflowLoaded]]:
+        """Read a page of workflows; before the first one what is paused, and the permits of the keys whose home the shard is.
+
+        What is paused is read after the shard was taken: whatever was paused by then is known before anything of it is given out.
+        """
+        if after != _before_all:
+            return (), self._page(shard, after)
+        return (PausesSeen(self._reader.pauses()), *self._permits(shard)), self._page(shard, after)
 
     def _permits(self, shard: int) -> Sequence[PermitsLoaded]:
         found: list[PermitsLoaded] = []
@@ -192,6 +198,7 @@ class ShardLoader:
             strategy=stored.strategy,
             cancel_reason=stored.cancel_reason,
             failure=stored.failure,
+            pause=stored.pause,
             nodes=[
                 LoadedNode(
                     row.node,

@@ -5,11 +5,12 @@ It shows what this coordinator knows at the moment; the command and the dashboar
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
 from mainspring.v1 import admin_pb2
+from mainspring_coordinator.engine.pauses import ClusterPauses
 
 _rows_max: Final = 200
 """Of workers; of more of them the page says how many there are."""
@@ -55,6 +56,9 @@ class Status:
     """By shard: the incarnation of its owner, empty if there is none."""
     serving: int
     workers: Sequence[admin_pb2.Worker]
+    pauses: ClusterPauses = field(default_factory=ClusterPauses)
+    paused_workflows: int = 0
+    """Of those that it owns."""
 
 
 def page(status: Status) -> str:
@@ -73,6 +77,7 @@ def page(status: Status) -> str:
         f"<h1>{name} <small>a coordinator of cluster {cluster}</small></h1>"
         f"{ready or '<p class=good>ready</p>'}"
         f"{_table((), facts)}"
+        f"{_pauses(status)}"
         f"<h2>Coordinators and their shards</h2>{_owners(status)}"
         f"<h2>Workers attached here</h2>{_workers(status.workers)}"
         "<h2>More</h2><p>"
@@ -80,6 +85,20 @@ def page(status: Status) -> str:
         "<p><small>On a command line: mainspring list, mainspring explain WORKFLOW, mainspring coordinators, mainspring shards, "
         "mainspring workers, mainspring failovers.</small></p></html>"
     )
+
+
+def _pauses(status: Status) -> str:
+    everything, executors = status.pauses.everything, sorted(status.pauses.executors.items())
+    rows = [("the whole cluster", everything.who, everything.reason)] if everything is not None else []
+    rows += [(f"executor {name}", pause.who, pause.reason) for name, pause in executors[:_rows_max]]
+    left_out = len(executors) - _rows_max
+    if left_out > 0:
+        rows.append((f"{left_out} executors more", "", ""))
+    if status.paused_workflows:
+        rows.append((f"{status.paused_workflows} of the workflows that it owns", "", ""))
+    if not rows:
+        return ""
+    return f'<h2 class="bad">Paused</h2>{_table(("what", "by", "why"), rows)}<p><small>mainspring pauses</small></p>'
 
 
 def _owners(status: Status) -> str:

@@ -14,6 +14,7 @@ from mainspring.limits import message_split_bytes, page_size_max, reason_bytes_m
 from mainspring.v1 import client_pb2, workflow_pb2
 from mainspring.wire import clip, to_failure, to_payload
 from mainspring_coordinator.engine.effects import View
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, node_terminal, workflow_terminal
 from mainspring_coordinator.store.protocol import Reader, StoredAttempt, StoredNode, StoredWorkflow
@@ -77,12 +78,22 @@ def failure_message(data: bytes | None) -> workflow_pb2.Failure | None:
     return None if data is None else to_failure(failure_from_json(data))
 
 
+def pause_message(pause: Pause | None) -> workflow_pb2.Pause | None:
+    """Return a pause as a message."""
+    if pause is None:
+        return None
+    return workflow_pb2.Pause(since_us=pause.since_us, who=pause.who, reason=pause.reason)
+
+
 def workflow_message(sight: Sight, counts: Mapping[NodeStatus, int]) -> client_pb2.Workflow:
     """Return a workflow with its node counts."""
     message = listed_workflow(sight.stored)
     message.status = workflow_status(sight.status)
     message.version = sight.version
     message.nodes_total = len(sight.plan.nodes)
+    if sight.view is not None:
+        message.ClearField("pause")
+        message.MergeFrom(client_pb2.Workflow(pause=pause_message(sight.view.pause)))
     message.node_counts.extend(
         client_pb2.NodeCount(status=node_status(status), count=count) for status, count in sorted(counts.items())
     )
@@ -103,6 +114,7 @@ def listed_workflow(stored: StoredWorkflow) -> client_pb2.Workflow:
         definition_hash=stored.plan_hash.hex(),
         cancel_reason=stored.cancel_reason,
         assignment_strategy=stored.strategy,
+        pause=pause_message(stored.pause),
     )
 
 

@@ -7,6 +7,8 @@ the same, and so does the mean; the longest wait comes out as the shortest that 
 over for long would hide behind the others, so that the engine's own account of it (since when nothing of a priority was taken) counts
 as well.
 
+What is paused does not count: it waits for an operator, and begins to wait for a worker when it goes on.
+
 The one item of a `map` waits until its last instance was given out. Instances leave no trace in the numbers, and are left out.
 """
 
@@ -140,9 +142,9 @@ class Waits:
         counted: dict[str, int] = {}
         for key, one in islice(ready.waiting.items(), classes_measured_max):
             executor = self._executors.of(key.executor)
-            counted[executor] = counted.get(executor, 0) + one.count
+            counted[executor] = counted.get(executor, 0) + (one.count if one.pause is None else 0)
             since_us = one.waiting.unserved_since_us()
-            if since_us:
+            if since_us and one.pause is None:
                 unserved_us[executor] = max(unserved_us.get(executor, 0), database_us - since_us)
         found: dict[str, Waiting] = {}
         for executor in {**self.lines, **counted}:
@@ -157,7 +159,7 @@ class Waits:
         counted: dict[str, int] = {}
         for key, one in islice(ready.waiting.items(), classes_measured_max):
             executor = self._executors.of(key.executor)
-            counted[executor] = counted.get(executor, 0) + one.count
+            counted[executor] = counted.get(executor, 0) + (one.count if one.pause is None else 0)
         return counted
 
     def _settle(self, now_us: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mainspring_coordinator.engine.events import LoadedNode, WorkflowLoaded
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import (
     MapExpanded,
@@ -12,6 +13,7 @@ from mainspring_coordinator.engine.rows import (
     ProgressSaved,
     Row,
     WorkflowInserted,
+    WorkflowPaused,
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, workflow_terminal
@@ -93,6 +95,9 @@ def fold(
             case ProgressSaved():
                 at = row.node, row.instance
                 nodes[name][at] = replace(nodes[name][at], progress=row.progress)
+            case WorkflowPaused():
+                pause = Pause(row.since_us, row.who, row.reason) if row.since_us else None
+                workflows[name] = replace(workflows[name], pause=pause)
             case _:
                 pass
     open_ones = [

@@ -250,7 +250,7 @@ class Rig:
             assert (worker.session in state.roomy) == (state.room(worker) > 0)
             bound = worker.attached and not worker.draining and not self.adopts
             assert not bound or worker.credit - state.room(worker) <= worker.slots
-        awake = [ready for ready in state.ready.waiting.values() if ready.count > ready.asleep]
+        awake = [ready for ready in state.ready.waiting.values() if ready.wanting]
         awaited = {session for ready in awake for session in ready.eligible}
         assert (self.backlogged & set(state.workers)) == awaited or len(awaited) > limits.backlogged_workers_max
         for ready in state.ready.waiting.values():

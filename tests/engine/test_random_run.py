@@ -5,6 +5,7 @@ timeouts, credits that change; owners that lose their shards. Every run is a see
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -67,6 +68,9 @@ shards = 2
 class Run:
     """One seeded run."""
 
+    plan = plan
+    executors: Sequence[str] = ("work",)
+
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         # Half of the runs do everything in parts, down to a node a step, with other events between them.
@@ -84,7 +88,7 @@ class Run:
         self.past: list[tuple[str, ResultItem]] = []
         self.wanted: list[LoadOutputs] = []
         for name in ("w1", "w2"):
-            self.rig.attach(name, slots=3)
+            self.rig.attach(name, slots=3, executors=self.executors)
 
     def step(self, event: Event) -> None:
         self.look(self.rig.step(event))
@@ -160,7 +164,7 @@ class Run:
         workflow = self.rig.engine.state.shards[wanted.shard].workflows.get(wanted.workflow_id)
         if workflow is None:
             return
-        stored = fold(self.rig.rows, {plan.hash: plan})[1].get(wanted.workflow_id, {})
+        stored = fold(self.rig.rows, {self.plan.hash: self.plan})[1].get(wanted.workflow_id, {})
         found: dict[int, bytes] = {}
         for node in wanted.nodes:
             width = workflow.maps[node].width if node in workflow.maps else None
@@ -177,7 +181,7 @@ class Run:
         rig = self.rig
         self.epochs[shard] += 1
         self.step(ShardTaken(shard, self.epochs[shard], rig.now_us + 9 * SECOND, "e" * 32))
-        for workflow in fold(rig.rows, {plan.hash: plan})[0]:
+        for workflow in fold(rig.rows, {self.plan.hash: self.plan})[0]:
             if workflow.shard == shard:
                 self.step(workflow)
         self.step(ShardReady(shard))
@@ -270,7 +274,7 @@ class Run:
         before = len(self.rig.effects)
         inventory, self.rig.inventory = self.rig.inventory, self._inventory  # type: ignore[method-assign]  # epochs differ by shard here
         try:
-            self.rig.attach(name, slots=3, incarnation=incarnation, running=running)
+            self.rig.attach(name, slots=3, incarnation=incarnation, running=running, executors=self.executors)
         finally:
             self.rig.inventory = inventory  # type: ignore[method-assign]  # as it was
         self.look(self.rig.effects[before:])
@@ -286,7 +290,8 @@ class Run:
         if act < 0.08 and self.submitted < 6:
             name, value = f"wf{self.submitted}", orjson.dumps(list(range(chance.randrange(5))))
             self.submitted += 1
-            self.step(Submit(self.submitted, shard_of(name, shards), name, plan, value, plan.hash, "load-balanced"))
+            at, plan = shard_of(name, shards), self.plan
+            self.step(Submit(self.submitted, at, name, plan, value, plan.hash, "load-balanced"))
         elif act < 0.55 and rig.running():
             self.report()
         elif act < 0.62 and self.wanted:

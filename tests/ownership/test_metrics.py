@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mainspring.usage import Usage
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Ended, StrategyFailed
+from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.engine.state import State
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.metrics import Metrics
@@ -23,6 +24,9 @@ GUIDE = [
 def reading() -> Reading:
     state = State(EngineConfig())
     state.attempts_ended, state.attempts_failed = 20, 3
+    pause = Pause(5, "ann", "")
+    state.ready.put_in_force(ClusterPauses(None, {"a": pause, "b": pause}, 5))
+    state.ready.keep_apart((), (0, "wf"))
     return Reading(
         state=state,
         strategy="locality",
@@ -124,6 +128,7 @@ def test_what_the_coordinator_tells_is_exported() -> None:
     assert found["mainspring_attempts_ended_total", "succeeded"] == 17
     assert found["mainspring_strategy", "locality"] == 1
     assert found["mainspring_strategy", "affinity"] == 0
+    assert [found["mainspring_pauses", kind] for kind in ("cluster", "executor", "workflow")] == [0, 2, 1]
     assert found["mainspring_failovers_total", "worker_lost"] == 1
     assert found["mainspring_failover_duration_seconds_sum", "worker_lost"] == pytest.approx(2.5)
     assert found["mainspring_failover_alerts_total", "delivered"] == 1

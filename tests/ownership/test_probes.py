@@ -14,6 +14,7 @@ from mainspring.http_listener import HttpListeners
 from mainspring.settings import CoordinatorSettings
 from mainspring.usage import Usage
 from mainspring.v1 import admin_pb2
+from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.metrics import Metrics
 from mainspring_coordinator.probes import health, metrics_handler, page_handler, probe_handlers, ready
 from mainspring_coordinator.status_page import Owner, Status, page
@@ -139,6 +140,18 @@ def test_the_page_says_what_keeps_a_coordinator_from_being_ready_and_how_to_star
     html = page(replace(known, unready=["the database has not answered yet"], workers=[]))
     assert "not ready: the database has not answered yet" in html
     assert "mainspring worker --import MODULE" in html
+
+
+def test_the_page_shows_what_is_paused_by_whom_and_why() -> None:
+    assert "Paused" not in page(known)
+    pause = Pause(5, "ann <admin>", "a fire")
+    pauses = ClusterPauses(pause, {f"x{n:04}": pause for n in range(205)}, 5)
+    html = page(replace(known, pauses=pauses, paused_workflows=3))
+    rows = cells(html)
+    assert ["the whole cluster", "ann &lt;admin&gt;", "a fire"] in rows
+    assert ["executor x0007", "ann &lt;admin&gt;", "a fire"] in rows
+    assert ["5 executors more", "", ""] in rows
+    assert ["3 of the workflows that it owns", "", ""] in rows
 
 
 def test_the_page_names_two_hundred_workers_at_most() -> None:

@@ -8,6 +8,7 @@ import pytest
 from mainspring.label_values import LabelValues
 from mainspring_coordinator.engine.effects import Assign
 from mainspring_coordinator.engine.order import Rank, next_instance
+from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue
 from mainspring_coordinator.waits import Line, Waiting, Waits, wait_buckets_s
 
@@ -55,6 +56,19 @@ class Queue:
 
 def started(line: Line) -> int:
     return sum(line.counts)
+
+
+def test_what_is_paused_does_not_wait_for_a_worker() -> None:
+    queue = Queue()
+    queue.push(count=3)
+    queue.batch()
+    queue.now += 600 * s
+    queue.ready.put_in_force(ClusterPauses(None, {"work": Pause(5, "ann", "")}, 5))
+    queue.batch()
+    assert queue.oldest() == Waiting(0, 0.0)
+    queue.ready.put_in_force(ClusterPauses(changed_at_us=6))
+    queue.batch()
+    assert queue.oldest().nodes == 3
 
 
 def test_a_node_that_is_given_out_at_once_waits_for_the_commit() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal
 from mainspring_coordinator.store.protocol import (
@@ -37,6 +38,8 @@ class FakeReader:
     strategy_rows: list[StoredStrategyChange] = field(default_factory=list[StoredStrategyChange])
     audit_rows: list[StoredAuditEntry] = field(default_factory=list[StoredAuditEntry])
     affected_ids: dict[tuple[str, Subject], list[str]] = field(default_factory=dict[tuple[str, Subject], list[str]])
+    pauses_row: bytes | None = None
+    paused_rows: list[tuple[str, Pause]] = field(default_factory=list[tuple[str, Pause]])
     failing: Exception | None = None
     calls: list[str] = field(default_factory=list[str])
 
@@ -47,6 +50,14 @@ class FakeReader:
 
     def cluster(self) -> ClusterRow | None:
         return ClusterRow("test", shards_total)
+
+    def pauses(self) -> bytes | None:
+        self._read("pauses")
+        return self.pauses_row
+
+    def paused_workflows(self, after: tuple[int, str], limit: int) -> Sequence[tuple[str, Pause]]:
+        self._read("paused_workflows")
+        return [one for one in self.paused_rows if (one[1].since_us, one[0]) > after][:limit]
 
     def shards(self) -> Sequence[ShardRow]:
         self._read("shards")

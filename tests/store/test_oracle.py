@@ -22,12 +22,14 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    PausesChanged,
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
     Row,
     WorkersEvicted,
     WorkflowInserted,
+    WorkflowPaused,
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
@@ -173,6 +175,8 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
             "done",
         ),
         PermitsHeld(shard, "", f"run{run}-{draw(texts)}", node, attempt, draw(st.integers(0, 2))),
+        WorkflowPaused(shard, name, draw(st.sampled_from([0, 7, 2**50])), draw(texts), draw(texts)),
+        PausesChanged(shard, "", draw(payloads) or b"{}"),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
     return draw(st.sampled_from(others))
@@ -278,6 +282,8 @@ def _dump(store: Store, run: int) -> Any:
             [one for one in reader.permits(shard, (prefix, -1), 1_000) if one.key.startswith(prefix)]
             for shard in range(shards_total)
         ],
+        "pauses": reader.pauses(),
+        "paused": [one for one in reader.paused_workflows((6, ""), 1_000) if one[0].startswith(prefix)],
         "audit": [one for one in reader.audit(None, 1_000) if one.entry_id.startswith(f"{run:030d}")],
         "plans": [reader.plan(shard, plan_hash(run, node)) for shard in range(shards_total) for node in range(3)],
     }

@@ -8,6 +8,7 @@ cluster    workers, coordinators, shards, failovers
 members    workers drain, undrain and evict, coordinators release
 placing    strategy
 acting     cancel, step-down, audit
+pausing    pause, resume, pauses
 config     config
 processes  dev, coordinator, worker, db, simulate
 project    init, validate

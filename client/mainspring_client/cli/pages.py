@@ -6,7 +6,7 @@ from typing import Final
 
 from mainspring_client.cli.output import Output, first_line, json_text, moment, since, span
 from mainspring_client.cli.progress import duration, trouble
-from mainspring_client.nouns import NodeDetail, NodeInfo, NodeStatus, WorkflowInfo
+from mainspring_client.nouns import NodeDetail, NodeInfo, NodeStatus, Pause, WorkflowInfo
 
 failed_shown_max: Final = 10
 """Failed instances of a `map` node."""
@@ -31,10 +31,18 @@ def show_workflow(out: Output, workflow: WorkflowInfo) -> None:
             ("nodes", f"{nodes}: {counts}" if counts else nodes),
             ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),
             ("at node", failure.node_id if failure is not None else ""),
+            ("paused", paused(workflow.pause)),
             ("cancelled for", workflow.cancel_reason),
             ("strategy", workflow.assignment_strategy),
         ]
     )
+
+
+def paused(pause: Pause | None) -> str:
+    """Return since when, by whom and why something is paused; nothing if it is not."""
+    if pause is None:
+        return ""
+    return f"since {moment(pause.since_us)} by {pause.who}{f': {pause.reason}' if pause.reason else ''}"
 
 
 def node_row(node: NodeInfo) -> list[str]:

@@ -1,6 +1,18 @@
 """The program as a whole: every command, gathered."""
 
-from mainspring_client.cli import acting, cluster, config, members, placing, processes, project, tokens, why, workflows
+from mainspring_client.cli import (
+    acting,
+    cluster,
+    config,
+    members,
+    pausing,
+    placing,
+    processes,
+    project,
+    tokens,
+    why,
+    workflows,
+)
 from mainspring_client.cli.app import app
 
 __all__ = [
@@ -10,6 +22,7 @@ __all__ = [
     "config",
     "main",
     "members",
+    "pausing",
     "placing",
     "processes",
     "project",

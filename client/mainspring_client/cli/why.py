@@ -6,6 +6,7 @@ import typer
 
 from mainspring_client.cli.app import AddressOption, JsonOption, app, ask, examples, session_of
 from mainspring_client.cli.output import Output
+from mainspring_client.cli.pages import paused
 from mainspring_client.cli.reading import read_node
 from mainspring_client.cli.workflows import WorkflowArgument
 from mainspring_client.nouns import Explanation, NodeExplanation
@@ -40,7 +41,7 @@ def explain(
     if node:
         _show_node(session.out, told)
         return
-    session.out.fields([("workflow", workflow_id), ("state", told.status)])
+    session.out.fields([("workflow", workflow_id), ("state", told.status), ("paused", paused(told.pause))])
     if told.nodes:
         session.out.line("")
         session.out.table(["node", "state", "why"], [[_label(one), one.status, one.reason] for one in told.nodes])

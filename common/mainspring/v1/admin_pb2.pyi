@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mainspring.v1 import workflow_pb2 as _workflow_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1381,3 +1382,241 @@ class ReleaseInstanceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseInstanceResponse: _TypeAlias = ReleaseInstanceResponse  # noqa: Y015
+
+@_typing.final
+class PauseDispatchRequest(_message.Message):
+    """What is to be paused; one of the three is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """True: everything."""
+    executor: _builtins.str
+    """What an executor runs, by its exact name, whether a worker has it or not. 1 to 128 bytes."""
+    workflow_id: _builtins.str
+    """One workflow that has not ended."""
+    reason: _builtins.str
+    """Why; shown wherever the pause is. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        executor: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "executor", b"executor", "what", b"what", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "executor", b"executor", "reason", b"reason", "what", b"what", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["all", "executor", "workflow_id"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___PauseDispatchRequest: _TypeAlias = PauseDispatchRequest  # noqa: Y015
+
+@_typing.final
+class PauseDispatchResponse(_message.Message):
+    """It is stored. Once `unseen_by` is empty, nothing of it is given out any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    UNSEEN_BY_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether it went on before; false: it was paused already, and stays so for its first reason."""
+    workers: _builtins.int
+    """How many workers that are attached to the owner of shard 0 run the executor; 0 where none was named."""
+    @_builtins.property
+    def pause(self) -> _workflow_pb2.Pause:
+        """The pause in force."""
+
+    @_builtins.property
+    def unseen_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Live coordinators, by name, that have not confirmed within a second that they know; each sees it with its next look at its peers, a
+        fraction of a second later, or has no term. At most 1,024 of 128 bytes.
+        """
+
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+        pause: _workflow_pb2.Pause | None = ...,
+        unseen_by: _abc.Iterable[_builtins.str] | None = ...,
+        workers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "pause", b"pause", "unseen_by", b"unseen_by", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseDispatchResponse: _TypeAlias = PauseDispatchResponse  # noqa: Y015
+
+@_typing.final
+class ResumeDispatchRequest(_message.Message):
+    """What is to go on; one of the three is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """True: everything that is not paused by itself."""
+    executor: _builtins.str
+    """What an executor runs. 1 to 128 bytes."""
+    workflow_id: _builtins.str
+    """One workflow."""
+    reason: _builtins.str
+    """Why; kept in the audit log. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        executor: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "executor", b"executor", "what", b"what", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "executor", b"executor", "reason", b"reason", "what", b"what", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["all", "executor", "workflow_id"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___ResumeDispatchRequest: _TypeAlias = ResumeDispatchRequest  # noqa: Y015
+
+@_typing.final
+class ResumeDispatchResponse(_message.Message):
+    """It is stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    UNSEEN_BY_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether it was paused before."""
+    @_builtins.property
+    def pause(self) -> _workflow_pb2.Pause:
+        """The pause that has ended; absent if there was none."""
+
+    @_builtins.property
+    def unseen_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in PauseDispatchResponse; with these it goes on a moment later."""
+
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+        pause: _workflow_pb2.Pause | None = ...,
+        unseen_by: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "pause", b"pause", "unseen_by", b"unseen_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeDispatchResponse: _TypeAlias = ResumeDispatchResponse  # noqa: Y015
+
+@_typing.final
+class ListPausesRequest(_message.Message):
+    """Which pauses to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many workflows at most; 0 means 200. At most 1,000. The pauses of the cluster and of executors are all on the first page."""
+    page_token: _builtins.str
+    """From the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPausesRequest: _TypeAlias = ListPausesRequest  # noqa: Y015
+
+@_typing.final
+class PausedDispatch(_message.Message):
+    """Something that is paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """True: everything."""
+    executor: _builtins.str
+    """An executor. At most 128 bytes."""
+    workflow_id: _builtins.str
+    """A workflow."""
+    @_builtins.property
+    def pause(self) -> _workflow_pb2.Pause:
+        """Since when, by whom and why."""
+
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        executor: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        pause: _workflow_pb2.Pause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "executor", b"executor", "pause", b"pause", "what", b"what", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "executor", b"executor", "pause", b"pause", "what", b"what", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["all", "executor", "workflow_id"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___PausedDispatch: _TypeAlias = PausedDispatch  # noqa: Y015
+
+@_typing.final
+class ListPausesResponse(_message.Message):
+    """A page of pauses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty after the last."""
+    @_builtins.property
+    def pauses(self) -> _containers.RepeatedCompositeFieldContainer[Global___PausedDispatch]:
+        """The pauses. At most 2,000."""
+
+    def __init__(
+        self,
+        *,
+        pauses: _abc.Iterable[Global___PausedDispatch] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pauses", b"pauses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPausesResponse: _TypeAlias = ListPausesResponse  # noqa: Y015

@@ -115,6 +115,21 @@ class AdminServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceResponse.FromString,
                 _registered_method=True)
+        self.PauseDispatch = channel.unary_unary(
+                '/mainspring.v1.AdminService/PauseDispatch',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.PauseDispatchRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.PauseDispatchResponse.FromString,
+                _registered_method=True)
+        self.ResumeDispatch = channel.unary_unary(
+                '/mainspring.v1.AdminService/ResumeDispatch',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.ResumeDispatchRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.ResumeDispatchResponse.FromString,
+                _registered_method=True)
+        self.ListPauses = channel.unary_unary(
+                '/mainspring.v1.AdminService/ListPauses',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.ListPausesRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListPausesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -233,6 +248,27 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseDispatch(self, request, context):
+        """Lets nothing of the cluster, of an executor or of a workflow be given to workers any more; what they have runs on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDispatch(self, request, context):
+        """Lets it go on, in its order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPauses(self, request, context):
+        """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -315,6 +351,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ReleaseInstance,
                     request_deserializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceResponse.SerializeToString,
+            ),
+            'PauseDispatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDispatch,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.PauseDispatchRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.PauseDispatchResponse.SerializeToString,
+            ),
+            'ResumeDispatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDispatch,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.ResumeDispatchRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.ResumeDispatchResponse.SerializeToString,
+            ),
+            'ListPauses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPauses,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListPausesRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.ListPausesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -750,6 +801,87 @@ class AdminService(object):
             '/mainspring.v1.AdminService/ReleaseInstance',
             mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceRequest.SerializeToString,
             mainspring_dot_v1_dot_admin__pb2.ReleaseInstanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDispatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/PauseDispatch',
+            mainspring_dot_v1_dot_admin__pb2.PauseDispatchRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.PauseDispatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDispatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/ResumeDispatch',
+            mainspring_dot_v1_dot_admin__pb2.ResumeDispatchRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.ResumeDispatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPauses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/ListPauses',
+            mainspring_dot_v1_dot_admin__pb2.ListPausesRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.ListPausesResponse.FromString,
             options,
             channel_credentials,
             insecure,

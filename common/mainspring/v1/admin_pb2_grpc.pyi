@@ -65,6 +65,12 @@ class AdminServiceStub:
     """Treats an incarnation of a worker as gone from now on, whatever it does: its work goes elsewhere, and it may not come back."""
     ReleaseInstance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReleaseInstanceRequest, _admin_pb2.ReleaseInstanceResponse]
     """Frees the shards of a coordinator's incarnation that is dead, so that the live ones take them."""
+    PauseDispatch: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PauseDispatchRequest, _admin_pb2.PauseDispatchResponse]
+    """Lets nothing of the cluster, of an executor or of a workflow be given to workers any more; what they have runs on."""
+    ResumeDispatch: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResumeDispatchRequest, _admin_pb2.ResumeDispatchResponse]
+    """Lets it go on, in its order."""
+    ListPauses: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPausesRequest, _admin_pb2.ListPausesResponse]
+    """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -103,6 +109,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Treats an incarnation of a worker as gone from now on, whatever it does: its work goes elsewhere, and it may not come back."""
     ReleaseInstance: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReleaseInstanceRequest, _admin_pb2.ReleaseInstanceResponse]  # type: ignore[assignment]
     """Frees the shards of a coordinator's incarnation that is dead, so that the live ones take them."""
+    PauseDispatch: _aio.UnaryUnaryMultiCallable[_admin_pb2.PauseDispatchRequest, _admin_pb2.PauseDispatchResponse]  # type: ignore[assignment]
+    """Lets nothing of the cluster, of an executor or of a workflow be given to workers any more; what they have runs on."""
+    ResumeDispatch: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResumeDispatchRequest, _admin_pb2.ResumeDispatchResponse]  # type: ignore[assignment]
+    """Lets it go on, in its order."""
+    ListPauses: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPausesRequest, _admin_pb2.ListPausesResponse]  # type: ignore[assignment]
+    """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Admin: the operators' service."""
@@ -234,5 +246,29 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReleaseInstanceResponse, _abc.Awaitable[_admin_pb2.ReleaseInstanceResponse]]:
         """Frees the shards of a coordinator's incarnation that is dead, so that the live ones take them."""
+
+    @_abc_1.abstractmethod
+    def PauseDispatch(
+        self,
+        request: _admin_pb2.PauseDispatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PauseDispatchResponse, _abc.Awaitable[_admin_pb2.PauseDispatchResponse]]:
+        """Lets nothing of the cluster, of an executor or of a workflow be given to workers any more; what they have runs on."""
+
+    @_abc_1.abstractmethod
+    def ResumeDispatch(
+        self,
+        request: _admin_pb2.ResumeDispatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResumeDispatchResponse, _abc.Awaitable[_admin_pb2.ResumeDispatchResponse]]:
+        """Lets it go on, in its order."""
+
+    @_abc_1.abstractmethod
+    def ListPauses(
+        self,
+        request: _admin_pb2.ListPausesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListPausesResponse, _abc.Awaitable[_admin_pb2.ListPausesResponse]]:
+        """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -59,6 +59,8 @@ class _WorkerVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerV
     """It does not run the node's executor."""
     WORKER_VERDICT_LIMIT: _WorkerVerdict.ValueType  # 12
     """It could take the node, whose concurrency key has no permit for it yet."""
+    WORKER_VERDICT_PAUSED: _WorkerVerdict.ValueType  # 13
+    """It could take the node, which is paused."""
 
 class WorkerVerdict(_WorkerVerdict, metaclass=_WorkerVerdictEnumTypeWrapper):
     """Why a worker has not got a node."""
@@ -89,6 +91,8 @@ WORKER_VERDICT_EXECUTOR: WorkerVerdict.ValueType  # 11
 """It does not run the node's executor."""
 WORKER_VERDICT_LIMIT: WorkerVerdict.ValueType  # 12
 """It could take the node, whose concurrency key has no permit for it yet."""
+WORKER_VERDICT_PAUSED: WorkerVerdict.ValueType  # 13
+"""It could take the node, which is paused."""
 Global___WorkerVerdict: _TypeAlias = WorkerVerdict  # noqa: Y015
 
 class _HistoryEventType:
@@ -458,6 +462,7 @@ class Workflow(_message.Message):
     DEFINITION_HASH_FIELD_NUMBER: _builtins.int
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_STRATEGY_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """Its id."""
     name: _builtins.str
@@ -488,6 +493,10 @@ class Workflow(_message.Message):
     def node_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeCount]:
         """How many nodes and instances stand in each state; empty in the answer to List."""
 
+    @_builtins.property
+    def pause(self) -> _workflow_pb2.Pause:
+        """Its own pause, absent if it has none. What pauses the cluster or an executor is not told here."""
+
     def __init__(
         self,
         *,
@@ -504,10 +513,11 @@ class Workflow(_message.Message):
         definition_hash: _builtins.str = ...,
         cancel_reason: _builtins.str = ...,
         assignment_strategy: _builtins.str = ...,
+        pause: _workflow_pb2.Pause | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "pause", b"pause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_strategy", b"assignment_strategy", "cancel_reason", b"cancel_reason", "definition_hash", b"definition_hash", "ended_at_us", b"ended_at_us", "failure", b"failure", "name", b"name", "node_counts", b"node_counts", "nodes_total", b"nodes_total", "shard", b"shard", "status", b"status", "submitted_at_us", b"submitted_at_us", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_strategy", b"assignment_strategy", "cancel_reason", b"cancel_reason", "definition_hash", b"definition_hash", "ended_at_us", b"ended_at_us", "failure", b"failure", "name", b"name", "node_counts", b"node_counts", "nodes_total", b"nodes_total", "pause", b"pause", "shard", b"shard", "status", b"status", "submitted_at_us", b"submitted_at_us", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -804,6 +814,7 @@ class ExplainResponse(_message.Message):
     NODES_LEFT_OUT_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     status: _workflow_pb2.WorkflowStatus.ValueType
     """How far the workflow is."""
     nodes_left_out: _builtins.int
@@ -820,6 +831,10 @@ class ExplainResponse(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkersExplanation]:
         """For one node that is ready: why each worker has not got it, workers with the same reason together, and those that come closest first."""
 
+    @_builtins.property
+    def pause(self) -> _workflow_pb2.Pause:
+        """The workflow's own pause, absent if it has none."""
+
     def __init__(
         self,
         *,
@@ -828,10 +843,11 @@ class ExplainResponse(_message.Message):
         nodes_left_out: _builtins.int = ...,
         strategy: _builtins.str = ...,
         workers: _abc.Iterable[Global___WorkersExplanation] | None = ...,
+        pause: _workflow_pb2.Pause | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "nodes_left_out", b"nodes_left_out", "status", b"status", "strategy", b"strategy", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "nodes_left_out", b"nodes_left_out", "pause", b"pause", "status", b"status", "strategy", b"strategy", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

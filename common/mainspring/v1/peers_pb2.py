@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mainspring.v1 import admin_pb2 as mainspring_dot_v1_dot_admin__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mainspring/v1/peers.proto\x12\rmainspring.v1\x1a\x19mainspring/v1/admin.proto\"u\n\x12PassPermitsRequest\x12\x32\n\nstatements\x18\x01 \x03(\x0b\x32\x1e.mainspring.v1.PermitStatement\x12+\n\x07replies\x18\x02 \x03(\x0b\x32\x1a.mainspring.v1.PermitReply\"\x15\n\x13PassPermitsResponse\"=\n\x0bPermitGroup\x12\x10\n\x08priority\x18\x01 \x01(\r\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"\x9a\x01\n\x0fPermitStatement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12\r\n\x05keeps\x18\x06 \x01(\r\x12)\n\x05wants\x18\x07 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\"\xa7\x01\n\x0bPermitReply\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12+\n\x07granted\x18\x06 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\x12\x0b\n\x03out\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\"=\n\x11WriteAuditRequest\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.mainspring.v1.AuditEntry\"\x14\n\x12WriteAuditResponse2\xb7\x01\n\x0cPeersService\x12T\n\x0bPassPermits\x12!.mainspring.v1.PassPermitsRequest\x1a\".mainspring.v1.PassPermitsResponse\x12Q\n\nWriteAudit\x12 .mainspring.v1.WriteAuditRequest\x1a!.mainspring.v1.WriteAuditResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19mainspring/v1/peers.proto\x12\rmainspring.v1\x1a\x19mainspring/v1/admin.proto\"u\n\x12PassPermitsRequest\x12\x32\n\nstatements\x18\x01 \x03(\x0b\x32\x1e.mainspring.v1.PermitStatement\x12+\n\x07replies\x18\x02 \x03(\x0b\x32\x1a.mainspring.v1.PermitReply\"\x15\n\x13PassPermitsResponse\"=\n\x0bPermitGroup\x12\x10\n\x08priority\x18\x01 \x01(\r\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"\x9a\x01\n\x0fPermitStatement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12\r\n\x05keeps\x18\x06 \x01(\r\x12)\n\x05wants\x18\x07 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\"\xa7\x01\n\x0bPermitReply\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12\x12\n\nhome_epoch\x18\x05 \x01(\r\x12+\n\x07granted\x18\x06 \x03(\x0b\x32\x1a.mainspring.v1.PermitGroup\x12\x0b\n\x03out\x18\x07 \x01(\r\x12\x0f\n\x07waiting\x18\x08 \x01(\r\"=\n\x11WriteAuditRequest\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.mainspring.v1.AuditEntry\"\x14\n\x12WriteAuditResponse\"\x12\n\x10SeePausesRequest\"\x13\n\x11SeePausesResponse2\x87\x02\n\x0cPeersService\x12T\n\x0bPassPermits\x12!.mainspring.v1.PassPermitsRequest\x1a\".mainspring.v1.PassPermitsResponse\x12Q\n\nWriteAudit\x12 .mainspring.v1.WriteAuditRequest\x1a!.mainspring.v1.WriteAuditResponse\x12N\n\tSeePauses\x12\x1f.mainspring.v1.SeePausesRequest\x1a .mainspring.v1.SeePausesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITEAUDITREQUEST']._serialized_end=664
   _globals['_WRITEAUDITRESPONSE']._serialized_start=666
   _globals['_WRITEAUDITRESPONSE']._serialized_end=686
-  _globals['_PEERSSERVICE']._serialized_start=689
-  _globals['_PEERSSERVICE']._serialized_end=872
+  _globals['_SEEPAUSESREQUEST']._serialized_start=688
+  _globals['_SEEPAUSESREQUEST']._serialized_end=706
+  _globals['_SEEPAUSESRESPONSE']._serialized_start=708
+  _globals['_SEEPAUSESRESPONSE']._serialized_end=727
+  _globals['_PEERSSERVICE']._serialized_start=730
+  _globals['_PEERSSERVICE']._serialized_end=993
 # @@protoc_insertion_point(module_scope)

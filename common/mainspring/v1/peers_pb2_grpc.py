@@ -45,6 +45,11 @@ class PeersServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditResponse.FromString,
                 _registered_method=True)
+        self.SeePauses = channel.unary_unary(
+                '/mainspring.v1.PeersService/SeePauses',
+                request_serializer=mainspring_dot_v1_dot_peers__pb2.SeePausesRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_peers__pb2.SeePausesResponse.FromString,
+                _registered_method=True)
 
 
 class PeersServiceServicer(object):
@@ -65,6 +70,13 @@ class PeersServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SeePauses(self, request, context):
+        """Says that what is paused has just changed; answered once the receiver has read it and gives nothing of it out any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeersServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_PeersServiceServicer_to_server(servicer, server):
                     servicer.WriteAudit,
                     request_deserializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_peers__pb2.WriteAuditResponse.SerializeToString,
+            ),
+            'SeePauses': grpc.unary_unary_rpc_method_handler(
+                    servicer.SeePauses,
+                    request_deserializer=mainspring_dot_v1_dot_peers__pb2.SeePausesRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_peers__pb2.SeePausesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class PeersService(object):
             '/mainspring.v1.PeersService/WriteAudit',
             mainspring_dot_v1_dot_peers__pb2.WriteAuditRequest.SerializeToString,
             mainspring_dot_v1_dot_peers__pb2.WriteAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SeePauses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.PeersService/SeePauses',
+            mainspring_dot_v1_dot_peers__pb2.SeePausesRequest.SerializeToString,
+            mainspring_dot_v1_dot_peers__pb2.SeePausesResponse.FromString,
             options,
             channel_credentials,
             insecure,

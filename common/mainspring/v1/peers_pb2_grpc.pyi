@@ -42,6 +42,8 @@ class PeersServiceStub:
     """Passes on what owners of shards say of permits. What concerns a shard that the receiver does not own is dropped, and said again later."""
     WriteAudit: _grpc.UnaryUnaryMultiCallable[_peers_pb2.WriteAuditRequest, _peers_pb2.WriteAuditResponse]
     """Stores an entry of the audit log for a coordinator that serves no shard, under whose fence it could."""
+    SeePauses: _grpc.UnaryUnaryMultiCallable[_peers_pb2.SeePausesRequest, _peers_pb2.SeePausesResponse]
+    """Says that what is paused has just changed; answered once the receiver has read it and gives nothing of it out any more."""
 
 @_typing.type_check_only
 class PeersServiceAsyncStub(PeersServiceStub):
@@ -52,6 +54,8 @@ class PeersServiceAsyncStub(PeersServiceStub):
     """Passes on what owners of shards say of permits. What concerns a shard that the receiver does not own is dropped, and said again later."""
     WriteAudit: _aio.UnaryUnaryMultiCallable[_peers_pb2.WriteAuditRequest, _peers_pb2.WriteAuditResponse]  # type: ignore[assignment]
     """Stores an entry of the audit log for a coordinator that serves no shard, under whose fence it could."""
+    SeePauses: _aio.UnaryUnaryMultiCallable[_peers_pb2.SeePausesRequest, _peers_pb2.SeePausesResponse]  # type: ignore[assignment]
+    """Says that what is paused has just changed; answered once the receiver has read it and gives nothing of it out any more."""
 
 class PeersServiceServicer(metaclass=_abc_1.ABCMeta):
     """Peers: the coordinators' service for each other."""
@@ -71,5 +75,13 @@ class PeersServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_peers_pb2.WriteAuditResponse, _abc.Awaitable[_peers_pb2.WriteAuditResponse]]:
         """Stores an entry of the audit log for a coordinator that serves no shard, under whose fence it could."""
+
+    @_abc_1.abstractmethod
+    def SeePauses(
+        self,
+        request: _peers_pb2.SeePausesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peers_pb2.SeePausesResponse, _abc.Awaitable[_peers_pb2.SeePausesResponse]]:
+        """Says that what is paused has just changed; answered once the receiver has read it and gives nothing of it out any more."""
 
 def add_PeersServiceServicer_to_server(servicer: PeersServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

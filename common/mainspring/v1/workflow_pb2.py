@@ -24,19 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmainspring/v1/workflow.proto\x12\rmainspring.v1\")\n\x07Payload\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"_\n\x07\x46\x61ilure\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05stack\x18\x03 \x01(\t\x12\x15\n\rnon_retryable\x18\x04 \x01(\x08\x12\x0f\n\x07node_id\x18\x05 \x01(\t*\xe5\x01\n\x0eWorkflowStatus\x12\x1f\n\x1bWORKFLOW_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17WORKFLOW_STATUS_RUNNING\x10\x01\x12\x1b\n\x17WORKFLOW_STATUS_FAILING\x10\x02\x12\x1e\n\x1aWORKFLOW_STATUS_CANCELLING\x10\x03\x12\x1d\n\x19WORKFLOW_STATUS_SUCCEEDED\x10\x04\x12\x1a\n\x16WORKFLOW_STATUS_FAILED\x10\x05\x12\x1d\n\x19WORKFLOW_STATUS_CANCELLED\x10\x06*\x8e\x02\n\nNodeStatus\x12\x1b\n\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_STATUS_WAITING\x10\x01\x12\x15\n\x11NODE_STATUS_READY\x10\x02\x12\x17\n\x13NODE_STATUS_BACKOFF\x10\x03\x12\x17\n\x13NODE_STATUS_RUNNING\x10\x04\x12\x1a\n\x16NODE_STATUS_CANCELLING\x10\x05\x12\x19\n\x15NODE_STATUS_SUCCEEDED\x10\x06\x12\x16\n\x12NODE_STATUS_FAILED\x10\x07\x12\x17\n\x13NODE_STATUS_SKIPPED\x10\x08\x12\x19\n\x15NODE_STATUS_CANCELLED\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmainspring/v1/workflow.proto\x12\rmainspring.v1\")\n\x07Payload\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"_\n\x07\x46\x61ilure\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05stack\x18\x03 \x01(\t\x12\x15\n\rnon_retryable\x18\x04 \x01(\x08\x12\x0f\n\x07node_id\x18\x05 \x01(\t\"6\n\x05Pause\x12\x10\n\x08since_us\x18\x01 \x01(\x03\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*\xe5\x01\n\x0eWorkflowStatus\x12\x1f\n\x1bWORKFLOW_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17WORKFLOW_STATUS_RUNNING\x10\x01\x12\x1b\n\x17WORKFLOW_STATUS_FAILING\x10\x02\x12\x1e\n\x1aWORKFLOW_STATUS_CANCELLING\x10\x03\x12\x1d\n\x19WORKFLOW_STATUS_SUCCEEDED\x10\x04\x12\x1a\n\x16WORKFLOW_STATUS_FAILED\x10\x05\x12\x1d\n\x19WORKFLOW_STATUS_CANCELLED\x10\x06*\x8e\x02\n\nNodeStatus\x12\x1b\n\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13NODE_STATUS_WAITING\x10\x01\x12\x15\n\x11NODE_STATUS_READY\x10\x02\x12\x17\n\x13NODE_STATUS_BACKOFF\x10\x03\x12\x17\n\x13NODE_STATUS_RUNNING\x10\x04\x12\x1a\n\x16NODE_STATUS_CANCELLING\x10\x05\x12\x19\n\x15NODE_STATUS_SUCCEEDED\x10\x06\x12\x16\n\x12NODE_STATUS_FAILED\x10\x07\x12\x17\n\x13NODE_STATUS_SKIPPED\x10\x08\x12\x19\n\x15NODE_STATUS_CANCELLED\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mainspring.v1.workflow_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKFLOWSTATUS']._serialized_start=188
-  _globals['_WORKFLOWSTATUS']._serialized_end=417
-  _globals['_NODESTATUS']._serialized_start=420
-  _globals['_NODESTATUS']._serialized_end=690
+  _globals['_WORKFLOWSTATUS']._serialized_start=244
+  _globals['_WORKFLOWSTATUS']._serialized_end=473
+  _globals['_NODESTATUS']._serialized_start=476
+  _globals['_NODESTATUS']._serialized_end=746
   _globals['_PAYLOAD']._serialized_start=47
   _globals['_PAYLOAD']._serialized_end=88
   _globals['_FAILURE']._serialized_start=90
   _globals['_FAILURE']._serialized_end=185
+  _globals['_PAUSE']._serialized_start=187
+  _globals['_PAUSE']._serialized_end=241
 # @@protoc_insertion_point(module_scope)

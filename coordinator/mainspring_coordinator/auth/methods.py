@@ -47,6 +47,9 @@ _cluster: Final = {
     "EvictWorker": _admin,
     "ReleaseInstance": _admin,
     "ListAudit": _looks,
+    "PauseDispatch": _admin,
+    "ResumeDispatch": _admin,
+    "ListPauses": _looks,
 }
 roles_by_method: Final[Mapping[str, Roles]] = {
     **{f"/mainspring.v1.WorkflowsService/{name}": roles for name, roles in _workflows.items()},
@@ -54,6 +57,7 @@ roles_by_method: Final[Mapping[str, Roles]] = {
     "/mainspring.v1.FleetService/Attach": _admin | {Role.WORKER},
     "/mainspring.v1.PeersService/PassPermits": _admin | {Role.COORDINATOR},
     "/mainspring.v1.PeersService/WriteAudit": _admin | {Role.COORDINATOR},
+    "/mainspring.v1.PeersService/SeePauses": _admin | {Role.COORDINATOR},
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _all,
 }
 open_methods: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})

@@ -53,8 +53,9 @@ def reserve(state: State, ready: ReadyClass, key: WorkflowKey) -> None:
 
 
 def release_unneeded(state: State) -> bool:
-    """End the reservations for classes in which nothing waits any more; tell whether there was one."""
-    over = [session for session, key in state.reserved.items() if key not in state.ready.waiting]
+    """End the reservations for classes in which nothing waits any more, or that are paused; tell whether there was one."""
+    waiting = state.ready.waiting
+    over = [session for session, key in state.reserved.items() if key not in waiting or waiting[key].pause is not None]
     for session in over:
         end_reservation(state, session)
     return bool(over)

@@ -13,6 +13,7 @@ from mainspring_coordinator.engine.effects import StatePermits
 from mainspring_coordinator.engine.events import PermitsGranted
 from mainspring_coordinator.engine.order import Item, WorkflowKey, next_instance
 from mainspring_coordinator.engine.permits import Demand, Group, Reply, Statement, permit_place
+from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.engine.state import ShardState, State, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
@@ -138,12 +139,13 @@ def _knows_itself(shard: ShardState) -> bool:
 def _state(turn: Turn, shard: ShardState, key: str, *, again: bool = False) -> None:
     """State what a shard keeps and wants of a key, if the home has heard otherwise, or `again` in any case."""
     demand = shard.demands.by_key[key]
+    again = _put_back_of_paused(turn.state, shard, demand) or again
     if not (again or demand.answered):
         return  # looked at again when the reply comes, or when none has come
     wants = _wants(turn.state, shard, key, demand)
     keeps = demand.live + sum(demand.spare.values())
     if not again and keeps == demand.kept and not _differ(wants, demand.wanted):
-        if not keeps and not wants:
+        if not keeps and not wants and not demand.groups:
             del shard.demands.by_key[key]
         return
     shard.demands.number += 1
@@ -181,7 +183,7 @@ def _wants(state: State, shard: ShardState, key: str, demand: Demand) -> dict[Gr
                 break
         if count:
             found[group] = min(count, group.limit)
-        else:
+        elif permit_place(shard.shard, group, key) not in state.ready.ties:
             del demand.groups[group]
     spare = dict(demand.spare)
     for (workflow, item), group in list(demand.unplaced.items()):
@@ -198,9 +200,32 @@ def _wants(state: State, shard: ShardState, key: str, demand: Demand) -> dict[Gr
     return {group: found[group] for group in sorted(found, reverse=True)[: limits.permit_groups_max]}
 
 
+def _put_back_of_paused(state: State, shard: ShardState, demand: Demand) -> bool:
+    """Keep no permit for what is paused; tell whether there was one. What else waits with one has to ask anew."""
+    queue = state.ready
+    if not (queue.pauses or queue.paused):
+        return False
+    paused = [one for one in demand.unplaced if _is_paused(queue, shard, *one)]
+    for one in paused:
+        del demand.unplaced[one]
+    # It may have come after the pause, too, for somebody who does not wait for it any more.
+    unused = bool(demand.spare) and (bool(paused) or not demand.unplaced)
+    if unused:
+        demand.spare.clear()
+    return unused
+
+
+def _is_paused(queue: ReadyQueue, shard: ShardState, key: WorkflowKey, item: Item) -> bool:
+    workflow = shard.workflows.get(key[1])
+    if workflow is None:
+        return False
+    return key in queue.paused or queue.pauses.over(workflow.plan.class_keys[item[0]].executor) is not None
+
+
 def _tied(state: State, place: str) -> Iterator[tuple[WorkflowKey, Item]]:
+    """Yield what waits in a place and is not paused."""
     for ready in state.ready.ties.get(place, {}).values():
-        for workflow, items in ready.tied[place].items():
+        for workflow, items in ready.tied[place].items() if ready.pause is None else ():
             for item, _ in items:
                 yield workflow, item
 
@@ -234,8 +259,11 @@ def _untie(turn: Turn, shard: ShardState, key: str, demand: Demand, limit: int, 
     queue = turn.state.ready
     for group in sorted(demand.groups, reverse=True):
         place = permit_place(shard.shard, group, key)
-        while count > 0 and group.limit >= limit and (classes := queue.ties.get(place)):
-            ready = next(iter(classes.values()))
+        while count > 0 and group.limit >= limit:
+            classes = queue.ties.get(place, {})
+            ready = next((one for one in classes.values() if one.pause is None), None)
+            if ready is None:
+                break
             tied = ready.tied[place]
             workflow = next(iter(tied))
             item = tied[workflow][0][0]

@@ -38,7 +38,7 @@ class Backlog:
     def changes(self, queue: ReadyQueue) -> Iterator[tuple[int, int]]:
         """Yield each session to be told, with how many items wait for it now."""
         for ready in queue.turned.values():
-            if ready.reported != (ready.count > ready.asleep):
+            if ready.reported != (ready.wanting > 0):
                 ready.reported = not ready.reported
                 for session in ready.eligible:
                     self._shift(session, 1 if ready.reported else -1)
@@ -58,7 +58,7 @@ class Backlog:
             del self._untold[session]
             self._told.add(session)
             waiting = (ready for ready in queue.waiting.values() if session in ready.eligible)
-            yield session, sum(ready.count - ready.asleep for ready in waiting)
+            yield session, sum(ready.wanting for ready in waiting)
 
     def _shift(self, session: int, by: int) -> None:
         count = self._classes.get(session, 0) + by

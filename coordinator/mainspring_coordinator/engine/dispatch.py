@@ -60,7 +60,7 @@ def _dispatch_once(turn: Turn, strategies: Mapping[str, Strategy], touched: dict
     _untie_for_roused(turn)
     again = _dispatch_shared(turn, strategies)
     # Last, because what they keep from others is kept when others had their share.
-    for ready in list(state.ready.alone.values()):
+    for ready in [ready for ready in state.ready.alone.values() if ready.pause is None]:
         if turn.left <= 0:
             return False
         again = _dispatch_alone(turn, ready) or again
@@ -87,7 +87,8 @@ def _dispatch_shared(turn: Turn, strategies: Mapping[str, Strategy]) -> bool:
 
     Classes may have workers in common: were one served before the next, a wide workflow would keep all their slots from other classes.
     """
-    classes = [ready for ready in turn.state.ready.waiting.values() if not ready.key.alone]
+    waiting = turn.state.ready.waiting
+    classes = [ready for ready in waiting.values() if not ready.key.alone and ready.pause is None]
     order = [(-ready.waiting.level_us(turn.now_us), at, ready) for at, ready in enumerate(classes)]
     heapify(order)
     freed, at = False, len(classes)
@@ -235,7 +236,7 @@ def _untie_for_roused(turn: Turn) -> bool:
         if worker is not None and session in state.roomy and session in state.pool.members:
             for place in (worker_place(worker.incarnation), host_place(worker.host)):
                 for ready in list(state.ready.ties.get(place, {}).values()):
-                    found = _untie(turn, worker, ready, place) or found
+                    found = (ready.pause is None and _untie(turn, worker, ready, place)) or found
     return found
 
 
@@ -281,7 +282,7 @@ def _is_bound(state: State, session: int) -> bool:
 
 def _classes_of(state: State, workflow: WorkflowState) -> list[ReadyClass]:
     waiting = state.ready.waiting
-    return [waiting[key] for key in workflow.plan.classes if key in waiting]
+    return [waiting[key] for key in workflow.plan.classes if key in waiting and waiting[key].pause is None]
 
 
 def _serve_bound(turn: Turn, strategies: Mapping[str, Strategy], session: int, key: WorkflowKey) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import TypeAlias
 
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import Reply, Statement
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -124,6 +125,7 @@ class AnswerCode(IntEnum):
     ALREADY_EXISTS = 2
     NOT_OWNER = 3
     BUSY = 4
+    REFUSED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ class View:
     """Nodes and instances that run or wait for their next attempt."""
     reasons: Mapping[int, str]
     """For nodes that are READY: why they do not run. At most 1,000."""
+    pause: Pause | None = None
+    """Its own, if it is paused."""
 
     @property
     def node_counts(self) -> Mapping[NodeStatus, int]:
@@ -207,6 +211,8 @@ class Verdict(StrEnum):
     """Its stream dropped; it may come back."""
     DRAINING = "draining"
     """It takes no more work."""
+    PAUSED = "paused"
+    """It could take the node, which is paused."""
     ALONE = "alone"
     """It, or the node, has to do with a node that must run alone."""
     FULL = "full"
@@ -260,6 +266,8 @@ class Explanation:
     """By which the one node's worker is chosen."""
     workers: Sequence[WorkerReason]
     """For one node that waits for a worker: each worker's reason."""
+    pause: Pause | None = None
+    """The workflow's own, if it is paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +283,8 @@ class Answer:
     view: View | None = None
     explanation: Explanation | None = None
     message: str = ""
+    pause: Pause | None = None
+    """The one that began, ended, or was there already."""
     claims: bool = True
     """The client will be told something of it, so that it must be proven current."""
     digest: bytes = b""

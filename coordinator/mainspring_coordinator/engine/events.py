@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mainspring.errors import Failure
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits, Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import AuditEntry
@@ -297,6 +298,46 @@ class StrategySeen:
     text: str
 
 
+# -- pauses ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PauseSet:
+    """An operator pauses the cluster or an executor, or lets it go on; answered once that is stored, `created` if it was otherwise."""
+
+    token: int
+    shard: int
+    """Shard 0, whose owner speaks for the cluster."""
+    executor: str
+    """Empty: everything."""
+    paused: bool
+    who: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowPauseSet:
+    """As `PauseSet`, for one workflow, at the owner of its shard."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    paused: bool
+    who: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PausesSeen:
+    """What the fence row of shard 0 says is paused."""
+
+    data: bytes | None
+    token: int = 0
+    """Of who waits until what was given out before is stored; 0: nobody does."""
+    shard: int = -1
+    """Any of ours, by which such an answer is proven."""
+
+
 # -- ownership -------------------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +390,7 @@ class WorkflowLoaded:
     cancel_reason: str
     failure: bytes | None
     nodes: Sequence[LoadedNode]
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +493,9 @@ Event: TypeAlias = (
     | Audited
     | StrategyChosen
     | StrategySeen
+    | PauseSet
+    | WorkflowPauseSet
+    | PausesSeen
     | PermitsLoaded
     | PermitsStated
     | PermitsGranted

@@ -6,6 +6,7 @@ from typing import Final
 from mainspring_coordinator.engine import crowding
 from mainspring_coordinator.engine.alone import idle_worker, must_run_alone
 from mainspring_coordinator.engine.effects import Explanation, NodeReason, Verdict, WorkerReason
+from mainspring_coordinator.engine.pauses import utc
 from mainspring_coordinator.engine.permits import waits_for
 from mainspring_coordinator.engine.ready import ClassKey, Item
 from mainspring_coordinator.engine.state import Assignment, State, WorkflowState, runs
@@ -37,11 +38,13 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
             break
         key = workflow.plan.class_keys[node]
         if key not in by_class:
-            by_class[key] = _class_reason(state, workflow, key)
+            by_class[key] = _pause_reason(state, workflow, key) or _class_reason(state, workflow, key)
         found[node] = by_class[key]
     by_place: dict[str, str] = {}
     tied = state.ready.tied_items_of(workflow.key)
     for place, (node, _) in tied:
+        if state.ready.pauses.over(workflow.plan.nodes[node].executor) is not None:
+            continue
         if place not in by_place:
             by_place[place] = _tied_reason(state, place)
         if node in found or len(found) < _reasons_max:
@@ -49,7 +52,8 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
     items = {item for _, item in tied}
     for item in workflow.redeliveries:
         if must_run_alone(workflow, *item) and item not in items and (item[0] in found or len(found) < _reasons_max):
-            found[item[0]] = _alone_reason(state, workflow, item)
+            key = workflow.plan.class_keys[item[0]]
+            found[item[0]] = _pause_reason(state, workflow, key) or _alone_reason(state, workflow, item)
     return found
 
 
@@ -70,7 +74,7 @@ def explain(state: State, workflow: WorkflowState, node_id: str, instance: int, 
     strategy = workflow.plan.class_keys[node].strategy or state.config.strategy
     waits = status is NodeStatus.READY or (instance < 0 and expanded is not None and expanded.queued)
     workers = tuple(_of_workers(state, workflow, (node, instance), now_us)) if waits else ()
-    return Explanation(workflow.status, (reason,), 0, strategy, workers)
+    return Explanation(workflow.status, (reason,), 0, strategy, workers, workflow.pause)
 
 
 def _whole(state: State, workflow: WorkflowState, now_us: int) -> Explanation:
@@ -84,7 +88,7 @@ def _whole(state: State, workflow: WorkflowState, now_us: int) -> Explanation:
                 by_status[status].append(node)
     nodes = [(node, status) for status in _order for node in by_status[status]][:_nodes_max]
     found = [NodeReason(node, -1, s, _why(state, workflow, node, -1, s, told, now_us)) for node, s in nodes]
-    return Explanation(workflow.status, tuple(found), left - len(found), "", ())
+    return Explanation(workflow.status, tuple(found), left - len(found), "", (), workflow.pause)
 
 
 def _why(
@@ -165,12 +169,15 @@ def _of_workers(state: State, workflow: WorkflowState, item: Item, now_us: int) 
     key = workflow.plan.class_keys[item[0]]
     tied = next((place for place, (node, _) in state.ready.tied_items_of(workflow.key) if node == item[0]), "")
     alone = must_run_alone(workflow, *item)
+    paused = _pause_reason(state, workflow, key)
     for worker in state.workers.values():
         verdict, reason = _verdict(state, workflow, key, worker, now_us)
         if verdict is Verdict.ABLE and alone and worker.incarnation in state.held:
             verdict, reason = Verdict.ALONE, "has other nodes, and this one must run alone"
         if verdict is Verdict.ABLE and tied:
             verdict, reason = _by_tie(worker, tied)
+        if verdict is Verdict.ABLE and paused:
+            verdict, reason = Verdict.PAUSED, "could take it, but it is paused"
         yield WorkerReason(worker.name, worker.incarnation, verdict, reason)
 
 
@@ -244,6 +251,22 @@ def _tied_reason(state: State, place: str) -> str:
     return (
         f"waits for worker {(worker.name if worker is not None else what)!r}, which has its affinity key, to have room"
     )
+
+
+def _pause_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
+    """Say by whom a node of a class is paused, and how it goes on; nothing if it is not. What must end first for it comes last."""
+    pauses = state.ready.pauses
+    for pause, what, how in (
+        (pauses.everything, "the whole cluster is", "--all"),
+        (pauses.executors.get(key.executor), f"executor {key.executor!r} is", f"--executor {key.executor}"),
+        (workflow.pause, "its workflow is", f"--workflow {workflow.id}"),
+    ):
+        if pause is not None:
+            why = f": {pause.reason}" if pause.reason else ""
+            return (
+                f"{what} paused by {pause.who} since {utc(pause.since_us)}{why}; resume with: mainspring resume {how}"
+            )
+    return ""
 
 
 def _alone_reason(state: State, workflow: WorkflowState, item: Item) -> str:

@@ -250,7 +250,13 @@ def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
     for each in (key, key._replace(alone=True)):
         turn.state.ready.remove(each, workflow.key, workflow.plan.ranks[node].priority, waiting)
     spec = workflow.plan.nodes[node]
-    message = f"no worker took it within {spec.schedule_to_start_ms} ms; see which workers run {spec.executor!r} with `mainspring workers`"
+    pause = workflow.pause or turn.state.ready.pauses.over(spec.executor)
+    next_step = (
+        f"it is paused by {pause.who}; see what is with `mainspring pauses`"
+        if pause is not None
+        else f"see which workers run {spec.executor!r} with `mainspring workers`"
+    )
+    message = f"no worker took it within {spec.schedule_to_start_ms} ms; {next_step}"
     never_ran(turn, workflow, node, instance, Failure(schedule_to_start_timeout, message))
 
 

@@ -150,6 +150,15 @@ class Order:
             self._shrink(line, count)
         return taken
 
+    def detach(self, workflow: WorkflowKey) -> list[Line]:
+        """Take all of a workflow out, line by line; `join` brings it back."""
+        taken: list[Line] = []
+        for line in self._lines.get(workflow, ()):
+            items, line.items = line.items, deque()
+            self._shrink(line, len(items))
+            taken.append(Line(workflow, line.rank, items))
+        return taken
+
     def put_first(self, workflow: WorkflowKey) -> None:
         """Let a workflow have the next turn of its priorities, unless it is set aside."""
         for line in self._lines[workflow]:

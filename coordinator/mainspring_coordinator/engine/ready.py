@@ -5,6 +5,9 @@ without looking at what waits in it. The order within a class is that of `order`
 
 An item for which there is a worker with room, and that waits for something else (for the worker that has its key, for one near its
 inputs), is *tied* to that: it is not looked at again before that has changed, so that nobody else waits behind it.
+
+A class whose executor is paused stays as it is and is passed over as a whole. What is paused of a workflow stands apart, in its order,
+and so takes no turns; neither counts among that for which workers are asked.
 """
 
 from collections import OrderedDict, deque
@@ -14,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 from mainspring.limits import idle_classes_max
 from mainspring_coordinator.engine.order import Item, Line, Order, Rank, WorkflowKey, next_instance
+from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.engine.permits import place_prefix
 from mainspring_coordinator.engine.placement.pool import Requires, Want
 
@@ -22,6 +26,8 @@ __all__ = ["ClassKey", "Item", "Rank", "ReadyClass", "ReadyQueue", "WorkflowKey"
 
 Tied: TypeAlias = "deque[tuple[Item, Rank]]"
 """Items of one workflow that wait for the same."""
+_Apart: TypeAlias = "dict[tuple[ClassKey, int], Line]"
+"""What is kept apart of one workflow, by class and priority."""
 
 
 class ClassKey(NamedTuple):
@@ -49,6 +55,8 @@ class ReadyClass:
     """Sessions that can run it, whether they have room or not, in the order in which they came; kept by the fleet."""
     reported: bool = False
     """At the last report something waited in it."""
+    pause: Pause | None = None
+    """Why nothing of it is given out, if it is paused."""
     tied: "dict[str, OrderedDict[WorkflowKey, Tied]]" = field(default_factory=dict[str, OrderedDict[WorkflowKey, Tied]])
     """By what they wait for, beside `waiting`: items that are not to be looked at before that has changed."""
     ties: "dict[WorkflowKey, dict[str, None]]" = field(default_factory=dict[WorkflowKey, dict[str, None]])
@@ -58,6 +66,11 @@ class ReadyClass:
     def want(self) -> Want:
         """Return what a worker must have, as the pool of workers knows it."""
         return (self.key.executor, self.key.requires)
+
+    @property
+    def wanting(self) -> int:
+        """Return for how many items workers are asked to keep room."""
+        return self.count - self.asleep if self.pause is None else 0
 
 
 class ReadyQueue:
@@ -82,8 +95,12 @@ class ReadyQueue:
         """By what something waits for: the classes in which it does."""
         self.fresh: dict[WorkflowKey, None] = {}
         """Workflows of which something came since all was last looked at."""
-        self._held_back: dict[int, OrderedDict[WorkflowKey, dict[tuple[ClassKey, int], Line]]] = {}
+        self._held_back: dict[int, OrderedDict[WorkflowKey, _Apart]] = {}
         """By shard: what no worker may take yet, apart, so that nobody who looks for work has to pass over it."""
+        self.pauses = ClusterPauses()
+        """Those in force."""
+        self.paused: dict[WorkflowKey, _Apart] = {}
+        """What waits of workflows that are paused."""
 
     def push(
         self,
@@ -97,15 +114,12 @@ class ReadyQueue:
         first: bool = False,
     ) -> None:
         """Add an item behind its workflow's others, or before them; `eligible` finds the workers of a class met for the first time."""
+        if self.paused and workflow in self.paused:
+            _push_apart(self.paused[workflow], key, workflow, rank, item, first=first)
+            return
         if self._held_back and workflow[0] in self._held_back:
             lines = self._held_back[workflow[0]].setdefault(workflow, {})
-            line = lines.get((key, rank.priority))
-            if line is None:
-                line = lines[key, rank.priority] = Line(workflow, rank)
-            if first:
-                line.items.appendleft(item)
-            else:
-                line.items.append(item)
+            _push_apart(lines, key, workflow, rank, item, first=first)
             return
         ready = self.waiting.get(key) or self._enter(key, eligible)
         ready.count += 1
@@ -125,6 +139,13 @@ class ReadyQueue:
             self._held_back.pop(shard, None)
             return False
         workflow, lines = held.popitem(last=False)
+        # What came of it while the shard was being let in was held back anew, and so stands behind.
+        self._join(workflow, lines, eligible, now_us)
+        return True
+
+    def _join(
+        self, workflow: WorkflowKey, lines: _Apart, eligible: Callable[[ClassKey], dict[int, None]], now_us: int
+    ) -> None:
         for (key, _), line in lines.items():
             if line.items:
                 ready = self.waiting.get(key) or self._enter(key, eligible)
@@ -132,13 +153,57 @@ class ReadyQueue:
                 if ready.asleep:
                     self.turned[key] = ready
                 self.fresh[workflow] = None
-                # What came of it while the shard was being let in was held back anew, and so stands behind.
                 ready.waiting.join(line, now_us)
-        return True
 
     def drop_held_back(self, shard: int) -> None:
         """Forget what is held back of a shard."""
         self._held_back.pop(shard, None)
+
+    def put_in_force(self, pauses: ClusterPauses) -> bool:
+        """These executors are paused from now on, or all are; tell whether anything that waits may go on."""
+        self.pauses = pauses
+        goes_on = False
+        for key, ready in self.classes.items():
+            before, ready.pause = ready.pause, pauses.over(key.executor)
+            if (before is None) != (ready.pause is None) and key in self.waiting:
+                self.turned[key] = ready
+                goes_on = goes_on or ready.pause is None
+        return goes_on
+
+    def keep_apart(self, keys: Iterable[ClassKey], workflow: WorkflowKey) -> None:
+        """A workflow, whose nodes are of these classes, is paused: what waits of it, and what will, stands apart until `let_go_on`."""
+        shard = self._held_back.get(workflow[0])
+        held: _Apart = shard.pop(workflow, {}) if shard is not None else {}
+        apart = self.paused[workflow] = held
+        for key in (*keys, *self.alone):
+            ready = self.waiting.get(key)
+            if ready is not None:
+                self._shrink(ready, self._take_apart(ready, workflow, apart))
+
+    def _take_apart(self, ready: ReadyClass, workflow: WorkflowKey, apart: _Apart) -> int:
+        """Move all of a workflow in a class, what is tied first, because it had its turn first; return how many items that was."""
+        gone = 0
+        for place in list(ready.ties.get(workflow, ())):
+            tied = self._pop_tied(ready, place, workflow)
+            self._fall_asleep(ready, place, -len(tied))
+            gone += len(tied)
+            # A priority at a time, which takes a few milliseconds for the widest workflow there may be.
+            for rank in {rank.priority: rank for _, rank in tied}.values():
+                line = apart.setdefault((ready.key, rank.priority), Line(workflow, rank))
+                line.items.extend(item for item, one in tied if one.priority == rank.priority)
+        for line in ready.waiting.detach(workflow):
+            gone += len(line.items)
+            apart.setdefault((ready.key, line.rank.priority), Line(workflow, line.rank)).items.extend(line.items)
+        return gone
+
+    def let_go_on(self, workflow: WorkflowKey, eligible: Callable[[ClassKey], dict[int, None]], now_us: int) -> None:
+        """A workflow is paused no more: it stands behind the others, and within it the order is what it was."""
+        lines = self.paused.pop(workflow)
+        shard = self._held_back.get(workflow[0])
+        if shard is not None:
+            shard[workflow] = lines
+        else:
+            self._join(workflow, lines, eligible, now_us)
 
     def items_of(self, workflow: WorkflowKey) -> list[Item]:
         """Return all that waits of a workflow."""
@@ -176,7 +241,8 @@ class ReadyQueue:
             self._shrink(ready, 1)
 
     def drop_workflow(self, keys: Iterable[ClassKey], workflow: WorkflowKey) -> None:
-        """Forget all that waits of a workflow, whose nodes are of these classes."""
+        """Forget all that waits of a workflow, whose nodes are of these classes, and that it is paused."""
+        self.paused.pop(workflow, None)
         if self._held_back and workflow[0] in self._held_back:
             self._held_back[workflow[0]].pop(workflow, None)
         if not self.waiting:
@@ -262,7 +328,9 @@ class ReadyQueue:
             ready.waiting.push(workflow, rank, item, now_us, first=True)
         ready.waiting.put_first(workflow)
 
-    def _held(self, workflow: WorkflowKey) -> dict[tuple[ClassKey, int], Line]:
+    def _held(self, workflow: WorkflowKey) -> _Apart:
+        if workflow in self.paused:
+            return self.paused[workflow]
         shard = self._held_back.get(workflow[0])
         return shard.get(workflow, {}) if shard is not None else {}
 
@@ -270,7 +338,7 @@ class ReadyQueue:
         """Return a class in which nothing waits, as one in which something does."""
         ready = self.classes.get(key) or self._add_class(key, eligible)
         self.waiting[key] = ready
-        if ready.reported:
+        if ready.reported and ready.pause is None:
             self.turned.pop(key, None)
         else:
             self.turned[key] = ready
@@ -281,7 +349,9 @@ class ReadyQueue:
     def _add_class(self, key: ClassKey, eligible: Callable[[ClassKey], dict[int, None]]) -> ReadyClass:
         if len(self.classes) - len(self.waiting) >= idle_classes_max:
             self.classes = dict(self.waiting)
-        ready = self.classes[key] = ReadyClass(key, Order(self._ageing_us), eligible=eligible(key))
+        ready = self.classes[key] = ReadyClass(
+            key, Order(self._ageing_us), eligible=eligible(key), pause=self.pauses.over(key.executor)
+        )
         return ready
 
     def _shrink(self, ready: ReadyClass, by: int) -> None:
@@ -296,3 +366,13 @@ class ReadyQueue:
         elif ready.asleep:
             # Those that are left may all be asleep.
             self.turned[ready.key] = ready
+
+
+def _push_apart(lines: _Apart, key: ClassKey, workflow: WorkflowKey, rank: Rank, item: Item, *, first: bool) -> None:
+    line = lines.get((key, rank.priority))
+    if line is None:
+        line = lines[key, rank.priority] = Line(workflow, rank)
+    if first:
+        line.items.appendleft(item)
+    else:
+        line.items.append(item)

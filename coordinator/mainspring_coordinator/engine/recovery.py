@@ -22,6 +22,7 @@ from mainspring_coordinator.engine.events import (
     ShardTaken,
     Submit,
     WorkflowLoaded,
+    WorkflowPauseSet,
 )
 from mainspring_coordinator.engine.payloads import forget_outputs, keep_output
 from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState
@@ -65,7 +66,7 @@ def lost(turn: Turn, shard_id: int) -> None:
         return
     for event in shard.deferred:
         # Workers keep what is not acknowledged and state it again; callers must be told.
-        if isinstance(event, Submit | Cancel | Read):
+        if isinstance(event, Submit | Cancel | Read | WorkflowPauseSet):
             turn.emit(Answer(event.token, shard_id, event.workflow_id, AnswerCode.NOT_OWNER))
     state.unreconcile(shard_id)
     for key in [key for key in state.changed if key[0] == shard_id]:
@@ -155,6 +156,9 @@ def _build(turn: Turn, shard: ShardState, event: WorkflowLoaded) -> Part:
         # It is loaded twice, by a recovery that began again: what was made of it the first time goes.
         workflows.forget(turn, known)
     shard.workflows[workflow.id] = workflow
+    if event.pause is not None and workflow.status is WorkflowStatus.RUNNING:
+        workflow.pause = event.pause
+        turn.state.ready.keep_apart((), workflow.key)
     shard.plans.add(event.plan.hash)
     for row in event.nodes:
         if turn.left <= 0:

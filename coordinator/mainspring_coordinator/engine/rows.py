@@ -226,6 +226,27 @@ class StrategyChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PausesChanged:
+    """What is paused in the whole cluster has changed: the fence row says it."""
+
+    shard: int
+    workflow_id: str
+    standing: bytes
+    """What the fence row is to say, as `ClusterPauses.data` returns it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowPaused:
+    """A workflow is paused; with 0 as its time it is not any more."""
+
+    shard: int
+    workflow_id: str
+    since_us: int
+    who: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """What an operator does, and, written once more, what came of it; of an entry that is there nothing else changes."""
 
@@ -294,6 +315,8 @@ Row: TypeAlias = (
     | GraceEnded
     | StrategyChanged
     | PermitsHeld
+    | PausesChanged
+    | WorkflowPaused
     | AuditEntry
     | WorkersEvicted
 )

@@ -14,6 +14,7 @@ from mainspring import limits
 from mainspring_coordinator.engine.backlog import Backlog
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.events import Event, SubmitExisted, WorkflowEvicted
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import Demands, Home
 from mainspring_coordinator.engine.placement.affinities import Affinities
 from mainspring_coordinator.engine.placement.origins import Origins
@@ -102,6 +103,7 @@ class WorkflowState:
     closing_until_us: int = 0
     cancel_reason: str = ""
     failure: bytes | None = None
+    pause: Pause | None = None
     outputs: dict[int, bytes] = field(default_factory=dict[int, bytes])
     """Outputs that other nodes or the workflow's output still need, as far as they are in memory."""
     output_bytes: int = 0

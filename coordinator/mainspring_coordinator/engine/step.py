@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeAlias, cast
 
 from mainspring import limits
 from mainspring_coordinator.engine import (
@@ -22,6 +22,7 @@ from mainspring_coordinator.engine import (
     fleet,
     granting,
     nodes,
+    pausing,
     recovery,
     workflows,
 )
@@ -38,6 +39,8 @@ from mainspring_coordinator.engine.events import (
     Inventory,
     LoadReported,
     OutputsLoaded,
+    PauseSet,
+    PausesSeen,
     PeersSeen,
     PermitsGranted,
     PermitsLoaded,
@@ -63,6 +66,7 @@ from mainspring_coordinator.engine.events import (
     WorkflowAbsent,
     WorkflowEvicted,
     WorkflowLoaded,
+    WorkflowPauseSet,
 )
 from mainspring_coordinator.engine.placement import Strategy, strategies
 from mainspring_coordinator.engine.state import ShardState, State
@@ -70,6 +74,11 @@ from mainspring_coordinator.engine.strategy import ClusterStrategy, home, strate
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
+_FromClients: TypeAlias = Submit | Cancel | Read | WorkflowPauseSet
+_OfShard: TypeAlias = _FromClients | Inventory | ProgressReported
+_OfLoading: TypeAlias = (
+    WorkflowLoaded | WorkflowAbsent | OutputsLoaded | SubmitExisted | WorkflowEvicted | ShardReady | DeathsFound
+)
 _from_workers: Final = (
     *(Results, Inventory, CreditSet, LoadReported, ProgressReported, WorkerAttached, WorkerDraining),
     *(WorkerHeard, WorkerResumed),
@@ -185,7 +194,7 @@ class Engine:
         for shard_id in list(state.arriving):
             waiting = state.arriving[shard_id]
             while waiting and shard_id not in state.occupied and turn.left > 0:
-                self._arrive(turn, waiting.popleft())
+                _arrive(turn, waiting.popleft())
                 nodes.settle(turn)
             if not waiting:
                 state.arriving.pop(shard_id, None)
@@ -197,34 +206,29 @@ class Engine:
                 absence.end_grace(turn, shard)
 
     def _handle(self, turn: Turn, event: Event) -> None:
+        kind = type(event)
+        if (handle := _of_no_shard.get(kind)) is not None:
+            handle(turn, event)
+            return
         match event:
-            case Results():
-                _results(turn, event)
-            case Tick() | WorkerHeard():
-                pass
-            case (
-                WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining() | WorkerResumed()
-            ):
-                _of_worker(turn, event)
-            case PeersSeen() | FailoverTold() | Audited() | WorkerEvicted() | EvictionsSeen():
-                _of_cluster(turn, event)
             case StrategySet() | StrategyChosen() | StrategySeen():
                 self._of_strategy(turn, event)
-            case PermitsLoaded() | PermitsStated() | PermitsGranted():
-                _of_permits(turn, event)
             case ShardTaken() | ShardLost():
                 self._of_ownership(turn, event)
-            case Submit() | Cancel() | Read() | Inventory() | ProgressReported():
-                self._of_shard(turn, event)
+            case _ if kind in _of_a_ready_shard:
+                _of_shard(turn, cast("_OfShard", event))
             case _:
-                state = turn.state
-                if isinstance(event, SubmitExisted | WorkflowEvicted) and not state.is_reloading(event):
-                    # It must leave before anything more of it is stored, whatever else of its shard is being built.
-                    self._arrive(turn, event)
-                elif event.shard in state.occupied or event.shard in state.arriving:
-                    state.arriving.setdefault(event.shard, deque()).append(event)
-                else:
-                    self._arrive(turn, event)
+                self._of_loading(turn, cast("_OfLoading", event))
+
+    def _of_loading(self, turn: Turn, event: "_OfLoading") -> None:
+        state = turn.state
+        if isinstance(event, SubmitExisted | WorkflowEvicted) and not state.is_reloading(event):
+            # It must leave before anything more of it is stored, whatever else of its shard is being built.
+            _arrive(turn, event)
+        elif event.shard in state.occupied or event.shard in state.arriving:
+            state.arriving.setdefault(event.shard, deque()).append(event)
+        else:
+            _arrive(turn, event)
 
     def _of_ownership(self, turn: Turn, event: ShardTaken | ShardLost) -> None:
         # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
@@ -232,6 +236,7 @@ class Engine:
         if isinstance(event, ShardLost) and event.shard == home:
             # What we set last may never be stored now: whatever is read next holds.
             self.cluster_strategy = replace(self.cluster_strategy, changed_at_us=-1)
+            turn.state.ready.pauses = replace(turn.state.ready.pauses, changed_at_us=-1)
 
     def _of_strategy(self, turn: Turn, event: StrategySet | StrategyChosen | StrategySeen) -> None:
         if not isinstance(event, StrategySeen):
@@ -242,57 +247,6 @@ class Engine:
         if seen.changed_at_us > self.cluster_strategy.changed_at_us:
             self._place_by(seen)
 
-    def _of_shard(self, turn: Turn, event: Submit | Cancel | Read | Inventory | ProgressReported) -> None:
-        shard = turn.state.shards.get(event.shard)
-        if shard is None:
-            if isinstance(event, Submit | Cancel | Read):
-                turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
-            return
-        if not shard.ready or shard.shard in turn.state.occupied or _waits_for_reload(shard, event):
-            # What it is about may not be loaded yet; that it is not there would be a lie.
-            _defer(turn, shard, event)
-            return
-        match event:
-            case Submit():
-                workflows.submit(turn, shard, event)
-            case Cancel():
-                workflows.cancel(turn, shard, event)
-            case Read():
-                workflows.read(turn, shard, event)
-            case Inventory():
-                fleet.inventory(turn, shard, event)
-            case ProgressReported():
-                fleet.progress(turn, shard, event)
-
-    def _arrive(self, turn: Turn, event: Event) -> None:
-        assert isinstance(
-            event,
-            WorkflowLoaded
-            | ShardReady
-            | OutputsLoaded
-            | SubmitExisted
-            | WorkflowEvicted
-            | WorkflowAbsent
-            | DeathsFound,
-        )
-        shard = turn.state.shards.get(event.shard)
-        if shard is None:
-            return
-        match event:
-            case WorkflowLoaded():
-                recovery.loaded(turn, shard, event)
-            case WorkflowAbsent():
-                recovery.reloaded(turn, shard, event.workflow_id)
-            case OutputsLoaded():
-                recovery.outputs_loaded(turn, shard, event)
-            case SubmitExisted() | WorkflowEvicted():
-                workflows.existed(turn, shard, event)
-            case ShardReady():
-                recovery.ready(turn, shard, event)
-                absence.offer_departed(turn, shard)
-            case DeathsFound():
-                failovers.deaths_found(turn, shard, event)
-
     def _handle_deferred(self, turn: Turn, shard: ShardState) -> None:
         deferred, shard.deferred = shard.deferred, []
         for earlier in deferred:
@@ -300,49 +254,53 @@ class Engine:
             nodes.settle(turn)
 
 
-def _defer(
-    turn: Turn, shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported | Results
-) -> None:
+def _defer(turn: Turn, shard: ShardState, event: _OfShard | Results) -> None:
     """Let an event wait for what is being loaded, as far as there is room."""
     if len(shard.deferred) < limits.deferred_events_a_shard_max:
         shard.deferred.append(event)
-    elif isinstance(event, Submit | Cancel | Read):
+    elif isinstance(event, _FromClients):
         message = f"shard {shard.shard} is being recovered and {len(shard.deferred)} calls and reports wait for it; try again in a moment"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
     # Workers state what they have, and offer results, when the shard is served and with every heartbeat: none of it is lost here.
 
 
-def _of_worker(
-    turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | LoadReported | WorkerDraining | WorkerResumed
-) -> None:
-    match event:
-        case WorkerAttached():
-            fleet.attached(turn, event)
-        case WorkerDetached():
-            absence.detached(turn, event)
-        case CreditSet():
-            fleet.credit(turn, event)
-        case LoadReported():
-            fleet.load(turn, event)
-        case WorkerDraining():
-            fleet.draining(turn, event)
-        case WorkerResumed():
-            fleet.resumed(turn, event)
+def _of_shard(turn: Turn, event: _OfShard) -> None:
+    shard = turn.state.shards.get(event.shard)
+    if shard is None:
+        if isinstance(event, _FromClients):
+            turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
+        return
+    if not shard.ready or shard.shard in turn.state.occupied or _waits_for_reload(shard, event):
+        # What it is about may not be loaded yet; that it is not there would be a lie.
+        _defer(turn, shard, event)
+        return
+    _of_a_ready_shard[type(event)](turn, shard, event)
 
 
-def _of_cluster(turn: Turn, event: PeersSeen | FailoverTold | Audited | WorkerEvicted | EvictionsSeen) -> None:
-    match event:
-        case PeersSeen():
-            turn.state.peers_have_workers = event.have_workers
-            turn.state.rates.share(event.coordinators)
-        case FailoverTold():
-            failovers.told(turn, event)
-        case Audited():
-            _audited(turn, event)
-        case WorkerEvicted():
-            eviction.evict(turn, event)
-        case EvictionsSeen():
-            eviction.seen(turn, event)
+def _arrive(turn: Turn, event: Event) -> None:
+    event = cast("_OfLoading", event)
+    shard = turn.state.shards.get(event.shard)
+    if shard is not None:
+        _of_a_loading_shard[type(event)](turn, shard, event)
+
+
+def _shard_ready(turn: Turn, shard: ShardState, event: ShardReady) -> None:
+    recovery.ready(turn, shard, event)
+    absence.offer_departed(turn, shard)
+
+
+def _absent(turn: Turn, shard: ShardState, event: WorkflowAbsent) -> None:
+    recovery.reloaded(turn, shard, event.workflow_id)
+
+
+def _nothing(turn: Turn, event: Tick | WorkerHeard) -> None:
+    """What is due, and that somebody was heard, is seen to in every step."""
+    del turn, event
+
+
+def _peers_seen(turn: Turn, event: PeersSeen) -> None:
+    turn.state.peers_have_workers = event.have_workers
+    turn.state.rates.share(event.coordinators)
 
 
 def _audited(turn: Turn, event: Audited) -> None:
@@ -352,17 +310,7 @@ def _audited(turn: Turn, event: Audited) -> None:
     turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK if ours else AnswerCode.NOT_OWNER))
 
 
-def _of_permits(turn: Turn, event: PermitsLoaded | PermitsStated | PermitsGranted) -> None:
-    match event:
-        case PermitsLoaded():
-            granting.loaded(turn, event)
-        case PermitsStated():
-            granting.stated(turn, event)
-        case PermitsGranted():
-            asking.granted(turn, event)
-
-
-def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
+def _waits_for_reload(shard: ShardState, event: _OfShard) -> bool:
     """Tell whether an event may be about a workflow that is being loaded anew."""
     if isinstance(event, Inventory):
         return bool(shard.reloading)
@@ -383,6 +331,47 @@ def _results(turn: Turn, event: Results) -> None:
         nodes.settle(turn)
 
 
+_of_no_shard: Final[Mapping[type[Event], Callable[[Turn, Any], None]]] = {
+    Tick: _nothing,
+    WorkerHeard: _nothing,
+    Results: _results,
+    WorkerAttached: fleet.attached,
+    WorkerDetached: absence.detached,
+    CreditSet: fleet.credit,
+    LoadReported: fleet.load,
+    WorkerDraining: fleet.draining,
+    WorkerResumed: fleet.resumed,
+    PeersSeen: _peers_seen,
+    FailoverTold: failovers.told,
+    Audited: _audited,
+    WorkerEvicted: eviction.evict,
+    EvictionsSeen: eviction.seen,
+    PauseSet: pausing.pause_set,
+    PausesSeen: pausing.pauses_seen,
+    PermitsLoaded: granting.loaded,
+    PermitsStated: granting.stated,
+    PermitsGranted: asking.granted,
+}
+"""What handles an event that needs no shard, or looks for its shards itself."""
+_of_a_ready_shard: Final[Mapping[type[Event], Callable[[Turn, ShardState, Any], None]]] = {
+    Submit: workflows.submit,
+    Cancel: workflows.cancel,
+    WorkflowPauseSet: pausing.workflow_pause_set,
+    Read: workflows.read,
+    Inventory: fleet.inventory,
+    ProgressReported: fleet.progress,
+}
+"""What handles an event about a shard whose workflows are all there; it waits until they are."""
+_of_a_loading_shard: Final[Mapping[type[Event], Callable[[Turn, ShardState, Any], None]]] = {
+    WorkflowLoaded: recovery.loaded,
+    WorkflowAbsent: _absent,
+    OutputsLoaded: recovery.outputs_loaded,
+    SubmitExisted: workflows.existed,
+    WorkflowEvicted: workflows.existed,
+    ShardReady: _shard_ready,
+    DeathsFound: failovers.deaths_found,
+}
+"""What handles an event that came from the database, in the order in which they came."""
 _of_a_shard: Final[Mapping[TimerKind, Callable[[Turn, ShardState, Timer], None]]] = {
     TimerKind.SHARD_GRACE: absence.shard_grace_over,
     TimerKind.PERMITS: asking.restate,

@@ -11,6 +11,7 @@ from mainspring.paths import PathError
 from mainspring_coordinator.engine import explain, nodes
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, CancelCause, Ended, MapView, NodeView, Stop, View
 from mainspring_coordinator.engine.events import Cancel, Read, Submit, SubmitExisted, WorkflowEvicted
+from mainspring_coordinator.engine.pausing import end_pause
 from mainspring_coordinator.engine.payloads import forget_outputs, lacking, load, output_of
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import NodeChanged, PlanSaved, WorkflowInserted, WorkflowUpdated
@@ -195,6 +196,7 @@ def _close(turn: Turn, workflow: WorkflowState, status: WorkflowStatus) -> None:
     """Stop what runs and let nothing start any more; end at once if nothing runs."""
     turn.set_workflow(workflow, status)
     turn.state.ready.drop_workflow(workflow.plan.classes, workflow.key)
+    end_pause(turn, workflow)
     workflow.parked.clear()
     forget_outputs(turn.state, workflow)
     workflow.closing_until_us = turn.now_us + turn.state.config.cancel_grace_us
@@ -344,6 +346,7 @@ def finish_if_done(turn: Turn, workflow: WorkflowState) -> None:
 
 def _end(turn: Turn, workflow: WorkflowState, status: WorkflowStatus, output: bytes | None) -> None:
     turn.set_workflow(workflow, status)
+    end_pause(turn, workflow)
     failure = workflow.failure if status is WorkflowStatus.FAILED else None
     turn.store(
         WorkflowUpdated(
@@ -428,6 +431,7 @@ def read(turn: Turn, shard: ShardState, event: Read) -> None:
         },
         active,
         explain.reasons(turn.state, workflow),
+        workflow.pause,
     )
     turn.emit(Answer(event.token, shard.shard, workflow.id, AnswerCode.OK, workflow.status, view=view))
 

@@ -24,6 +24,7 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    PausesChanged,
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
@@ -31,6 +32,7 @@ from mainspring_coordinator.engine.rows import (
     StrategyChanged,
     WorkersEvicted,
     WorkflowInserted,
+    WorkflowPaused,
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, workflow_terminal
@@ -194,6 +196,9 @@ grace_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("grac
 permits_shape: Final = Shape(
     "permits", Mode.UPSERT, ("shard_id", "concurrency_key", "holder"), ("epoch", "permits_count")
 )
+pauses_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("pauses",))
+paused_shape: Final = Shape("workflow_pauses", Mode.UPSERT, ("workflow_id",), ("paused_at_us", "paused_by", "reason"))
+goes_on_shape: Final = Shape("workflow_pauses", Mode.DELETE, paused_shape.keys, ())
 no_permits_shape: Final = Shape("permits", Mode.DELETE, permits_shape.keys, ())
 
 _Key: TypeAlias = tuple[str, int, int]
@@ -276,12 +281,15 @@ class _Folding:
             grace_shape: {},
             strategy_shape: {},
             evicted_shape: {},
+            pauses_shape: {},
             audit_outcome_shape: {},
         }
     )
     """Of these the last row of a key counts."""
     permits: dict[Values, PermitsHeld] = field(default_factory=dict[Values, PermitsHeld])
     """Here, too; it says whether there is to be one at all."""
+    paused: dict[Values, WorkflowPaused] = field(default_factory=dict[Values, WorkflowPaused])
+    """As well."""
 
     @property
     def by_kind(self) -> Mapping[type[Row], Callable[[Any], None]]:
@@ -302,6 +310,8 @@ class _Folding:
             GraceEnded: self._add_grace,
             StrategyChanged: self._add_strategy,
             PermitsHeld: self._add_permits,
+            PausesChanged: self._add_pauses,
+            WorkflowPaused: self._add_paused,
             AuditEntry: self._add_audit,
             WorkersEvicted: self._add_evicted,
         }
@@ -407,6 +417,12 @@ class _Folding:
     def _add_permits(self, row: PermitsHeld) -> None:
         self.permits[row.shard, row.key.encode(), row.holder] = row
 
+    def _add_pauses(self, row: PausesChanged) -> None:
+        self.last[pauses_shape][row.shard,] = (row.shard, row.standing)
+
+    def _add_paused(self, row: WorkflowPaused) -> None:
+        self.paused[row.workflow_id,] = row
+
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""
         yield self._once(plan_shape)
@@ -423,6 +439,11 @@ class _Folding:
         permits = sorted(self.permits.items(), key=itemgetter(0))
         yield TableWrite(permits_shape, [(*key, row.epoch, row.count) for key, row in permits if row.count])
         yield TableWrite(no_permits_shape, [key for key, row in permits if not row.count])
+        pauses = sorted(self.paused.items(), key=itemgetter(0))
+        yield TableWrite(
+            paused_shape, [(*key, row.since_us, row.who, row.reason) for key, row in pauses if row.since_us]
+        )
+        yield TableWrite(goes_on_shape, [key for key, row in pauses if not row.since_us])
 
     def _once(self, shape: Shape) -> TableWrite:
         found = self.once[shape]

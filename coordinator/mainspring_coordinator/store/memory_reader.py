@@ -6,6 +6,7 @@ from threading import RLock
 
 import orjson
 
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import (
     AuditEntry,
@@ -15,6 +16,7 @@ from mainspring_coordinator.engine.rows import (
     StrategyChanged,
 )
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
+from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
@@ -55,6 +57,13 @@ class MemoryTables:
     audit: dict[str, AuditEntry] = field(default_factory=dict[str, AuditEntry])
     permits: dict[tuple[int, str, int], HeldPermits] = field(default_factory=dict[tuple[int, str, int], HeldPermits])
     """By home, key and the shard that has them."""
+    pauses: dict[str, Pause] = field(default_factory=dict[str, Pause])
+    """By workflow."""
+
+    def pause_of(self, row: StoredWorkflow) -> Pause | None:
+        """Return the pause of an unfinished workflow; one that an earlier workflow of its id left behind is none."""
+        pause = self.pauses.get(row.workflow_id) if row.status not in workflow_terminal else None
+        return pause if pause is not None and pause.since_us >= row.submitted_at_us else None
 
 
 class MemoryReader:
@@ -204,6 +213,19 @@ class MemoryReader:
             StoredStrategyChange(row.changed_at_us, row.before, row.after, row.by, row.reason) for row in rows[:limit]
         ]
 
+    def pauses(self) -> bytes | None:
+        """See `Reader`."""
+        with self._tables.lock:
+            row = self._tables.shards.get(home)
+            return row.pauses if row is not None else None
+
+    def paused_workflows(self, after: tuple[int, str], limit: int) -> Sequence[tuple[str, Pause]]:
+        """See `Reader`."""
+        with self._tables.lock:
+            known = ((row.workflow_id, self._tables.pause_of(row)) for row in self._tables.workflows.values())
+            found = [(name, pause) for name, pause in known if pause is not None and (pause.since_us, name) > after]
+        return sorted(found, key=lambda one: (one[1].since_us, one[0]))[:limit]
+
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         """See `Reader`."""
         with self._tables.lock:
@@ -247,7 +269,7 @@ class MemoryReader:
         if row.status in workflow_terminal:
             return row
         nodes = (node.version for node in self._tables.nodes.values() if node.workflow_id == row.workflow_id)
-        return replace(row, version=max((row.version, *nodes)))
+        return replace(row, version=max((row.version, *nodes)), pause=self._tables.pause_of(row))
 
 
 def _detection(event: StoredFailover) -> tuple[int, str]:

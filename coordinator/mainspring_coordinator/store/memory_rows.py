@@ -6,6 +6,7 @@ Rows are applied one by one in their order; nothing is folded or grouped.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import (
     AttemptEnded,
@@ -18,6 +19,7 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    PausesChanged,
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
@@ -25,6 +27,7 @@ from mainspring_coordinator.engine.rows import (
     StrategyChanged,
     WorkersEvicted,
     WorkflowInserted,
+    WorkflowPaused,
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -61,9 +64,22 @@ def apply(tables: MemoryTables, row: Row) -> None:
             key = (row.workflow_id, row.node, row.instance, row.attempt)
             ended = StoredAttempt(*key[1:], row.worker, row.started_at_us, row.ended_at_us, row.run_us, row.failure)
             tables.attempts.setdefault(key, ended)
-        case StrategyChanged():
-            tables.shards[row.shard] = replace(tables.shards[row.shard], strategy=row.standing)
-            tables.strategy_changes.setdefault(row.changed_at_us, row)
+        case GraceEnded() | DeathsRecorded() | WorkersEvicted() | StrategyChanged() | PausesChanged():
+            _apply_to_fence(tables, row)
+        case WorkflowPaused() | AuditEntry() | PermitsHeld():
+            _apply_beside(tables, row)
+        case FailoverRecorded() | FailoverAffected() | FailoverMarked():
+            _apply_to_record(tables, row)
+        case _:
+            _apply_to_node(tables, row)
+
+
+def _apply_beside(tables: MemoryTables, row: WorkflowPaused | AuditEntry | PermitsHeld) -> None:
+    match row:
+        case WorkflowPaused():
+            tables.pauses.pop(row.workflow_id, None)
+            if row.since_us:
+                tables.pauses[row.workflow_id] = Pause(row.since_us, row.who, row.reason)
         case AuditEntry():
             entry = tables.audit.setdefault(row.entry_id, replace(row, ended_at_us=0, outcome=""))
             if row.outcome:
@@ -73,15 +89,11 @@ def apply(tables: MemoryTables, row: Row) -> None:
             if row.count:
                 held = HeldPermits(row.key, row.holder, row.epoch, row.count)
                 tables.permits[row.shard, row.key, row.holder] = held
-        case GraceEnded() | DeathsRecorded() | WorkersEvicted():
-            _apply_to_fence(tables, row)
-        case FailoverRecorded() | FailoverAffected() | FailoverMarked():
-            _apply_to_record(tables, row)
-        case _:
-            _apply_to_node(tables, row)
 
 
-def _apply_to_fence(tables: MemoryTables, row: GraceEnded | DeathsRecorded | WorkersEvicted) -> None:
+def _apply_to_fence(
+    tables: MemoryTables, row: GraceEnded | DeathsRecorded | WorkersEvicted | StrategyChanged | PausesChanged
+) -> None:
     fence = tables.shards[row.shard]
     match row:
         case GraceEnded():
@@ -90,6 +102,11 @@ def _apply_to_fence(tables: MemoryTables, row: GraceEnded | DeathsRecorded | Wor
             tables.shards[row.shard] = replace(fence, deaths="")
         case WorkersEvicted():
             tables.shards[row.shard] = replace(fence, evicted=row.evicted)
+        case StrategyChanged():
+            tables.shards[row.shard] = replace(fence, strategy=row.standing)
+            tables.strategy_changes.setdefault(row.changed_at_us, row)
+        case PausesChanged():
+            tables.shards[row.shard] = replace(fence, pauses=row.standing)
 
 
 def _apply_to_record(tables: MemoryTables, row: FailoverRecorded | FailoverAffected | FailoverMarked) -> None:

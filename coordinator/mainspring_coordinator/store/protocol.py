@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
@@ -49,6 +50,8 @@ class ShardRow:
     """Of shard 0: what holds for the whole cluster, as `engine.strategy.ClusterStrategy` writes it."""
     evicted: str = ""
     """Workers that were evicted under this shard's fence, as `engine.eviction` writes them."""
+    pauses: bytes | None = None
+    """Of shard 0: what is paused in the whole cluster, as `engine.pauses.ClusterPauses` writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,8 @@ class StoredWorkflow:
     """None in lists."""
     output: bytes | None
     """None in lists and before the end."""
+    pause: Pause | None = None
+    """None once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +358,14 @@ class Reader(Protocol):
 
     def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
         """Return one entry of that."""
+        ...
+
+    def pauses(self) -> bytes | None:
+        """Return what the fence row of shard 0 says is paused in the whole cluster."""
+        ...
+
+    def paused_workflows(self, after: tuple[int, str], limit: int) -> Sequence[tuple[str, Pause]]:
+        """Return unfinished workflows that are paused, by time and id, beyond `after`; (-1, "") for all."""
         ...
 
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:

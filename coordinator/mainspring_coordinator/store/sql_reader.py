@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Engine, Executable, and_, case, func, null, or_, select, tuple_
+from sqlalchemy import Engine, Executable, Select, and_, case, func, null, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
+from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.status import (
     FailoverKind,
@@ -16,6 +17,7 @@ from mainspring_coordinator.engine.status import (
     WorkflowStatus,
     node_terminal,
 )
+from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.store import tables
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import (
@@ -41,6 +43,7 @@ _fa: Final = tables.failover_affected.c
 _s: Final = tables.strategy_changes.c
 _au: Final = tables.audit.c
 _p: Final = tables.permits.c
+_wp: Final = tables.workflow_pauses.c
 _ids_a_statement_max: Final = 1_000
 
 _nodes_version: Final = (
@@ -66,6 +69,9 @@ _workflow_columns: Final = (
     _w.cancel_reason,
     _w.failure,
 )
+# One that an earlier workflow of the same id left behind is none.
+_pause_of: Final = and_(_w.is_open == 1, _wp.workflow_id == _w.workflow_id, _wp.paused_at_us >= _w.submitted_at_us)
+_pause_columns: Final = (_wp.paused_at_us, _wp.paused_by, _wp.reason)
 _node_columns: Final = (
     _n.workflow_id,
     _n.node,
@@ -143,7 +149,7 @@ class SqlReader:
         """See `Reader`."""
         at_us, name = after
         query = (
-            select(*_workflow_columns, _w.input, null())
+            _workflows(_w.input, null())
             # Both forms of "beyond": the first is what the index can use.
             .where(_w.shard_id == shard, _w.is_open == 1, _w.submitted_at_us >= at_us)
             .where(or_(_w.submitted_at_us > at_us, _w.workflow_id > name))
@@ -164,7 +170,7 @@ class SqlReader:
 
     def workflow(self, workflow_id: str) -> StoredWorkflow | None:
         """See `Reader`."""
-        rows = self._rows(select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id == workflow_id))
+        rows = self._rows(_workflows(_w.input, _w.output).where(_w.workflow_id == workflow_id))
         return _stored_workflow(rows[0]) if rows else None
 
     def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
@@ -173,9 +179,7 @@ class SqlReader:
         found: list[StoredWorkflow] = []
         for start in range(0, len(names), _ids_a_statement_max):
             part = names[start : start + _ids_a_statement_max]
-            query = (
-                select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
-            )
+            query = _workflows(_w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
             found += [_stored_workflow(row) for row in self._rows(query)]
         return found
 
@@ -247,11 +251,7 @@ class SqlReader:
         self, wanted: WorkflowFilter, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredWorkflow]:
         """See `Reader`."""
-        query = (
-            select(*_workflow_columns, null(), null())
-            .order_by(_w.submitted_at_us.desc(), _w.workflow_id.desc())
-            .limit(limit)
-        )
+        query = _workflows(null(), null()).order_by(_w.submitted_at_us.desc(), _w.workflow_id.desc()).limit(limit)
         if wanted.statuses:
             query = query.where(_w.status.in_([int(status) for status in wanted.statuses]))
         if wanted.name:
@@ -334,6 +334,24 @@ class SqlReader:
         rows = self._rows(select(tables.audit).where(_au.entry_id == entry_id))
         return StoredAuditEntry(*rows[0]) if rows else None
 
+    def pauses(self) -> bytes | None:
+        """See `Reader`."""
+        rows = self._rows(select(tables.shards.c.pauses).where(tables.shards.c.shard_id == home))
+        return rows[0][0] if rows else None
+
+    def paused_workflows(self, after: tuple[int, str], limit: int) -> Sequence[tuple[str, Pause]]:
+        """See `Reader`."""
+        at_us, name = after
+        query = (
+            select(_wp.workflow_id, *_pause_columns)
+            .select_from(tables.workflow_pauses.join(tables.workflows, _pause_of))
+            # Both forms of "beyond", as above.
+            .where(_wp.paused_at_us >= at_us, or_(_wp.paused_at_us > at_us, _wp.workflow_id > name))
+            .order_by(_wp.paused_at_us, _wp.workflow_id)
+            .limit(limit)
+        )
+        return [(row[0], Pause(*row[1:])) for row in self._rows(query)]
+
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         """See `Reader`."""
         key, holder = after[0].encode(), after[1]
@@ -391,9 +409,15 @@ def coordinator_row(row: tuple[Any, ...]) -> CoordinatorRow:
     )
 
 
+def _workflows(workflow_input: Any, output: Any) -> "Select[*tuple[Any, ...]]":
+    paused = tables.workflows.outerjoin(tables.workflow_pauses, _pause_of)
+    return select(*_workflow_columns, workflow_input, output, *_pause_columns).select_from(paused)
+
+
 def _stored_workflow(row: tuple[Any, ...]) -> StoredWorkflow:
     values = list(row)
     values[5] = WorkflowStatus(values[5])
+    values[-3:] = [Pause(*row[-3:]) if row[-3] else None]
     return StoredWorkflow(*values)
 
 

@@ -85,6 +85,7 @@ shards: Final = Table(
     Column("deaths", unicode_text(deaths_noted_chars_max), nullable=False, server_default=text("''")),
     Column("strategy", ascii_text(128), nullable=False, server_default=text("''")),
     Column("evicted", ascii_text(33 * evictions_a_shard_max), nullable=False, server_default=text("''")),
+    Column("pauses", blob()),
     **_options,
 )
 
@@ -249,6 +250,18 @@ audit: Final = Table(
     Column("coordinator", unicode_text(255), nullable=False),
     Column("outcome", unicode_text(1024), nullable=False),
     Index("audit_began", "began_at_us", "entry_id"),
+    **_options,
+)
+
+# Beside the workflows, because hardly any is paused: nothing is written for the others, and those that are can be found.
+workflow_pauses: Final = Table(
+    "workflow_pauses",
+    metadata,
+    Column("workflow_id", ascii_text(200), primary_key=True),
+    _number("paused_at_us"),
+    Column("paused_by", unicode_text(255), nullable=False),
+    Column("reason", unicode_text(1024), nullable=False),
+    Index("workflow_pauses_time", "paused_at_us", "workflow_id"),
     **_options,
 )
 
