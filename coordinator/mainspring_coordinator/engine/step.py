@@ -22,6 +22,7 @@ from mainspring_coordinator.engine import (
     granting,
     nodes,
     recovery,
+    retention,
     workflows,
 )
 from mainspring_coordinator.engine.config import EngineConfig
@@ -43,6 +44,7 @@ from mainspring_coordinator.engine.events import (
     ProgressReported,
     Read,
     Results,
+    RetentionDue,
     ShardLost,
     ShardReady,
     ShardTaken,
@@ -200,7 +202,15 @@ class Engine:
                 pass
             case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
                 _of_worker(turn, event)
-            case PeersSeen() | FailoverTold() | Audited() | StrategySet() | StrategyChosen() | StrategySeen():
+            case (
+                PeersSeen()
+                | FailoverTold()
+                | Audited()
+                | RetentionDue()
+                | StrategySet()
+                | StrategyChosen()
+                | StrategySeen()
+            ):
                 self._of_cluster(turn, event)
             case PermitsLoaded() | PermitsStated() | PermitsGranted():
                 _of_permits(turn, event)
@@ -223,7 +233,9 @@ class Engine:
                     self._arrive(turn, event)
 
     def _of_cluster(
-        self, turn: Turn, event: PeersSeen | FailoverTold | Audited | StrategySet | StrategyChosen | StrategySeen
+        self,
+        turn: Turn,
+        event: PeersSeen | FailoverTold | Audited | RetentionDue | StrategySet | StrategyChosen | StrategySeen,
     ) -> None:
         match event:
             case PeersSeen():
@@ -233,6 +245,8 @@ class Engine:
                 failovers.told(turn, event)
             case Audited():
                 _audited(turn, event)
+            case RetentionDue():
+                retention.due(turn, event)
             case StrategySet() | StrategyChosen():
                 self._place_by(strategy_changed(turn, self.cluster_strategy, event))
             case StrategySeen():

@@ -32,6 +32,7 @@ from mainspring_coordinator.store.protocol import (
     StoredWorkflow,
     WorkflowFilter,
 )
+from mainspring_coordinator.store.sql_aged import SqlAgedReader
 
 _w: Final = tables.workflows.c
 _n: Final = tables.nodes.c
@@ -110,7 +111,7 @@ _failover_columns: Final = (
 _node_order: Final = (_n.workflow_id, _n.node, _n.instance)
 
 
-class SqlReader:
+class SqlReader(SqlAgedReader):
     """See `Reader`."""
 
     def __init__(self, engine: Engine, where: str) -> None:
@@ -164,7 +165,9 @@ class SqlReader:
 
     def workflow(self, workflow_id: str) -> StoredWorkflow | None:
         """See `Reader`."""
-        rows = self._rows(select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id == workflow_id))
+        rows = self._rows(
+            select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id == workflow_id, _w.deleting == 0)
+        )
         return _stored_workflow(rows[0]) if rows else None
 
     def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
@@ -174,7 +177,9 @@ class SqlReader:
         for start in range(0, len(names), _ids_a_statement_max):
             part = names[start : start + _ids_a_statement_max]
             query = (
-                select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
+                select(*_workflow_columns, _w.input, _w.output)
+                .where(_w.workflow_id.in_(part), _w.deleting == 0)
+                .order_by(_w.workflow_id)
             )
             found += [_stored_workflow(row) for row in self._rows(query)]
         return found
@@ -249,6 +254,7 @@ class SqlReader:
         """See `Reader`."""
         query = (
             select(*_workflow_columns, null(), null())
+            .where(_w.deleting == 0)
             .order_by(_w.submitted_at_us.desc(), _w.workflow_id.desc())
             .limit(limit)
         )
