@@ -31,7 +31,12 @@ def due(rig: Rig, *rows: DeleteRow, epoch: int = 1) -> Answer:
 
 def test_what_is_due_is_stored_and_answered() -> None:
     rig = Rig()
-    rows = [DeletionBegun(0, "v"), NodesDeleted(0, "v", 3, -1), WorkflowDeleted(0, "w"), PlanDeleted(0, "", b"h" * 32)]
+    rows: list[DeleteRow] = [
+        DeletionBegun(0, "v"),
+        NodesDeleted(0, "v", 3, -1),
+        WorkflowDeleted(0, "w"),
+        PlanDeleted(0, "", b"h" * 32),
+    ]
     answer = due(rig, *rows)
     assert (answer.token, answer.code) == (7, AnswerCode.OK)
     assert rig.rows == rows

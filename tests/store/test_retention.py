@@ -23,6 +23,7 @@ from mainspring_coordinator.engine.rows import (
     NodesDeleted,
     PlanDeleted,
     PlanSaved,
+    Row,
     StrategyChanged,
     StrategyChangeDeleted,
     WorkflowDeleted,
@@ -305,7 +306,7 @@ def test_looks_and_deletes_go_by_an_index_and_sort_nothing(server_url: str) -> N
 
 
 def _check_deletes(store: SqlStore) -> None:
-    rows = [
+    rows: list[Row] = [
         NodesDeleted(0, "w-0-000", 1, -1),
         *(WorkflowDeleted(0, f"w-1-{number:03}") for number in range(3)),
         PlanDeleted(0, "", UNUSED),
