@@ -210,6 +210,20 @@ alert_retry_delay_ms_first: Final = 500
 alert_retry_delay_ms_max: Final = 60_000
 alert_age_ms_max: Final = 24 * 3600 * 1000
 
+# Retention
+retention_workflows_a_look_max: Final = 100  # of which a batch deletes those that fit
+retention_rows_a_batch_max: Final = 400  # of nodes and attempts, 3 to 8 ms at the journal; above 1 + attempts_max
+retention_things_a_look_max: Final = 100  # failovers, entries of the audit log, definitions that are looked at
+retention_plans_a_batch_max: Final = 20  # definitions of up to definition_bytes_max
+retention_share_percent: Final = 5  # of the time, at most, that a coordinator spends on it
+retention_pause_ms_max: Final = 5_000
+retention_pass_ms_max: Final = (
+    60_000  # between passes when nothing is due; a tenth of RETENTION_DAYS where that is less
+)
+retention_pass_ms_min: Final = 100
+retention_behind_ms: Final = 50  # with a batch that has taken the journal longer, nothing is deleted
+retention_behind_events: Final = 1_000  # nor with more events in the loop's queue
+
 # The database
 connect_timeout_ms: Final = 3_000
 query_timeout_ms: Final = 10_000

@@ -11,6 +11,7 @@ start with the inequality that they break. Secrets appear neither in errors nor 
 table for users.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
@@ -217,9 +218,9 @@ class CoordinatorSettings(Instance):
     failover_webhook_secret: str | None = declare(
         "FAILOVER_WEBHOOK_SECRET", "signs these POSTs", None, allowed="any text", shown="none", secret=True
     )
-    retention_days: int = declare(
+    retention_days: float = declare(
         "RETENTION_DAYS",
-        "days that ended workflows are kept; 0: for ever; taken, and without effect in this version",
+        "days that ended workflows, failovers and the audit log are kept, 0.5 say (docs/operating.md); 0: for ever",
         0,
         low=0,
         high=36_500,
@@ -305,6 +306,11 @@ class CoordinatorSettings(Instance):
     def poll_interval_ms(self) -> int:
         """P: between looks at all peers, give or take a fifth."""
         return 200
+
+    @property
+    def retention_ms(self) -> int:
+        """RETENTION_DAYS in ms, at least 1; 0: for ever."""
+        return math.ceil(self.retention_days * day_ms)
 
     @property
     def hung_after_ms(self) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import grpc.aio
 import structlog
 
+from mainspring import limits
 from mainspring.authentication import Authenticator
 from mainspring.channels import check
 from mainspring.clock import BootClock
@@ -45,6 +46,7 @@ from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.probes import metrics_handler, page_handler, probe_handlers, ready_checks
 from mainspring_coordinator.readings import Fleet, Reading
 from mainspring_coordinator.record import Record
+from mainspring_coordinator.retention import Retention
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
@@ -102,7 +104,7 @@ def dynamic_config(settings: CoordinatorSettings) -> DynamicConfig:
 
 def without_effect(settings: CoordinatorSettings) -> Sequence[str]:
     """Return the settings that are set and that only a later version will obey."""
-    later = {"REDIS_URL": settings.redis_url, "RETENTION_DAYS": settings.retention_days}
+    later = {"REDIS_URL": settings.redis_url}
     return [name for name, value in later.items() if value]
 
 
@@ -147,6 +149,7 @@ class Coordinator:
         self._services: Services | None = None
         self._record: Record | None = None
         self._dynamic: Dynamic | None = None
+        self._retention: Retention | None = None
         self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
         self._strategy = ""
         self._pauses = ClusterPauses()
@@ -270,6 +273,15 @@ class Coordinator:
             period_ms=settings.heartbeat_interval_ms,
         )
         self._dynamic.start()
+        self._retention = Retention(
+            self._loop,
+            self._services.reads,
+            self._metrics,
+            self._clock,
+            keep_ms=settings.retention_ms,
+            is_behind=self._is_behind,
+        )
+        self._retention.start()
         await self._server.start()
         await self._services.set_serving(True)
         self._healthy = True
@@ -286,10 +298,9 @@ class Coordinator:
     async def stop(self) -> None:
         """Give up the shards for others to take at once, say goodbye, and end; bounded."""
         self._draining = True
-        if self._record is not None:
-            await self._record.close()
-        if self._dynamic is not None:
-            await self._dynamic.close()
+        for passes in (self._record, self._dynamic, self._retention):
+            if passes is not None:
+                await passes.close()
         if self._services is not None:
             self._election.withdraw()
             await self._loop.release_shards(list(self._loop.serving))
@@ -471,7 +482,13 @@ class Coordinator:
             database_errors=errors_met(),
             database_us=election.now_us() if loop.engine.state.shards else 0,
             now_us=self._clock.now_us(),
+            oldest_ended_us=self._retention.oldest_ended_us() if self._retention is not None else None,
         )
+
+    def _is_behind(self) -> bool:
+        """Tell whether the journal or the loop have more than they get done at once."""
+        slow = self._loop.oldest_batch_us() > limits.retention_behind_ms * 1_000
+        return slow or self._loop.queue_depth > limits.retention_behind_events
 
     def _said_to_workers(self) -> tuple[str, str]:
         silent_us = self._election.database_silent_us()

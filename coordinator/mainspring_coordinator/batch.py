@@ -44,7 +44,13 @@ def answered(dropped: Sequence[Effect], existing: Mapping[str, ExistingWorkflow]
         if isinstance(effect, Answer) and effect.digest:
             found = existing[effect.workflow_id]
             code = AnswerCode.OK if effect.digest == found.digest else AnswerCode.ALREADY_EXISTS
-            answers.append(replace(effect, code=code, status=found.status, created=False))
+            told = replace(effect, code=code, status=found.status, created=False)
+            if found.deleting:
+                message = (
+                    f"an earlier workflow {found.workflow_id!r} is being deleted for its age; submit again in a moment"
+                )
+                told = replace(told, code=AnswerCode.BUSY, status=None, message=message)
+            answers.append(told)
         else:
             others.append(effect)
     return answers, others

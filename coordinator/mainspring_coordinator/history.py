@@ -61,18 +61,17 @@ class Histories:
     """Tells histories, and remembers the last ones told, because they are read by page."""
 
     def __init__(self) -> None:
-        self._told: OrderedDict[tuple[str, int], list[_Line]] = OrderedDict()
+        self._told: OrderedDict[tuple[str, int, int], list[_Line]] = OrderedDict()
         self._events = 0
 
     def known(self, sight: Sight) -> list[_Line] | None:
         """Return the history as of the version that was read, if it was told a moment ago."""
-        return self._told.get((sight.stored.workflow_id, sight.stored.version))
+        return self._told.get(sight.key)
 
     def keep(self, sight: Sight, lines: list[_Line]) -> None:
         """Remember a history."""
-        key = (sight.stored.workflow_id, sight.stored.version)
-        if key not in self._told:
-            self._told[key] = lines
+        if sight.key not in self._told:
+            self._told[sight.key] = lines
             self._events += len(lines)
         while self._events > histories_cached_events_max and self._told:
             _, oldest = self._told.popitem(last=False)

@@ -18,6 +18,7 @@ from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.engine.status import FailoverKind, WorkflowStatus
 from mainspring_coordinator.engine.strategy import dynamic
 from mainspring_coordinator.readings import Reading, Readings
+from mainspring_coordinator.sweeps import all_sweeps
 from mainspring_coordinator.waits import Waits
 from mainspring_coordinator.writer import Written
 
@@ -35,7 +36,7 @@ _STRATEGIES: Final = frozenset((*strategy_names, dynamic))
 
 
 class Metrics:
-    """Implements `election.Measures`, `ports.Observer`, `record.Counts` and `dynamic.Counts`. What it is told may come from any thread."""
+    """Implements `election.Measures`, `ports.Observer`, and `Counts` of `record`, `retention` and `dynamic`; for any thread."""
 
     def __init__(self, engine_id: str, usage: Usage, *, clock: Clock | None = None) -> None:
         """`engine_id` is ENGINE_INSTANCE_ID."""
@@ -108,6 +109,12 @@ class Metrics:
             ("strategy", "by"),
             registry=registry,
         )
+        self._retention = Counter(
+            "mainspring_retention_deleted_total",
+            "What was deleted because it was older than RETENTION_DAYS, or, of definitions, because no workflow uses them",
+            ("kind",),
+            registry=registry,
+        )
         self._terms = Counter("mainspring_terms_total", "Terms that this process began", registry=registry)
         self._terms_lost = Counter("mainspring_terms_lost_total", "Terms that it had to give up", registry=registry)
         self._shards_lost = Counter(
@@ -133,6 +140,8 @@ class Metrics:
             self._failover_duration.labels(kind.name.lower())
         for outcome in ("delivered", "refused", "given_up"):
             self._alerts.labels(outcome)
+        for sweep in all_sweeps:
+            self._retention.labels(sweep.kind)
 
     def watch(self, read: Callable[[], Reading]) -> None:
         """Read this whenever the metrics are asked for."""
@@ -207,6 +216,11 @@ class Metrics:
     def strategy_changed(self, strategy: str, by: str) -> None:
         """The cluster has another strategy; `own`: each coordinator has its own again."""
         self._strategy_changes.labels(strategy if strategy in _STRATEGIES or strategy == "own" else "other", by).inc()
+
+    # retention.Counts
+    def deleted(self, kind: str, count: int) -> None:
+        """So many things of a kind were deleted for their age."""
+        self._retention.labels(kind).inc(count)
 
     # record.Counts
     def failover(self, kind: str, seconds: float) -> None:

@@ -56,6 +56,8 @@ class Reading:
     """Database time; 0 before the first term."""
     now_us: int
     """The host's clock."""
+    oldest_ended_us: int | None = None
+    """When the workflow of our shards that ended first did so, in database time; 0: there is none; None: not known."""
 
 
 class Readings(Collector):
@@ -155,6 +157,13 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
             "mainspring_database_silent_seconds",
             "Since when the database has not answered the election",
             reading.database_silent_s,
+        )
+    if reading.oldest_ended_us is not None:
+        age_us = max(0, reading.database_us - reading.oldest_ended_us) if reading.oldest_ended_us else 0
+        yield GaugeMetricFamily(
+            "mainspring_oldest_ended_workflow_seconds",
+            "How long ago the workflow of this coordinator's shards that ended first of those kept did so",
+            age_us / 1e6,
         )
     in_force = GaugeMetricFamily("mainspring_strategy", "1 for the strategy in force", labels=("strategy",))
     for strategy in sorted(strategy_names):

@@ -35,6 +35,11 @@ class Sight:
     plan: Plan
 
     @property
+    def key(self) -> tuple[str, int, int]:
+        """Return what names this state of it: an id may have been used before, by a workflow that was deleted."""
+        return self.stored.workflow_id, self.stored.submitted_at_us, self.stored.version
+
+    @property
     def status(self) -> WorkflowStatus:
         """Return its state."""
         return self.stored.status if self.view is None else self.view.status

@@ -8,8 +8,8 @@ call, that the shard is still ours.
 import base64
 import binascii
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 import orjson
 
@@ -31,6 +31,7 @@ from mainspring_coordinator.shard_loader import collect_output
 from mainspring_coordinator.store.protocol import Reader, StoredNode, StoredWorkflow, WorkflowFilter
 from mainspring_coordinator.views import Sight
 
+_T = TypeVar("_T")
 _looks_max: Final = 5
 _token_bytes_max: Final = 512
 
@@ -68,7 +69,7 @@ class WorkflowReads:
         self._reads = reads
         self._plans = plans
         self._histories = history.Histories()
-        self._counts: OrderedDict[tuple[str, int], Mapping[NodeStatus, int]] = OrderedDict()
+        self._counts: OrderedDict[tuple[str, int, int], Mapping[NodeStatus, int]] = OrderedDict()
 
     async def glance(self, shard: int, workflow_id: str) -> View | StoredWorkflow:
         """Return the view of a workflow that runs, or the row of one that has ended. `NotFoundError` when there is none."""
@@ -137,7 +138,8 @@ class WorkflowReads:
         if before is not None and before.view is not None and before.view.status is seen.status:
             return Sight(before.stored, seen, before.plan)
         stored = await self.row(shard, workflow_id)
-        assert stored is not None, f"workflow {workflow_id} is in memory and has no row"
+        if stored is None:  # it has ended since, and been deleted
+            raise not_found(workflow_id)
         # It may have ended since the answer; then the row is the later truth.
         return Sight(stored, None if views.has_ended(stored.status) else seen, await self._plan(stored))
 
@@ -145,10 +147,9 @@ class WorkflowReads:
         """Return a workflow with its node counts as a message."""
         if sight.view is not None:
             return views.workflow_message(sight, sight.view.node_counts)
-        key = (sight.stored.workflow_id, sight.stored.version)
-        counts = self._counts.get(key)
+        counts = self._counts.get(sight.key)
         if counts is None:
-            counts = self._counts[key] = await self._reads.run(lambda reader: views.node_counts(reader, sight))
+            counts = self._counts[sight.key] = await self._of(sight, lambda reader: views.node_counts(reader, sight))
             if len(self._counts) > limits.counts_cached_max:
                 self._counts.popitem(last=False)
         return views.workflow_message(sight, counts)
@@ -159,7 +160,7 @@ class WorkflowReads:
         statuses = [NodeStatus(status) for status in checked_statuses(request.statuses, len(NodeStatus), 16)]
         after = _node_key(request.page_token)
         sight = await self.look(shard, request.workflow_id)
-        nodes, last = await self._reads.run(lambda reader: views.node_page(reader, sight, after, limit, statuses))
+        nodes, last = await self._of(sight, lambda reader: views.node_page(reader, sight, after, limit, statuses))
         return client_pb2.ListNodesResponse(nodes=nodes, next_page_token=to_token(*last) if last is not None else "")
 
     async def get_node(self, shard: int, request: client_pb2.GetNodeRequest) -> client_pb2.GetNodeResponse:
@@ -171,15 +172,15 @@ class WorkflowReads:
                 f"workflow {request.workflow_id!r} has no node {request.node_id[:128]!r}; "
                 f"list its nodes with: mainspring get {request.workflow_id}"
             )
-        return await self._reads.run(lambda reader: _read_node(reader, sight, node, request.instance))
+        return await self._of(sight, lambda reader: _read_node(reader, sight, node, request.instance))
 
     async def nodes(self, sight: Sight, after: tuple[int, int]) -> tuple[list[client_pb2.Node], tuple[int, int] | None]:
         """Return a page of a snapshot, and its last key, None at the end."""
-        return await self._reads.run(lambda reader: views.node_page(reader, sight, after, limits.page_size_max))
+        return await self._of(sight, lambda reader: views.node_page(reader, sight, after, limits.page_size_max))
 
     async def changed_nodes(self, sight: Sight, keys: Sequence[tuple[int, int]]) -> list[client_pb2.Node]:
         """Return some nodes and instances, sorted."""
-        return await self._reads.run(lambda reader: _read_changed(reader, sight, sorted(keys)))
+        return await self._of(sight, lambda reader: _read_changed(reader, sight, sorted(keys)))
 
     async def get_history(self, shard: int, request: client_pb2.GetHistoryRequest) -> client_pb2.GetHistoryResponse:
         """Answer GetHistory."""
@@ -188,7 +189,7 @@ class WorkflowReads:
         sight = await self.look(shard, request.workflow_id)
         lines = self._histories.known(sight)
         if lines is None:
-            lines = await self._reads.run(lambda reader: history.tell(reader, sight))
+            lines = await self._of(sight, lambda reader: history.tell(reader, sight))
             self._histories.keep(sight, lines)
         events = history.page(lines, sight, start, limit)
         following = start + len(events)
@@ -238,13 +239,32 @@ class WorkflowReads:
                 known[stored.workflow_id] = stored
         return known
 
+    async def _of(self, sight: Sight, read: Callable[[Reader], _T]) -> _T:
+        """Return what `read` finds in the rows of a workflow; `NotFoundError` if they were deleted before it had all of them."""
+
+        def looked(reader: Reader) -> _T | None:
+            found = read(reader)
+            # After it: as long as the workflow is there, none of its rows has gone.
+            return found if sight.view is not None or _is_kept(reader, sight.stored) else None
+
+        found = await self._reads.run(looked)
+        if found is None:
+            raise not_found(sight.stored.workflow_id)
+        return found
+
     async def _plan(self, stored: StoredWorkflow) -> Plan:
         plan = self._plans.get(stored.plan_hash)
         if plan is None:
             definition = await self._reads.run(lambda reader: reader.plan(stored.shard, stored.plan_hash))
+            if definition is None and not await self._reads.run(lambda reader: _is_kept(reader, stored)):
+                raise not_found(stored.workflow_id)
             assert definition is not None, f"workflow {stored.workflow_id} has no plan {stored.plan_hash.hex()}"
             plan = await self._plans.compile(definition)
         return plan
+
+
+def _is_kept(reader: Reader, stored: StoredWorkflow) -> bool:
+    return reader.is_kept(stored.workflow_id, stored.submitted_at_us)
 
 
 def _read_rows(reader: Reader, workflow_ids: Sequence[str]) -> list[StoredWorkflow]:

@@ -23,7 +23,10 @@ def test_the_thresholds_of_dynamic_are_the_guides_unless_they_are_set() -> None:
 
 def test_settings_of_a_later_version_are_named() -> None:
     assert without_effect(CoordinatorSettings.of()) == []
-    assert without_effect(CoordinatorSettings.of(RETENTION_DAYS=7, REDIS_URL="redis://host")) == [
-        "REDIS_URL",
-        "RETENTION_DAYS",
-    ]
+    assert without_effect(CoordinatorSettings.of(RETENTION_DAYS=7, REDIS_URL="redis://host")) == ["REDIS_URL"]
+
+
+def test_retention_may_be_a_part_of_a_day() -> None:
+    assert CoordinatorSettings.of().retention_ms == 0
+    assert CoordinatorSettings.of(RETENTION_DAYS="0.5").retention_ms == 12 * 3_600_000
+    assert CoordinatorSettings.of(RETENTION_DAYS=1e-12).retention_ms == 1, "0 would be: for ever"

@@ -42,6 +42,7 @@ def reading() -> Reading:
         database_errors={Trouble.RETRY: 2},
         database_us=2_000_000_000,
         now_us=1_000_000_000,
+        oldest_ended_us=1_400_000_000,
     )
 
 
@@ -61,6 +62,7 @@ def filled() -> Metrics:
     metrics.clock_jumped(5)
     metrics.failover("worker_lost", 2.5)
     metrics.alert("delivered")
+    metrics.deleted("workflows", 5)
     metrics.strategy_changed("locality", "dynamic")
     metrics.strategy_changed("own", "operator")
     metrics.strategy_failed(StrategyFailed(0, "wf", "node", "locality", "ValueError"))
@@ -132,5 +134,8 @@ def test_what_the_coordinator_tells_is_exported() -> None:
     assert found["mainspring_failovers_total", "worker_lost"] == 1
     assert found["mainspring_failover_duration_seconds_sum", "worker_lost"] == pytest.approx(2.5)
     assert found["mainspring_failover_alerts_total", "delivered"] == 1
+    assert found["mainspring_retention_deleted_total", "workflows"] == 5
+    assert found["mainspring_retention_deleted_total", "audit_entries"] == 0
+    assert found["mainspring_oldest_ended_workflow_seconds",] == 600
     assert 0 <= found["engine_load", "engine-1", "cpu"] <= 100
     assert 0 < found["engine_load", "engine-1", "memory"] <= 100

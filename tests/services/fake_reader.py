@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal
+from mainspring_coordinator.store.aged import ChunkKey, RowKey
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
@@ -161,6 +162,35 @@ class FakeReader:
     def audit_entry(self, entry_id: str) -> StoredAuditEntry | None:
         self._read("audit_entry")
         return next((row for row in self.audit_rows if row.entry_id == entry_id), None)
+
+    def is_kept(self, workflow_id: str, submitted_at_us: int) -> bool:
+        self._read("is_kept")
+        row = self.workflows.get(workflow_id)
+        return row is not None and row.submitted_at_us == submitted_at_us
+
+    def deletions_begun(self, shard: int, limit: int) -> Sequence[str]:
+        raise NotImplementedError
+
+    def ended_workflows(self, shard: int, since_us: int, limit: int) -> Sequence[tuple[int, str]]:
+        raise NotImplementedError
+
+    def row_keys(self, workflow_ids: Sequence[str], limit: int) -> Sequence[RowKey]:
+        raise NotImplementedError
+
+    def plans_used(self, shard: int, after: bytes, limit: int) -> Sequence[tuple[bytes, bool]]:
+        raise NotImplementedError
+
+    def failovers_told(self, before_us: int, limit: int) -> Sequence[str]:
+        raise NotImplementedError
+
+    def affected_keys(self, event_ids: Sequence[str], limit: int) -> Sequence[ChunkKey]:
+        raise NotImplementedError
+
+    def audit_before(self, before_us: int, limit: int) -> Sequence[str]:
+        raise NotImplementedError
+
+    def strategy_changes_before(self, before_us: int, limit: int) -> Sequence[int]:
+        raise NotImplementedError
 
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         del shard, after, limit

@@ -12,22 +12,28 @@ from hypothesis import strategies as st
 
 from mainspring.errors import FencedError, PoisonBatchError
 from mainspring_coordinator.engine.rows import (
+    AffectedDeleted,
     AttemptEnded,
     AuditEntry,
     DeathsRecorded,
+    DeletionBegun,
     FailoverAffected,
+    FailoverDeleted,
     FailoverMarked,
     FailoverRecorded,
     GraceEnded,
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    NodesDeleted,
     PausesChanged,
     PermitsHeld,
+    PlanDeleted,
     PlanSaved,
     ProgressSaved,
     Row,
     WorkersEvicted,
+    WorkflowDeleted,
     WorkflowInserted,
     WorkflowPaused,
     WorkflowUpdated,
@@ -122,8 +128,9 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
     )
     if kind is WorkflowInserted:
         digest = draw(st.binary(min_size=32, max_size=32))
+        plan = plan_hash(run, draw(nodes))
         return WorkflowInserted(
-            shard, name, digest, draw(texts), digest, draw(payloads) or b"", draw(times), draw(times), "affinity"
+            shard, name, digest, draw(texts), plan, draw(payloads) or b"", draw(times), draw(times), "affinity"
         )
     if kind is WorkflowUpdated:
         status = draw(st.sampled_from(list(WorkflowStatus)))
@@ -177,6 +184,10 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         PermitsHeld(shard, "", f"run{run}-{draw(texts)}", node, attempt, draw(st.integers(0, 2))),
         WorkflowPaused(shard, name, draw(st.sampled_from([0, 7, 2**50])), draw(texts), draw(texts)),
         PausesChanged(shard, "", draw(payloads) or b"{}"),
+        DeletionBegun(shard, name),
+        NodesDeleted(shard, name, node, instance),
+        WorkflowDeleted(shard, name),
+        PlanDeleted(shard, "", plan_hash(run, node)),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
     return draw(st.sampled_from(others))
@@ -189,6 +200,8 @@ def _of_the_record(event: str, shard: int, node: int, attempt: int, text: str) -
         FailoverRecorded(shard, "", event, kind, text, "a" * 32, "", "", attempt, node),
         FailoverAffected(shard, "", event, subject, shard, node - 1, ids, attempt, 7 * attempt),
         FailoverMarked(shard, "", event, FailoverStage(attempt - 1), attempt, node),
+        AffectedDeleted(shard, "", event, subject, shard, node - 1),
+        FailoverDeleted(shard, "", event),
     ]
 
 
@@ -284,6 +297,17 @@ def _dump(store: Store, run: int) -> Any:
         ],
         "pauses": reader.pauses(),
         "paused": [one for one in reader.paused_workflows((6, ""), 1_000) if one[0].startswith(prefix)],
+        "kept": [reader.is_kept(name, 2**40) for name in ids],
+        "row keys": reader.row_keys(ids, 9),
+        "deleting": [
+            [name for name in reader.deletions_begun(shard, 1_000_000) if name.startswith(prefix)]
+            for shard in range(shards_total)
+        ],
+        "ends": [
+            [one for one in reader.ended_workflows(shard, 5, 1_000_000) if one[1].startswith(prefix)]
+            for shard in range(shards_total)
+        ],
+        "chunks": reader.affected_keys(events, 5),
         "audit": [one for one in reader.audit(None, 1_000) if one.entry_id.startswith(f"{run:030d}")],
         "plans": [reader.plan(shard, plan_hash(run, node)) for shard in range(shards_total) for node in range(3)],
     }

@@ -12,7 +12,7 @@ from mainspring.errors import Failure
 from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits, Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.engine.rows import AuditEntry
+from mainspring_coordinator.engine.rows import AuditEntry, DeleteRow
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, WorkflowStatus
 
 
@@ -266,6 +266,17 @@ class Audited:
     entry: AuditEntry
 
 
+@dataclass(frozen=True, slots=True)
+class RetentionDue:
+    """A look at the database found what is to be deleted; answered once that is stored."""
+
+    token: int
+    shard: int
+    epoch: int
+    """Under which the shard was ours before the look: what was found under an earlier one may have been deleted, and made anew."""
+    rows: Sequence[DeleteRow]
+
+
 # -- the strategy ----------------------------------------------------------------------------------------------------------
 
 
@@ -491,6 +502,7 @@ Event: TypeAlias = (
     | FailoverTold
     | StrategySet
     | Audited
+    | RetentionDue
     | StrategyChosen
     | StrategySeen
     | PauseSet

@@ -299,7 +299,101 @@ class PermitsHeld:
     count: int
 
 
-Row: TypeAlias = (
+@dataclass(frozen=True, slots=True)
+class DeletionBegun:
+    """An ended workflow, too large for one transaction, is being deleted: from here on nobody sees it, and its id cannot be used yet."""
+
+    shard: int
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodesDeleted:
+    """Of a workflow that is being deleted, the rows of nodes and attempts up to this one go."""
+
+    shard: int
+    workflow_id: str
+    node: int
+    instance: int
+    """The last one that goes; the order is that of (node, instance)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowDeleted:
+    """An ended workflow goes with all its rows; its id may be used again."""
+
+    shard: int
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDeleted:
+    """A definition goes, unless a workflow of its shard uses it once the batch is written, or the same batch stores it."""
+
+    shard: int
+    workflow_id: str
+    """Always empty, as in all that follow: they belong to no workflow."""
+    plan_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AffectedDeleted:
+    """Of what a failover affected, the chunks up to this one go."""
+
+    shard: int
+    """Whose fence it is written under."""
+    workflow_id: str
+    event_id: str
+    subject: Subject
+    part: int
+    chunk: int
+    """The last one that goes; the order is that of (subject, part, chunk)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverDeleted:
+    """A failover goes, with all that it affected."""
+
+    shard: int
+    """Whose fence it is written under."""
+    workflow_id: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditDeleted:
+    """An entry of the audit log goes."""
+
+    shard: int
+    """Whose fence it is written under."""
+    workflow_id: str
+    entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyChangeDeleted:
+    """An entry of the history of the cluster's strategy goes."""
+
+    shard: int
+    """Whose fence it is written under."""
+    workflow_id: str
+    changed_at_us: int
+
+
+DeleteRow: TypeAlias = (
+    DeletionBegun
+    | NodesDeleted
+    | WorkflowDeleted
+    | PlanDeleted
+    | AffectedDeleted
+    | FailoverDeleted
+    | AuditDeleted
+    | StrategyChangeDeleted
+)
+"""What retention asks for. It is written before anything else of its batch; a definition goes after all of it."""
+
+
+WriteRow: TypeAlias = (
     PlanSaved
     | WorkflowInserted
     | WorkflowUpdated
@@ -320,3 +414,4 @@ Row: TypeAlias = (
     | AuditEntry
     | WorkersEvicted
 )
+Row: TypeAlias = WriteRow | DeleteRow

@@ -24,6 +24,7 @@ from mainspring_coordinator.engine import (
     nodes,
     pausing,
     recovery,
+    retention,
     workflows,
 )
 from mainspring_coordinator.engine.config import EngineConfig
@@ -48,6 +49,7 @@ from mainspring_coordinator.engine.events import (
     ProgressReported,
     Read,
     Results,
+    RetentionDue,
     ShardLost,
     ShardReady,
     ShardTaken,
@@ -344,6 +346,7 @@ _of_no_shard: Final[Mapping[type[Event], Callable[[Turn, Any], None]]] = {
     PeersSeen: _peers_seen,
     FailoverTold: failovers.told,
     Audited: _audited,
+    RetentionDue: retention.due,
     WorkerEvicted: eviction.evict,
     EvictionsSeen: eviction.seen,
     PauseSet: pausing.pause_set,

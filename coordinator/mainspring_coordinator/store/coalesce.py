@@ -28,12 +28,12 @@ from mainspring_coordinator.engine.rows import (
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
-    Row,
     StrategyChanged,
     WorkersEvicted,
     WorkflowInserted,
     WorkflowPaused,
     WorkflowUpdated,
+    WriteRow,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, workflow_terminal
 
@@ -56,7 +56,11 @@ class Mode(Enum):
     UPDATE_IF_THERE = "update if there"
     """If it is not there, nothing happens."""
     DELETE = "delete"
-    """It goes, if it is there."""
+    """It goes, if it is there; with a part of the primary key, all rows that begin so go."""
+    DELETE_UP_TO = "delete up to"
+    """All rows go that have the first of these keys, and of which the others are, in order, at most these."""
+    DELETE_UNUSED = "delete unused"
+    """A plan goes, unless a workflow of its shard uses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,7 @@ _Folded: TypeAlias = dict[str, Value]
 _running: Final = int(NodeStatus.RUNNING)
 
 
-def coalesce(rows: Iterable[Row]) -> Sequence[TableWrite]:
+def coalesce(rows: Iterable[WriteRow]) -> Sequence[TableWrite]:
     """Return what to write for these rows, in the order in which to write it."""
     folding = _Folding()
     by_kind = folding.by_kind
@@ -292,7 +296,7 @@ class _Folding:
     """As well."""
 
     @property
-    def by_kind(self) -> Mapping[type[Row], Callable[[Any], None]]:
+    def by_kind(self) -> Mapping[type[WriteRow], Callable[[Any], None]]:
         """Return what takes in a row, by its class."""
         return {
             NodeAssigned: self._add_assigned,

@@ -15,8 +15,9 @@ from mainspring.clock import BootClock
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
 from mainspring.limits import deaths_noted_chars_max
 from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
-from mainspring_coordinator.store.memory_reader import MemoryReader, MemoryTables
-from mainspring_coordinator.store.memory_rows import apply, missing_workflow
+from mainspring_coordinator.store.memory_reader import MemoryReader
+from mainspring_coordinator.store.memory_rows import missing_workflow, write
+from mainspring_coordinator.store.memory_tables import MemoryTables
 from mainspring_coordinator.store.protocol import (
     Attempts,
     Batch,
@@ -147,8 +148,7 @@ class MemoryJournal:
                 raise PoisonBatchError(name, "it is updated, but it is not there")
             self._store.fail(before_commit)
             self._raise_sequence(batch.batch_id, batch.epochs)
-            for row in rows:
-                apply(self._store.tables, row)
+            write(self._store.tables, rows)
             committed = Committed(existing, 1)
             self._done = (batch.batch_id, committed)
             self._store.fail(after_commit)
@@ -212,9 +212,11 @@ class MemoryJournal:
 
     def _existing(self, rows: Sequence[Row]) -> Mapping[str, ExistingWorkflow]:
         inserted = [row.workflow_id for row in rows if isinstance(row, WorkflowInserted)]
-        there = self._store.tables.workflows
+        there, deleting = self._store.tables.workflows, self._store.tables.deleting
         return {
-            name: ExistingWorkflow(name, there[name].digest, there[name].status) for name in inserted if name in there
+            name: ExistingWorkflow(name, there[name].digest, there[name].status, name in deleting)
+            for name in inserted
+            if name in there
         }
 
 

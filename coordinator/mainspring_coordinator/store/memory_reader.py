@@ -1,8 +1,7 @@
-"""What the store in memory holds, and its reads."""
+"""The reads of the store in memory."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from threading import RLock
+from dataclasses import replace
 
 import orjson
 
@@ -11,12 +10,12 @@ from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import (
     AuditEntry,
     FailoverAffected,
-    FailoverMarked,
     FailoverRecorded,
-    StrategyChanged,
 )
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
 from mainspring_coordinator.engine.strategy import home
+from mainspring_coordinator.store.memory_aged import MemoryAgedReader
+from mainspring_coordinator.store.memory_tables import MemoryTables
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
@@ -30,47 +29,11 @@ from mainspring_coordinator.store.protocol import (
     WorkflowFilter,
 )
 
-NodeKey = tuple[str, int, int]
+__all__ = ["MemoryReader", "MemoryTables"]
 
 
-@dataclass(slots=True)
-class MemoryTables:
-    """Everything that is stored; whoever touches it holds `lock`."""
-
-    lock: RLock = field(default_factory=RLock)
-    cluster: ClusterRow | None = None
-    shards: dict[int, ShardRow] = field(default_factory=dict[int, ShardRow])
-    coordinators: dict[str, CoordinatorRow] = field(default_factory=dict[str, CoordinatorRow])
-    plans: dict[tuple[int, bytes], bytes] = field(default_factory=dict[tuple[int, bytes], bytes])
-    workflows: dict[str, StoredWorkflow] = field(default_factory=dict[str, StoredWorkflow])
-    """Their `version` is that of the workflow's own row."""
-    nodes: dict[NodeKey, StoredNode] = field(default_factory=dict[NodeKey, StoredNode])
-    attempts: dict[tuple[str, int, int, int], StoredAttempt] = field(
-        default_factory=dict[tuple[str, int, int, int], StoredAttempt]
-    )
-    failovers: dict[str, FailoverRecorded] = field(default_factory=dict[str, FailoverRecorded])
-    marked: dict[str, FailoverMarked] = field(default_factory=dict[str, FailoverMarked])
-    affected: dict[tuple[str, Subject, int, int], FailoverAffected] = field(
-        default_factory=dict[tuple[str, Subject, int, int], FailoverAffected]
-    )
-    strategy_changes: dict[int, StrategyChanged] = field(default_factory=dict[int, StrategyChanged])
-    audit: dict[str, AuditEntry] = field(default_factory=dict[str, AuditEntry])
-    permits: dict[tuple[int, str, int], HeldPermits] = field(default_factory=dict[tuple[int, str, int], HeldPermits])
-    """By home, key and the shard that has them."""
-    pauses: dict[str, Pause] = field(default_factory=dict[str, Pause])
-    """By workflow."""
-
-    def pause_of(self, row: StoredWorkflow) -> Pause | None:
-        """Return the pause of an unfinished workflow; one that an earlier workflow of its id left behind is none."""
-        pause = self.pauses.get(row.workflow_id) if row.status not in workflow_terminal else None
-        return pause if pause is not None and pause.since_us >= row.submitted_at_us else None
-
-
-class MemoryReader:
+class MemoryReader(MemoryAgedReader):
     """See `Reader`."""
-
-    def __init__(self, tables: MemoryTables) -> None:
-        self._tables = tables
 
     def cluster(self) -> ClusterRow | None:
         """See `Reader`."""
@@ -105,13 +68,13 @@ class MemoryReader:
     def workflow(self, workflow_id: str) -> StoredWorkflow | None:
         """See `Reader`."""
         with self._tables.lock:
-            row = self._tables.workflows.get(workflow_id)
+            row = self._tables.shown(workflow_id)
             return self._whole(row) if row is not None else None
 
     def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
         """See `Reader`."""
         with self._tables.lock:
-            rows = (self._tables.workflows.get(name) for name in sorted(set(workflow_ids)))
+            rows = (self._tables.shown(name) for name in sorted(set(workflow_ids)))
             return [self._whole(row) for row in rows if row is not None]
 
     def outputs(self, workflow_id: str, nodes: Sequence[int]) -> Sequence[StoredNode]:
@@ -168,7 +131,8 @@ class MemoryReader:
     ) -> Sequence[StoredWorkflow]:
         """See `Reader`."""
         with self._tables.lock:
-            rows = sorted(self._tables.workflows.values(), key=_age, reverse=True)
+            shown = (row for name, row in self._tables.workflows.items() if name not in self._tables.deleting)
+            rows = sorted(shown, key=_age, reverse=True)
             found = [row for row in rows if _shows(wanted, row) and (before is None or _age(row) < before)]
             return [replace(self._whole(row), input=None, output=None) for row in found[:limit]]
 

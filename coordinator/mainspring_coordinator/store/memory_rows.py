@@ -12,6 +12,7 @@ from mainspring_coordinator.engine.rows import (
     AttemptEnded,
     AuditEntry,
     DeathsRecorded,
+    DeleteRow,
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
@@ -21,28 +22,49 @@ from mainspring_coordinator.engine.rows import (
     NodeChanged,
     PausesChanged,
     PermitsHeld,
+    PlanDeleted,
     PlanSaved,
     ProgressSaved,
     Row,
     StrategyChanged,
     WorkersEvicted,
+    WorkflowDeleted,
     WorkflowInserted,
     WorkflowPaused,
     WorkflowUpdated,
+    WriteRow,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
-from mainspring_coordinator.store.memory_reader import MemoryTables, NodeKey
+from mainspring_coordinator.store.memory_deletes import delete
+from mainspring_coordinator.store.memory_tables import MemoryTables, NodeKey
 from mainspring_coordinator.store.protocol import StoredAttempt, StoredNode, StoredWorkflow
 
 
 def missing_workflow(tables: MemoryTables, rows: Sequence[Row]) -> str | None:
     """Return the first workflow, by id, that is updated though it is not there."""
-    there = {row.workflow_id for row in rows if isinstance(row, WorkflowInserted)}
-    updated = (row.workflow_id for row in rows if isinstance(row, WorkflowUpdated))
-    return min((name for name in updated if name not in there and name not in tables.workflows), default=None)
+    gone = {row.workflow_id for row in rows if isinstance(row, WorkflowDeleted)}
+    there = (tables.workflows.keys() - gone) | {row.workflow_id for row in rows if isinstance(row, WorkflowInserted)}
+    return min(
+        (row.workflow_id for row in rows if isinstance(row, WorkflowUpdated) and row.workflow_id not in there),
+        default=None,
+    )
 
 
-def apply(tables: MemoryTables, row: Row) -> None:
+def write(tables: MemoryTables, rows: Sequence[Row]) -> None:
+    """Write the rows of a batch: what deletes first, definitions last, unless the batch stores them."""
+    saved = {(row.shard, row.plan_hash) for row in rows if isinstance(row, PlanSaved)}
+    plans = [row for row in rows if isinstance(row, PlanDeleted) and (row.shard, row.plan_hash) not in saved]
+    first = [row for row in rows if isinstance(row, DeleteRow) and not isinstance(row, PlanDeleted)]
+    for one in first:
+        delete(tables, one)
+    for row in rows:
+        if not isinstance(row, DeleteRow):
+            _apply(tables, row)
+    for plan in plans:
+        delete(tables, plan)
+
+
+def _apply(tables: MemoryTables, row: WriteRow) -> None:
     """Write one row."""
     match row:
         case PlanSaved():

@@ -100,8 +100,13 @@ class MysqlLink:
         found: list[ExistingWorkflow] = []
         for start in range(0, len(workflow_ids), _ids_a_statement_max):
             part = b",".join(text_literal(name) for name in workflow_ids[start : start + _ids_a_statement_max])
-            rows = self._rows(b"SELECT workflow_id,digest,status FROM workflows WHERE workflow_id IN (%b)" % part)
-            found += [ExistingWorkflow(name, digest, WorkflowStatus(status)) for name, digest, status in rows]
+            rows = self._rows(
+                b"SELECT workflow_id,digest,status,deleting FROM workflows WHERE workflow_id IN (%b)" % part
+            )
+            found += [
+                ExistingWorkflow(name, digest, WorkflowStatus(status), bool(gone))
+                for name, digest, status, gone in rows
+            ]
         return found
 
     def write(self, write: TableWrite) -> None:

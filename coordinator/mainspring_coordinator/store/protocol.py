@@ -20,6 +20,7 @@ from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
+from mainspring_coordinator.store.aged import AgedReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,8 @@ class ExistingWorkflow:
     workflow_id: str
     digest: bytes
     status: WorkflowStatus
+    deleting: bool = False
+    """It is being deleted: then its id can be used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,7 @@ class WorkflowFilter:
     submitted_before_us: int = 0
 
 
-class Reader(Protocol):
+class Reader(AgedReader, Protocol):
     """Reads. Nothing here promises to be current beyond the moment of the read."""
 
     def cluster(self) -> ClusterRow | None:

@@ -23,7 +23,8 @@ from typing import Final, NoReturn, TypeVar
 
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
-from mainspring_coordinator.store.coalesce import TableWrite, coalesce
+from mainspring_coordinator.store.coalesce import TableWrite
+from mainspring_coordinator.store.deletes import writes_of
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.link import Claim, Link, RowMissingError
 from mainspring_coordinator.store.protocol import Batch, Committed, ConnectionId, ExistingWorkflow, ShardRow
@@ -240,7 +241,7 @@ class SqlJournal:
 
     def _transaction(self, link: Link, batch: Batch, *, dry: bool) -> Committed:
         """Write a batch; `dry`: try whether it could be written."""
-        writes = coalesce(batch.rows)
+        writes = writes_of(batch.rows)
         before = link.round_trips
         if not dry and (at_once := self._at_once(link, batch, writes)) is not None:
             return self._note_committed(at_once, link.round_trips - before)
@@ -248,7 +249,7 @@ class SqlJournal:
         inserted = [row.workflow_id for row in batch.rows if type(row) is WorkflowInserted]
         if inserted and (found := link.existing(inserted)):
             under_way.existing = {existing.workflow_id: existing for existing in found}
-            writes = coalesce(without(batch.rows, under_way.existing))
+            writes = writes_of(without(batch.rows, under_way.existing))
         for write in writes:
             link.write(write)
         if dry:

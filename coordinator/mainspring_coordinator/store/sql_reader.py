@@ -34,6 +34,7 @@ from mainspring_coordinator.store.protocol import (
     StoredWorkflow,
     WorkflowFilter,
 )
+from mainspring_coordinator.store.sql_aged import SqlAgedReader
 
 _w: Final = tables.workflows.c
 _n: Final = tables.nodes.c
@@ -116,7 +117,7 @@ _failover_columns: Final = (
 _node_order: Final = (_n.workflow_id, _n.node, _n.instance)
 
 
-class SqlReader:
+class SqlReader(SqlAgedReader):
     """See `Reader`."""
 
     def __init__(self, engine: Engine, where: str) -> None:
@@ -170,7 +171,7 @@ class SqlReader:
 
     def workflow(self, workflow_id: str) -> StoredWorkflow | None:
         """See `Reader`."""
-        rows = self._rows(_workflows(_w.input, _w.output).where(_w.workflow_id == workflow_id))
+        rows = self._rows(_workflows(_w.input, _w.output).where(_w.workflow_id == workflow_id, _w.deleting == 0))
         return _stored_workflow(rows[0]) if rows else None
 
     def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
@@ -179,7 +180,11 @@ class SqlReader:
         found: list[StoredWorkflow] = []
         for start in range(0, len(names), _ids_a_statement_max):
             part = names[start : start + _ids_a_statement_max]
-            query = _workflows(_w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
+            query = (
+                _workflows(_w.input, _w.output)
+                .where(_w.workflow_id.in_(part), _w.deleting == 0)
+                .order_by(_w.workflow_id)
+            )
             found += [_stored_workflow(row) for row in self._rows(query)]
         return found
 
@@ -251,7 +256,12 @@ class SqlReader:
         self, wanted: WorkflowFilter, before: tuple[int, str] | None, limit: int
     ) -> Sequence[StoredWorkflow]:
         """See `Reader`."""
-        query = _workflows(null(), null()).order_by(_w.submitted_at_us.desc(), _w.workflow_id.desc()).limit(limit)
+        query = (
+            _workflows(null(), null())
+            .where(_w.deleting == 0)
+            .order_by(_w.submitted_at_us.desc(), _w.workflow_id.desc())
+            .limit(limit)
+        )
         if wanted.statuses:
             query = query.where(_w.status.in_([int(status) for status in wanted.statuses]))
         if wanted.name:

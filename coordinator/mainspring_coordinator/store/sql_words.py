@@ -16,6 +16,7 @@ from mainspring.limits import statement_bytes_max, statement_rows_max
 from mainspring_coordinator.store.coalesce import Mode, Shape, TableWrite, Values
 from mainspring_coordinator.store.tables import metadata
 
+_deletes: Final = frozenset({Mode.DELETE, Mode.DELETE_UP_TO, Mode.DELETE_UNUSED})
 _updates_a_statement_max: Final = 50  # each row is looked for among all of its statement
 
 
@@ -55,7 +56,7 @@ class MysqlWords:
 
     def statements(self, rows: Sequence[Values], packet_bytes_max: int) -> Iterator[tuple[bytes, int]]:
         """Yield statements that write these rows, each with the number of its rows, split below every bound."""
-        if self.shape.mode in {Mode.UPDATE_IF_THERE, Mode.DELETE}:
+        if self.shape.mode in {Mode.UPDATE_IF_THERE, *_deletes}:
             yield from self._updates(rows)
             return
         columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
@@ -73,7 +74,7 @@ class MysqlWords:
     def _updates(self, rows: Sequence[Values]) -> Iterator[tuple[bytes, int]]:
         """Yield `UPDATE … SET c = CASE WHEN key THEN value … END WHERE keys`: an upsert could make a row that must not be.
 
-        Or, where rows are to go, `DELETE … WHERE keys`.
+        Or, where rows are to go, `DELETE … WHERE keys …`.
         """
         keys, columns = self.shape.keys, self.shape.columns
         literals = [_literal_of(self.shape.table, column) or _number_literal for column in (*keys, *columns)]
@@ -82,10 +83,7 @@ class MysqlWords:
                 [literal(value) for literal, value in zip(literals, row, strict=True)]
                 for row in rows[start : start + _updates_a_statement_max]
             ]
-            wheres = [
-                b"(" + b" AND ".join(b"%b=%b" % (key.encode(), row[at]) for at, key in enumerate(keys)) + b")"
-                for row in part
-            ]
+            wheres = [_where(self.shape, row[: len(keys)]) for row in part]
             sets = [
                 b"%b=CASE %b END"
                 % (
@@ -95,9 +93,23 @@ class MysqlWords:
                 for at, column in enumerate(columns, len(keys))
             ]
             head = f"UPDATE {self.shape.table} SET ".encode()  # noqa: S608  # as above
-            if self.shape.mode is Mode.DELETE:
+            if self.shape.mode in _deletes:
                 head = f"DELETE FROM {self.shape.table}".encode()  # noqa: S608  # as above
             yield head + b",".join(sets) + b" WHERE " + b" OR ".join(wheres), len(part)
+
+
+def _where(shape: Shape, values: Sequence[bytes]) -> bytes:
+    """Return which rows are meant, from the keys' literals or marks."""
+    keys = [(key.encode(), value) for key, value in zip(shape.keys, values, strict=True)]
+    same = [b"%b=%b" % key for key in keys]
+    if shape.mode is Mode.DELETE_UP_TO:
+        # Not `(a,b)<=(x,y)`, for which MySQL would look at all rows of the first key, each time.
+        ends = [b"%b<%b" % key for key in keys[1:-1]] + [b"%b<=%b" % keys[-1]]
+        ranges = [b"(" + b" AND ".join([*same[1 : 1 + at], end]) + b")" for at, end in enumerate(ends)]
+        return b"(" + same[0] + b" AND (" + b" OR ".join(ranges) + b"))"
+    if shape.mode is Mode.DELETE_UNUSED:
+        same.append(b"(SELECT 1 FROM workflows WHERE " + b" AND ".join(same) + b" LIMIT 1) IS NULL")  # as above
+    return b"(" + b" AND ".join(same) + b")"
 
 
 def _literal_of(table: str, column: str) -> Callable[[Any], bytes] | None:
@@ -125,7 +137,7 @@ def _split(texts: Sequence[bytes], bytes_max: int) -> Iterator[Sequence[bytes]]:
 
 def _mysql_tail(shape: Shape) -> str:
     match shape.mode:
-        case Mode.INSERT | Mode.UPDATE_IF_THERE | Mode.DELETE:
+        case Mode.INSERT | Mode.UPDATE_IF_THERE | Mode.DELETE | Mode.DELETE_UP_TO | Mode.DELETE_UNUSED:
             return ""
         case Mode.INSERT_ONCE:
             # Not INSERT IGNORE, which would let any other error of the row pass too.
@@ -156,9 +168,9 @@ def sqlite_words(shape: Shape) -> str:
         sets = ",".join(f"{column}=?{at}" for at, column in enumerate(shape.columns, len(shape.keys) + 1))
         wheres = " AND ".join(f"{column}=?{at}" for at, column in enumerate(shape.keys, 1))
         return f"UPDATE {shape.table} SET {sets} WHERE {wheres}"  # noqa: S608  # names of our own tables and columns
-    if shape.mode is Mode.DELETE:
-        wheres = " AND ".join(f"{column}=?{at}" for at, column in enumerate(shape.keys, 1))
-        return f"DELETE FROM {shape.table} WHERE {wheres}"  # noqa: S608  # as above
+    if shape.mode in _deletes:
+        where = _where(shape, [b"?%d" % at for at in range(1, len(shape.keys) + 1)]).decode()
+        return f"DELETE FROM {shape.table} WHERE {where}"  # noqa: S608  # as above
     marks = ",".join("?" * len(columns))
     insert = f"INSERT INTO {shape.table} ({','.join(columns)}) VALUES ({marks})"  # noqa: S608  # as above
     match shape.mode:

@@ -65,10 +65,12 @@ class SqliteLink:
     def existing(self, workflow_ids: Sequence[str]) -> Sequence[ExistingWorkflow]:
         """See `Link`."""
         rows = self._rows(
-            "SELECT workflow_id,digest,status FROM workflows WHERE workflow_id IN (SELECT value FROM json_each(?))",
+            "SELECT workflow_id,digest,status,deleting FROM workflows WHERE workflow_id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(workflow_ids)),),
         )
-        return [ExistingWorkflow(name, digest, WorkflowStatus(status)) for name, digest, status in rows]
+        return [
+            ExistingWorkflow(name, digest, WorkflowStatus(status), bool(gone)) for name, digest, status, gone in rows
+        ]
 
     def write(self, write: TableWrite) -> None:
         """See `Link`."""

@@ -139,8 +139,12 @@ workflows: Final = Table(
     Column("failure", blob()),
     Column("input", blob()),
     Column("output", blob()),
+    # 1 once it is being deleted, in several transactions.
+    Column("deleting", status(), nullable=False, server_default=text("0")),
     Index("workflows_open", "shard_id", "is_open", "submitted_at_us", "workflow_id"),
     Index("workflows_submitted", "submitted_at_us", "workflow_id"),
+    Index("workflows_ended", "shard_id", "deleting", "ended_at_us", "workflow_id"),
+    Index("workflows_plan", "shard_id", "plan_hash"),
     **_options,
 )
 
