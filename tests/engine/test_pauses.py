@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mainspring import limits
+from mainspring_coordinator.engine.backlog import Backlog
 from mainspring_coordinator.engine.effects import (
     Answer,
     AnswerCode,
@@ -26,6 +27,7 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause, utc
 from mainspring_coordinator.engine.plan import Plan
+from mainspring_coordinator.engine.ready import ClassKey, Rank, ReadyQueue
 from mainspring_coordinator.engine.rows import NodeAssigned, PausesChanged, WorkflowPaused
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from tests.engine.pausing import fan, in_order, kinds, names, pause, resume, step
@@ -80,6 +82,20 @@ def test_what_becomes_empty_and_full_again_while_paused_is_still_asked_for_by_no
     rig.finish()
     rig.submit(fan(2), "wf")
     assert rig.backlogged == set() or kind == "workflow", "a workflow's pause ends with it"
+
+
+def test_a_class_that_empties_and_fills_in_the_step_that_pauses_it_is_asked_for_by_nobody() -> None:
+    queue, backlog, key = ReadyQueue(SECOND), Backlog(), ClassKey("work", ())
+
+    def push() -> None:
+        queue.push(key, (0, "wf"), Rank(0), (0, -1), lambda _: {7: None}, 1)
+
+    push()
+    assert list(backlog.changes(queue)) == [(7, 1)]
+    queue.put_in_force(ClusterPauses(Pause(1, "ann", ""), {}, 1))
+    queue.take(queue.waiting[key], (0, "wf"), 1)
+    push()
+    assert list(backlog.changes(queue)) == [(7, 0)]
 
 
 def test_what_other_executors_run_goes_on() -> None:
@@ -359,6 +375,7 @@ def test_what_is_held_back_until_a_worker_came_can_be_paused_and_go_on() -> None
     again = take_over(old, [plan])
     pause(again, "workflow")
     resume(again, "workflow")
+    assert not again.engine.state.ready.waiting, "it is held back as before"
     again.attach(slots=1)
     assert in_order(again) == ["n0", "n1", "n2"]
 
