@@ -218,6 +218,12 @@ arrivals_remembered_max: Final = 256  # of an executor: how long its nodes wait 
 # Operators
 cancels_at_once: Final = 64
 step_down_s_max: Final = 3_600
+attempts_by_operators_max: Final = 200  # of one node: beyond it an operator cannot ask for another
+rerun_rows_a_part_max: Final = 500  # that are copied by one transaction
+rerun_bytes_a_part_max: Final = 8 * MIB  # of outputs, unless one alone has more
+rerun_nodes_named_max: Final = 1_000  # from which a workflow is run again
+reruns_at_once: Final = 4  # that copy; others wait
+rerun_timeout_ms: Final = 600_000  # that a client asks again; what was copied by then is passed over by the next try
 audit_subject_bytes_max: Final = 512
 audit_who_bytes_max: Final = 255
 

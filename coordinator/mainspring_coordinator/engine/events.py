@@ -12,7 +12,7 @@ from mainspring.errors import Failure
 from mainspring_coordinator.engine.permits import HeldPermits, Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import AuditEntry
-from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeAct, NodeStatus, WorkflowStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,54 @@ class Read:
     """Only whether it is in memory is asked; nothing of the answer may be told to the client."""
     about: tuple[str, int] | None = None
     """Answered with an explanation of this node and instance, or of the workflow if the node's id is empty, instead of a view."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActOnNode:
+    """An operator acts on a node of a workflow that goes on; answered once that is stored, `created` if it was not so already."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    act: NodeAct
+    node_id: str
+    instance: int
+    reason: str
+    attempt: int = 0
+    """RETRY: only if this is its latest attempt; 0: whichever is."""
+    output: bytes = b"null"
+    """COMPLETE: what it gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyNodes:
+    """A part of what a new workflow takes over from one that it runs again; answered once that is stored."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    source: str
+    nodes: tuple[int, ...]
+    after: tuple[int, int]
+    until: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """All that a new workflow takes over from one that it runs again is stored: it is to exist, and run the rest. Answered as `Submit`."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    plan: Plan
+    input: bytes
+    digest: bytes
+    strategy: str
+    source: str
+
+
+Call: TypeAlias = Submit | Cancel | Read | ActOnNode | CopyNodes | Rerun
+"""What a client or an operator asks of a workflow, and is answered."""
 
 
 # -- the record ------------------------------------------------------------------------------------------------------------
@@ -399,6 +447,9 @@ Event: TypeAlias = (
     | SubmitExisted
     | Cancel
     | Read
+    | ActOnNode
+    | CopyNodes
+    | Rerun
     | WorkerAttached
     | WorkerDetached
     | Inventory

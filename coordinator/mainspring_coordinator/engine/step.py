@@ -15,6 +15,7 @@ from typing import Final
 from mainspring import limits
 from mainspring_coordinator.engine import (
     absence,
+    acts,
     asking,
     dispatch,
     failovers,
@@ -22,13 +23,17 @@ from mainspring_coordinator.engine import (
     granting,
     nodes,
     recovery,
+    reruns,
     workflows,
 )
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
 from mainspring_coordinator.engine.events import (
+    ActOnNode,
     Audited,
+    Call,
     Cancel,
+    CopyNodes,
     CreditSet,
     DeathsFound,
     Event,
@@ -42,6 +47,7 @@ from mainspring_coordinator.engine.events import (
     PermitsStated,
     ProgressReported,
     Read,
+    Rerun,
     Results,
     ShardLost,
     ShardReady,
@@ -210,7 +216,7 @@ class Engine:
                 if isinstance(event, ShardLost) and event.shard == home:
                     # What we set last may never be stored now: whatever is read next holds.
                     self.cluster_strategy = replace(self.cluster_strategy, changed_at_us=-1)
-            case Submit() | Cancel() | Read() | Inventory() | ProgressReported():
+            case Submit() | Cancel() | Read() | ActOnNode() | CopyNodes() | Rerun() | Inventory() | ProgressReported():
                 self._of_shard(turn, event)
             case _:
                 state = turn.state
@@ -241,10 +247,10 @@ class Engine:
                 if seen.changed_at_us > self.cluster_strategy.changed_at_us:
                     self._place_by(seen)
 
-    def _of_shard(self, turn: Turn, event: Submit | Cancel | Read | Inventory | ProgressReported) -> None:
+    def _of_shard(self, turn: Turn, event: Call | Inventory | ProgressReported) -> None:
         shard = turn.state.shards.get(event.shard)
         if shard is None:
-            if isinstance(event, Submit | Cancel | Read):
+            if isinstance(event, Call):
                 turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
             return
         if not shard.ready or shard.shard in turn.state.occupied or _waits_for_reload(shard, event):
@@ -258,6 +264,12 @@ class Engine:
                 workflows.cancel(turn, shard, event)
             case Read():
                 workflows.read(turn, shard, event)
+            case ActOnNode():
+                acts.act(turn, shard, event)
+            case CopyNodes():
+                reruns.copy(turn, shard, event)
+            case Rerun():
+                reruns.begin(turn, shard, event)
             case Inventory():
                 fleet.inventory(turn, shard, event)
             case ProgressReported():
@@ -286,6 +298,9 @@ class Engine:
                 recovery.outputs_loaded(turn, shard, event)
             case SubmitExisted() | WorkflowEvicted():
                 workflows.existed(turn, shard, event)
+                if isinstance(event, SubmitExisted):
+                    # A rerun that is there already, or was: nothing of it is on its way into memory.
+                    recovery.reloaded(turn, shard, event.workflow_id)
             case ShardReady():
                 recovery.ready(turn, shard, event)
                 absence.offer_departed(turn, shard)
@@ -299,13 +314,11 @@ class Engine:
             nodes.settle(turn)
 
 
-def _defer(
-    turn: Turn, shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported | Results
-) -> None:
+def _defer(turn: Turn, shard: ShardState, event: Call | Inventory | ProgressReported | Results) -> None:
     """Let an event wait for what is being loaded, as far as there is room."""
     if len(shard.deferred) < limits.deferred_events_a_shard_max:
         shard.deferred.append(event)
-    elif isinstance(event, Submit | Cancel | Read):
+    elif isinstance(event, Call):
         message = f"shard {shard.shard} is being recovered and {len(shard.deferred)} calls and reports wait for it; try again in a moment"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
     # Workers state what they have, and offer results, when the shard is served and with every heartbeat: none of it is lost here.
@@ -342,7 +355,7 @@ def _of_permits(turn: Turn, event: PermitsLoaded | PermitsStated | PermitsGrante
             asking.granted(turn, event)
 
 
-def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
+def _waits_for_reload(shard: ShardState, event: Call | Inventory | ProgressReported) -> bool:
     """Tell whether an event may be about a workflow that is being loaded anew."""
     if isinstance(event, Inventory):
         return bool(shard.reloading)

@@ -21,7 +21,7 @@ from typing import Final, NoReturn, TypeVar
 
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
-from mainspring_coordinator.store.coalesce import coalesce
+from mainspring_coordinator.store.coalesce import coalesce, copies
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.link import Claim, Link, RowMissingError
 from mainspring_coordinator.store.protocol import Batch, Committed, ConnectionId, ExistingWorkflow, ShardRow
@@ -238,13 +238,17 @@ class SqlJournal:
 
     def _transaction(self, link: Link, batch: Batch, *, dry: bool) -> Committed:
         """Write a batch; `dry`: try whether it could be written."""
-        writes = coalesce(batch.rows)
+        rows = batch.rows
+        writes = coalesce(rows)
         before = link.statements
         under_way = self._fence(link, batch.batch_id, batch.epochs, free=False)
         inserted = [row.workflow_id for row in batch.rows if type(row) is WorkflowInserted]
         if inserted and (found := link.existing(inserted)):
             under_way.existing = {existing.workflow_id: existing for existing in found}
-            writes = coalesce(without(batch.rows, under_way.existing))
+            rows = without(rows, under_way.existing)
+            writes = coalesce(rows)
+        for copied in copies(rows):
+            link.copy(copied)
         for write in writes:
             link.write(write)
         if dry:

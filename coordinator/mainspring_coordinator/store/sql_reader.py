@@ -66,6 +66,7 @@ _workflow_columns: Final = (
     _w.cancel_reason,
     _w.failure,
 )
+_whole: Final = (*_workflow_columns, _w.input, _w.output, _w.rerun_of)
 _node_columns: Final = (
     _n.workflow_id,
     _n.node,
@@ -143,7 +144,7 @@ class SqlReader:
         """See `Reader`."""
         at_us, name = after
         query = (
-            select(*_workflow_columns, _w.input, null())
+            select(*_workflow_columns, _w.input, null(), _w.rerun_of)
             # Both forms of "beyond": the first is what the index can use.
             .where(_w.shard_id == shard, _w.is_open == 1, _w.submitted_at_us >= at_us)
             .where(or_(_w.submitted_at_us > at_us, _w.workflow_id > name))
@@ -164,7 +165,7 @@ class SqlReader:
 
     def workflow(self, workflow_id: str) -> StoredWorkflow | None:
         """See `Reader`."""
-        rows = self._rows(select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id == workflow_id))
+        rows = self._rows(select(*_whole).where(_w.workflow_id == workflow_id))
         return _stored_workflow(rows[0]) if rows else None
 
     def workflows_named(self, workflow_ids: Sequence[str]) -> Sequence[StoredWorkflow]:
@@ -173,9 +174,7 @@ class SqlReader:
         found: list[StoredWorkflow] = []
         for start in range(0, len(names), _ids_a_statement_max):
             part = names[start : start + _ids_a_statement_max]
-            query = (
-                select(*_workflow_columns, _w.input, _w.output).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
-            )
+            query = select(*_whole).where(_w.workflow_id.in_(part)).order_by(_w.workflow_id)
             found += [_stored_workflow(row) for row in self._rows(query)]
         return found
 
@@ -208,6 +207,18 @@ class SqlReader:
         if statuses:
             query = query.where(_n.status.in_([int(status) for status in statuses]))
         return [_stored_node(row) for row in self._rows(query)]
+
+    def row_sizes(self, workflow_id: str, after: tuple[int, int], limit: int) -> Sequence[tuple[int, int, int]]:
+        """See `Reader`."""
+        node, instance = after
+        query = (
+            select(_n.node, _n.instance, func.coalesce(func.length(_n.output), 0))
+            # Both forms of "beyond", as above.
+            .where(_n.workflow_id == workflow_id, _n.node >= node, or_(_n.node > node, _n.instance > instance))
+            .order_by(*_node_order)
+            .limit(limit)
+        )
+        return [(row[0], row[1], row[2]) for row in self._rows(query)]
 
     def instances_ended(self, workflow_id: str, node: int) -> int:
         """See `Reader`."""
@@ -248,7 +259,7 @@ class SqlReader:
     ) -> Sequence[StoredWorkflow]:
         """See `Reader`."""
         query = (
-            select(*_workflow_columns, null(), null())
+            select(*_workflow_columns, null(), null(), _w.rerun_of)
             .order_by(_w.submitted_at_us.desc(), _w.workflow_id.desc())
             .limit(limit)
         )

@@ -132,6 +132,7 @@ workflows: Final = Table(
     Column("failure", blob()),
     Column("input", blob()),
     Column("output", blob()),
+    Column("rerun_of", ascii_text(200), nullable=False, server_default=text("''")),
     Index("workflows_open", "shard_id", "is_open", "submitted_at_us", "workflow_id"),
     Index("workflows_submitted", "submitted_at_us", "workflow_id"),
     **_options,
