@@ -85,6 +85,7 @@ def workflow_info(message: client_pb2.Workflow) -> WorkflowInfo:
         definition_hash=message.definition_hash,
         cancel_reason=message.cancel_reason,
         assignment_strategy=message.assignment_strategy,
+        rerun_of=message.rerun_of,
     )
 
 

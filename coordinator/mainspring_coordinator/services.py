@@ -23,14 +23,17 @@ from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
+from mainspring_coordinator.node_acts import NodeActs
 from mainspring_coordinator.peers import PeersService, PermitPost
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
+from mainspring_coordinator.reruns import Reruns
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import Reader
 from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.withdrawal import Withdrawal
+from mainspring_coordinator.workflow_reads import WorkflowReads
 from mainspring_coordinator.workflows import WorkflowsService
 
 service_names: Final = tuple(
@@ -108,7 +111,19 @@ async def add_services(
     strategies = Strategies(loop, directory, reads, forwarder, counts)
     workflows = WorkflowsService(loop, reads, plans, forwarder, strategy, explaining)
     audit = Audit(loop, directory, reads, forwarder)
-    controls = Controls(loop, directory, reads, forwarder, strategies, workflows.cancel, withdrawal, audit)
+    looks = WorkflowReads(loop, reads, plans)
+    controls = Controls(
+        loop,
+        directory,
+        reads,
+        forwarder,
+        strategies,
+        workflows.cancel,
+        withdrawal,
+        audit,
+        NodeActs(loop, reads, looks, forwarder, audit),
+        Reruns(loop, reads, looks, forwarder, audit, strategy),
+    )
     add_WorkflowsServiceServicer_to_server(workflows, server)
     add_FleetServiceServicer_to_server(fleet, server)
     add_AdminServiceServicer_to_server(

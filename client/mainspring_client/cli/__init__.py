@@ -7,6 +7,7 @@ why        explain
 cluster    workers, coordinators, shards, failovers
 placing    strategy
 acting     cancel, step-down, audit
+nodes      node, rerun
 config     config
 processes  dev, coordinator, worker, db, simulate
 project    init, validate

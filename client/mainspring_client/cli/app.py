@@ -45,6 +45,8 @@ _order: Final = (
         "shards",
         "failovers",
         "strategy",
+        "node",
+        "rerun",
         "step-down",
         "audit",
         "config",

@@ -1,6 +1,17 @@
 """The program as a whole: every command, gathered."""
 
-from mainspring_client.cli import acting, cluster, config, placing, processes, project, tokens, why, workflows
+from mainspring_client.cli import (
+    acting,
+    cluster,
+    config,
+    nodes,
+    placing,
+    processes,
+    project,
+    tokens,
+    why,
+    workflows,
+)
 from mainspring_client.cli.app import app
 
 __all__ = [
@@ -9,6 +20,7 @@ __all__ = [
     "cluster",
     "config",
     "main",
+    "nodes",
     "placing",
     "processes",
     "project",

@@ -43,6 +43,10 @@ _cluster: Final = {
     "CancelWorkflows": _admin,
     "StepDown": _admin,
     "ListAudit": _looks,
+    "RetryNode": _admin,
+    "SkipNode": _admin,
+    "CompleteNode": _admin,
+    "RerunWorkflow": _admin,
 }
 roles_by_method: Final[Mapping[str, Roles]] = {
     **{f"/mainspring.v1.WorkflowsService/{name}": roles for name, roles in _workflows.items()},
