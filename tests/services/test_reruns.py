@@ -8,9 +8,9 @@ import pytest
 
 from mainspring import limits
 from mainspring.errors import Failure, UnavailableError
-from mainspring.failures import failure_to_json, skipped_by_operator
+from mainspring.failures import completed_by_operator, failure_to_json, skipped_by_operator
 from mainspring.ids import is_workflow_id
-from mainspring.v1 import admin_pb2
+from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import CopyNodes, Rerun
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
@@ -259,3 +259,54 @@ def test_what_is_not_clear_is_refused(request_: admin_pb2.RerunWorkflowRequest, 
             assert fields_in(await error_of(host.admin.RerunWorkflow(request_))) == [field]
 
     told()
+
+
+# -- what is read of it --------------------------------------------------------------------------------------------------------
+
+
+@story
+async def test_what_was_taken_over_is_read_as_it_was_and_history_says_from_where() -> None:
+    async with Host() as host:
+        host.store("new", diamond, WorkflowStatus.RUNNING, rerun_of="wf", submitted_at_us=5_000)
+        host.add_row("new", 0, -1, NodeStatus.SUCCEEDED, version=1)
+        host.add_row("new", 1, -1, NodeStatus.RUNNING, started_at_us=6_000)
+        statuses = bytes([NodeStatus.SUCCEEDED, NodeStatus.RUNNING, NodeStatus.READY, NodeStatus.WAITING])
+        host.run("new", diamond, statuses=statuses)
+        got = (await host.workflows.Get(client_pb2.GetRequest(workflow_id="new"))).workflow
+        assert got.rerun_of == "wf"
+        assert {count.status: count.count for count in got.node_counts}[workflow_pb2.NODE_STATUS_SUCCEEDED] == 1
+        listed = (await host.workflows.ListNodes(client_pb2.ListNodesRequest(workflow_id="new"))).nodes
+        assert [(node.status, node.ended_at_us) for node in listed][:2] == [
+            (workflow_pb2.NODE_STATUS_SUCCEEDED, 3_000),
+            (workflow_pb2.NODE_STATUS_RUNNING, 0),
+        ]
+        told = (await host.workflows.GetHistory(client_pb2.GetHistoryRequest(workflow_id="new"))).events
+        assert [(event.at_us, event.type, event.note) for event in told] == [
+            (5_000, client_pb2.HISTORY_EVENT_TYPE_WORKFLOW_SUBMITTED, ""),
+            (5_000, client_pb2.HISTORY_EVENT_TYPE_NODE_SUCCEEDED, "taken over from wf, where it ran on w1"),
+            (6_000, client_pb2.HISTORY_EVENT_TYPE_ATTEMPT_STARTED, ""),
+        ]
+        assert (await host.workflows.List(client_pb2.ListRequest())).workflows[0].rerun_of == "wf"
+
+
+@story
+async def test_history_and_nodes_say_what_an_operator_did() -> None:
+    async with Host() as host:
+        host.store("wf", diamond, WorkflowStatus.SUCCEEDED)
+        for node, (status, kind) in enumerate(
+            [
+                (NodeStatus.SUCCEEDED, completed_by_operator),
+                (NodeStatus.SKIPPED, skipped_by_operator),
+                (NodeStatus.SKIPPED, ""),
+            ]
+        ):
+            failure = failure_to_json(Failure(kind, "an operator did it: why")) if kind else None
+            host.add_row("wf", node, -1, status, failure=failure, attempt=0, started_at_us=0, worker="")
+        told = (await host.workflows.GetHistory(client_pb2.GetHistoryRequest(workflow_id="wf"))).events
+        assert [(event.type, event.node_id, event.note) for event in told if event.node_id] == [
+            (client_pb2.HISTORY_EVENT_TYPE_NODE_SUCCEEDED, "a", "an operator did it: why"),
+            (client_pb2.HISTORY_EVENT_TYPE_NODE_SKIPPED, "b", "an operator did it: why"),
+        ]
+        assert not any(event.HasField("failure") for event in told)
+        nodes = (await host.workflows.ListNodes(client_pb2.ListNodesRequest(workflow_id="wf"))).nodes
+        assert [node.failure.type for node in nodes] == ["", skipped_by_operator, "", ""]
