@@ -1,7 +1,9 @@
 """What operators do to nodes: in which state which act can be done, what follows, and what each kind of node makes of it."""
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +112,16 @@ def test_the_table_says_what_can_be_done(act: NodeAct, state: NodeStatus) -> Non
     assert code(effects) == (AnswerCode.OK, wanted is not state)
     # What becomes READY may be assigned in the same step.
     assert workflow.statuses[1] in (wanted, _N.RUNNING if wanted is _N.READY else wanted)
+
+
+def test_the_page_for_operators_shows_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs/operating.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]+)` \| (\S+) \| (\S+) \| (\S+) \|$", page, re.MULTILINE)
+    wanted = [
+        (state.name, *(f"`{after.name}`" if (after := node_acts[act].get(state)) else "-" for act in NodeAct))
+        for state in NodeStatus
+    ]
+    assert rows == wanted
 
 
 def test_every_act_of_the_table_is_a_transition_of_nodes() -> None:
