@@ -205,7 +205,12 @@ async def test_a_workflow_that_is_not_there_any_more_is_not_found() -> None:
 async def test_one_that_is_removed_while_it_is_copied_is_not_made() -> None:
     async with Host() as host:
         failed(served(host), {0: NodeStatus.SUCCEEDED})
-        host.loop.on_ask = lambda event: host.reader.workflows.pop("wf") if isinstance(event, CopyNodes) else None
+
+        def removed(event: object) -> None:
+            if isinstance(event, CopyNodes):
+                del host.reader.workflows["wf"]
+
+        host.loop.on_ask = removed
         error = await error_of(host.admin.RerunWorkflow(FAILED))
         assert error.code() is grpc.StatusCode.NOT_FOUND
         assert not [event for event in host.loop.events if isinstance(event, Rerun)]

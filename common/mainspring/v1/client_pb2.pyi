@@ -486,7 +486,7 @@ class Workflow(_message.Message):
     assignment_strategy: _builtins.str
     """The placement strategy in force when it was submitted. At most 32 bytes."""
     rerun_of: _builtins.str
-    """The workflow that it runs again, empty if it is no rerun."""
+    """The workflow that it runs again, empty if it is no rerun. At most 200 bytes."""
     @_builtins.property
     def failure(self) -> _workflow_pb2.Failure:
         """Why it failed, absent otherwise."""
