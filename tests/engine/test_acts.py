@@ -15,6 +15,7 @@ from mainspring.failures import (
     skipped_by_operator,
     superseded_by_operator,
 )
+from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import (
     Ack,
     Answer,
@@ -201,6 +202,13 @@ def test_what_is_completed_gives_what_the_operator_says() -> None:
     assert code(ended) == (AnswerCode.OK, True)
 
 
+def test_outputs_that_operators_give_count_as_any_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "workflow_payload_bytes_max", 10)
+    rig = working(two)
+    assert code(rig.act(COMPLETE, "a", value=123_456)) == (AnswerCode.OK, True)
+    assert "over 10 bytes" in refused(rig.act(COMPLETE, "b", value=123_456))
+
+
 @pytest.mark.parametrize(("act", "given"), [(SKIP, b"null"), (COMPLETE, b"7")])
 def test_what_has_ended_before_its_turn_is_not_started_when_its_turn_comes(act: NodeAct, given: bytes) -> None:
     rig = working(two)
@@ -278,6 +286,17 @@ def test_a_retry_of_an_instance_that_waits_brings_it_forward_once() -> None:
     assert [assign.attempt for assign in of(rig.after(70), Assign)] == [3]
 
 
+def test_an_instance_is_tried_again_when_no_other_is_left_to_be_started() -> None:
+    rig = Rig()
+    rig.attach(slots=1)
+    rig.submit(fan, value=[0, 1])
+    assert code(rig.act(SKIP, "each", 1)) == (AnswerCode.OK, True)
+    rig.workers[1].running.clear()
+    assert only(rig.act(RETRY, "each", 0), Assign).attempt == 2
+    rig.finish("each", "zero")
+    assert rig.running("all")[0][1].input == b'["zero",null]'
+
+
 def test_a_map_as_a_whole_can_be_skipped_before_it_is_expanded_and_not_completed() -> None:
     plan = define([{"id": "a", "executor": "work"}, *({**node, "depends_on": ["a"]} for node in ([
         {"id": "each", "executor": "work", "map": {"over": "${a}"}}]
@@ -292,6 +311,16 @@ def test_a_map_as_a_whole_can_be_skipped_before_it_is_expanded_and_not_completed
     rig = working(fan, [1, 2])
     for act in (SKIP, RETRY):
         assert "act on its instances" in refused(rig.act(act, "each"))
+
+
+def test_what_is_skipped_before_a_wide_workflow_has_begun_as_a_whole_is_not_begun() -> None:
+    rig = Rig(config=with_config(step_nodes=10))
+    rig.at_once = False
+    rig.submit(define([{"id": f"n{at}", "executor": "work"} for at in range(95)], output="${input}"))
+    assert code(rig.act(SKIP, "n90")) == (AnswerCode.OK, True)
+    while rig.engine.busy:
+        rig.after(0)
+    assert rig.engine.state.shards[0].workflows["wf"].statuses.count(_N.READY) == 94
 
 
 def test_a_map_that_is_skipped_while_it_is_being_expanded_has_no_instances() -> None:
@@ -370,9 +399,9 @@ def test_a_node_that_is_bound_to_a_worker_is_tried_again_there() -> None:
 # -- recovery --------------------------------------------------------------------------------------------------------------
 
 
-def taken_over(rig: Rig, plan: Plan) -> Rig:
+def taken_over(rig: Rig, plan: Plan, config: EngineConfig | None = None) -> Rig:
     """Let another coordinator own the shard, whose workers are gone."""
-    new = Rig(epoch=rig.epoch + 1, own=False)
+    new = Rig(epoch=rig.epoch + 1, own=False, config=config)
     new.rows = rig.rows
     new.now_us = rig.now_us + SECOND
     new.step(ShardTaken(0, new.epoch, new.now_us, "e" * 32))
@@ -424,6 +453,26 @@ def test_a_successor_starts_the_instances_that_were_not_skipped() -> None:
         new.finish("each")
     assert worker.running == {}
     assert sorted(assign.instance for assign in of(new.effects, Assign)) == [1, 2]
+
+
+def test_a_skipped_map_is_null_when_it_is_read_from_the_database() -> None:
+    plan = define(
+        [
+            {"id": "a", "executor": "a"},
+            {"id": "each", "executor": "work", "map": {"over": "${a}"}, "depends_on": ["a"]},
+            {"id": "all", "executor": "work", "input": "${each}", "depends_on": ["a"]},
+        ]
+    )
+    rig = working(plan)
+    rig.act(SKIP, "each")
+    new = taken_over(rig, plan, with_config(payload_cache_bytes=1))
+    new.attach(executors=("work", "a"))
+    new.submit(two, "other")
+    for worker, assign in reversed(new.running("a")):
+        # That of the other workflow first, whose output takes the place of null in memory.
+        new.end(worker, assign, _N.SUCCEEDED, b"[1]")
+    wanted = of(new.effects, LoadOutputs)
+    assert [(list(load.nodes), dict(load.widths)) for load in wanted if load.workflow_id == "wf"] == [([1], {})]
 
 
 def test_a_skipped_map_is_null_to_a_successor() -> None:

@@ -54,8 +54,8 @@ def load(turn: Turn, workflow: WorkflowState, nodes: list[int]) -> None:
     wanted = [node for node in nodes if node not in workflow.loading]
     if wanted:
         workflow.loading.update(wanted)
-        maps, null = workflow.maps, (NodeStatus.FAILED, NodeStatus.SKIPPED)
-        widths = {node: maps[node].width for node in wanted if node in maps and workflow.statuses[node] not in null}
+        maps, failed = workflow.maps, NodeStatus.FAILED
+        widths = {node: maps[node].width for node in wanted if node in maps and workflow.statuses[node] != failed}
         turn.emit(LoadOutputs(workflow.shard, workflow.id, wanted, widths))
 
 
