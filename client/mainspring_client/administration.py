@@ -3,14 +3,16 @@
 import getpass
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import cache, partial
 from typing import Any, Final
 
 from mainspring.errors import BadRequestError
-from mainspring.limits import page_size_max, reason_bytes_max
-from mainspring.v1 import admin_pb2
-from mainspring.wire import clip
+from mainspring.limits import page_size_max, reason_bytes_max, rerun_timeout_ms
+from mainspring.naming import new_request_id
+from mainspring.v1 import admin_pb2, client_pb2
+from mainspring.wire import clip, to_payload
+from mainspring.workflow import Json
 from mainspring_client import wire_nouns
 from mainspring_client.nouns import (
     AuditEntry,
@@ -20,8 +22,10 @@ from mainspring_client.nouns import (
     PausedDispatch,
     PauseOutcome,
     ReleasedInstance,
+    RerunInfo,
     WorkflowFilter,
 )
+from mainspring_client.payload import encode_json
 from mainspring_client.transport import Transport
 
 _user_key: Final = "x-mainspring-user"
@@ -172,6 +176,73 @@ async def pauses(transport: Transport) -> AsyncGenerator[PausedDispatch]:
         token = page.next_page_token
         if not token:
             return
+
+
+async def retry_node(transport: Transport, workflow_id: str, node_id: str, instance: int, reason: str) -> bool:
+    """Have a node tried now; return whether anything was done.
+
+    What is asked for is one attempt more than it has had by now, so that a call whose answer was lost may be repeated.
+    """
+    look = client_pb2.GetNodeRequest(workflow_id=workflow_id, node_id=node_id, instance=instance)
+    found: client_pb2.GetNodeResponse = await transport.call(lambda at: at.workflows.GetNode, look)
+    request = admin_pb2.RetryNodeRequest(
+        workflow_id=workflow_id,
+        node_id=node_id,
+        instance=instance,
+        attempt=found.node.attempt,
+        reason=clip(reason, reason_bytes_max),
+    )
+    answer: admin_pb2.RetryNodeResponse = await transport.call(
+        lambda at: partial(at.admin.RetryNode, metadata=_as_user()), request
+    )
+    return answer.changed
+
+
+async def skip_node(transport: Transport, workflow_id: str, node_id: str, instance: int, reason: str) -> bool:
+    """Have a node not run; return whether anything was done."""
+    request = admin_pb2.SkipNodeRequest(
+        workflow_id=workflow_id, node_id=node_id, instance=instance, reason=clip(reason, reason_bytes_max)
+    )
+    answer: admin_pb2.SkipNodeResponse = await transport.call(
+        lambda at: partial(at.admin.SkipNode, metadata=_as_user()), request
+    )
+    return answer.changed
+
+
+async def complete_node(
+    transport: Transport, workflow_id: str, node_id: str, output: Json, instance: int, reason: str
+) -> bool:
+    """Have a node end well; return whether anything was done."""
+    request = admin_pb2.CompleteNodeRequest(
+        workflow_id=workflow_id,
+        node_id=node_id,
+        instance=instance,
+        output=to_payload(encode_json(output, "output")),
+        reason=clip(reason, reason_bytes_max),
+    )
+    answer: admin_pb2.CompleteNodeResponse = await transport.call(
+        lambda at: partial(at.admin.CompleteNode, metadata=_as_user()), request
+    )
+    return answer.changed
+
+
+async def rerun(
+    transport: Transport, workflow_id: str, from_nodes: Sequence[str], reason: str, *, from_failed: bool
+) -> RerunInfo:
+    """Run a workflow again. Each try goes on copying where the one before was, so that a large one may take several."""
+    request = admin_pb2.RerunWorkflowRequest(
+        workflow_id=workflow_id,
+        from_failed=from_failed,
+        node_ids=from_nodes,
+        reason=clip(reason, reason_bytes_max),
+        request_id=new_request_id(),
+    )
+    answer: admin_pb2.RerunWorkflowResponse = await transport.call(
+        lambda at: partial(at.admin.RerunWorkflow, metadata=_as_user()),
+        request,
+        timeout_ms=max(transport.timeout_ms, rerun_timeout_ms) if from_failed or from_nodes else None,
+    )
+    return RerunInfo(answer.workflow_id, answer.created, answer.nodes_kept, answer.nodes_anew)
 
 
 async def audit(transport: Transport, limit: int | None) -> AsyncGenerator[AuditEntry]:

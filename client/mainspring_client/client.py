@@ -21,6 +21,7 @@ from mainspring.naming import new_request_id
 from mainspring.settings_security import Calling
 from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip
+from mainspring.workflow import Json
 from mainspring_client import administration, following, submitting, wire_nouns
 from mainspring_client.handle import Handle
 from mainspring_client.nouns import (
@@ -37,6 +38,7 @@ from mainspring_client.nouns import (
     PausedDispatch,
     PauseOutcome,
     ReleasedInstance,
+    RerunInfo,
     Result,
     ShardInfo,
     StrategyChange,
@@ -263,6 +265,41 @@ class Client:
         `PreconditionError` when it lives; with `force` its database connections are ended first.
         """
         return await administration.release_instance(self._transport, incarnation, name, reason, force=force)
+
+    async def retry_node(self, workflow_id: str, node_id: str, instance: int = -1, *, reason: str = "") -> bool:
+        """Have a node, or an instance of a `map`, tried now: one that waits for its next attempt, or runs. Return whether it did.
+
+        What runs is stopped, and counts as an attempt. `PreconditionError` when it does neither; what waits for a worker is left alone.
+        """
+        return await administration.retry_node(self._transport, workflow_id, node_id, instance, reason)
+
+    async def skip_node(self, workflow_id: str, node_id: str, instance: int = -1, *, reason: str = "") -> bool:
+        """Have a node, or an instance of a `map`, not run: what depends on it gets null. Return whether it was not skipped already.
+
+        `PreconditionError` when it has ended, or its workflow does not go on.
+        """
+        return await administration.skip_node(self._transport, workflow_id, node_id, instance, reason)
+
+    async def complete_node(
+        self, workflow_id: str, node_id: str, output: Json = None, instance: int = -1, *, reason: str = ""
+    ) -> bool:
+        """Have a node, or an instance of a `map`, end well with this output. Return whether it was not completed so already.
+
+        Errors as of `skip_node`.
+        """
+        return await administration.complete_node(self._transport, workflow_id, node_id, output, instance, reason)
+
+    async def rerun(
+        self, workflow_id: str, *, from_failed: bool = False, from_nodes: Sequence[str] = (), reason: str = ""
+    ) -> RerunInfo:
+        """Run an ended workflow again, as a new one of the same definition and input, whose id the cluster makes.
+
+        `from_failed`: only what did not succeed, with all that depends on it. `from_nodes`: only these with all that depends on them,
+        and what did not succeed. Else all of it. `PreconditionError` when it has not ended.
+        """
+        return await administration.rerun(
+            self._transport, workflow_id, tuple(from_nodes), reason, from_failed=from_failed
+        )
 
     def audit(self, *, limit: int | None = None) -> AsyncGenerator[AuditEntry]:
         """List what operators did, newest first, at most `limit`. It reads the database, as `list` does."""

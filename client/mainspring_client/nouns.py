@@ -113,6 +113,8 @@ class WorkflowInfo:
     """The placement strategy in force when it was submitted."""
     pause: Pause | None = None
     """Its own pause, if it has one."""
+    rerun_of: str = ""
+    """The workflow that it runs again, empty if it is no rerun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +509,20 @@ class CancelledPage:
     """Those that were asked to stop, or would be."""
     ended: tuple[str, ...]
     """Those that had ended when they were asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class RerunInfo:
+    """A workflow that runs another one again."""
+
+    workflow_id: str
+    """Its id."""
+    created: bool
+    """Whether the call made it."""
+    nodes_kept: int
+    """How many nodes it took over."""
+    nodes_anew: int
+    """How many are run again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from mainspring_client.nouns import (
     PausedDispatch,
     PauseOutcome,
     ReleasedInstance,
+    RerunInfo,
     Result,
     ShardInfo,
     StrategyChange,
@@ -293,6 +294,27 @@ class SyncClient:
     def release_instance(self, incarnation: str, name: str, reason: str, *, force: bool = False) -> ReleasedInstance:
         """Free the shards of a dead coordinator's incarnation, so that the live ones take them."""
         return self._run(self._client.release_instance(incarnation, name, reason, force=force))
+
+    def retry_node(self, workflow_id: str, node_id: str, instance: int = -1, *, reason: str = "") -> bool:
+        """Have a node tried now; return whether anything was done."""
+        return self._run(self._client.retry_node(workflow_id, node_id, instance, reason=reason))
+
+    def skip_node(self, workflow_id: str, node_id: str, instance: int = -1, *, reason: str = "") -> bool:
+        """Have a node not run; return whether anything was done."""
+        return self._run(self._client.skip_node(workflow_id, node_id, instance, reason=reason))
+
+    def complete_node(
+        self, workflow_id: str, node_id: str, output: Json = None, instance: int = -1, *, reason: str = ""
+    ) -> bool:
+        """Have a node end well with this output; return whether anything was done."""
+        return self._run(self._client.complete_node(workflow_id, node_id, output, instance, reason=reason))
+
+    def rerun(
+        self, workflow_id: str, *, from_failed: bool = False, from_nodes: Sequence[str] = (), reason: str = ""
+    ) -> RerunInfo:
+        """Run an ended workflow again, as `Client.rerun`."""
+        work = self._client.rerun(workflow_id, from_failed=from_failed, from_nodes=from_nodes, reason=reason)
+        return self._run(work)
 
     def audit(self, *, limit: int | None = None) -> Iterator[AuditEntry]:
         """List what operators did, newest first."""

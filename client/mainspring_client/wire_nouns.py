@@ -89,6 +89,7 @@ def workflow_info(message: client_pb2.Workflow) -> WorkflowInfo:
         cancel_reason=message.cancel_reason,
         assignment_strategy=message.assignment_strategy,
         pause=_pause(message),
+        rerun_of=message.rerun_of,
     )
 
 

@@ -19,6 +19,9 @@ unknown_executor: Final = "mainspring.UnknownExecutor"
 worker_lost: Final = "mainspring.WorkerLost"
 result_refused: Final = "mainspring.ResultRefused"
 rows_refused: Final = "mainspring.RowsRefused"
+superseded_by_operator: Final = "mainspring.SupersededByOperator"
+skipped_by_operator: Final = "mainspring.SkippedByOperator"
+completed_by_operator: Final = "mainspring.CompletedByOperator"
 
 
 def failure_to_json(failure: Failure) -> bytes:

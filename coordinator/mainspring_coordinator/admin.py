@@ -240,6 +240,30 @@ class AdminService(AdminServiceServicer):
         """List what is paused."""
         return await self._controls.pausing.entries(request)
 
+    @answers
+    async def RetryNode(self, request: admin_pb2.RetryNodeRequest, context: Context) -> admin_pb2.RetryNodeResponse:
+        """Have a node tried now."""
+        return await self._controls.nodes.retry(request, context)
+
+    @answers
+    async def SkipNode(self, request: admin_pb2.SkipNodeRequest, context: Context) -> admin_pb2.SkipNodeResponse:
+        """Have a node not run."""
+        return await self._controls.nodes.skip(request, context)
+
+    @answers
+    async def CompleteNode(
+        self, request: admin_pb2.CompleteNodeRequest, context: Context
+    ) -> admin_pb2.CompleteNodeResponse:
+        """Have a node end well."""
+        return await self._controls.nodes.complete(request, context)
+
+    @answers
+    async def RerunWorkflow(
+        self, request: admin_pb2.RerunWorkflowRequest, context: Context
+    ) -> admin_pb2.RerunWorkflowResponse:
+        """Run a workflow again."""
+        return await self._controls.reruns.rerun(request, context)
+
     def _coordinators(self, rows: list[CoordinatorRow], shards: list[ShardRow]) -> list[admin_pb2.Coordinator]:
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}
         held = Counter(shard.holder for shard in shards)

@@ -12,10 +12,12 @@ from mainspring_coordinator import cancelling
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.audit import Audit
 from mainspring_coordinator.forward import Forwarder, Peer
+from mainspring_coordinator.node_acts import NodeActs
 from mainspring_coordinator.pausing import Pausing, told
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.releasing import Released, ReleaseOrder
+from mainspring_coordinator.reruns import Reruns
 from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.withdrawal import Withdrawal
 
@@ -50,6 +52,9 @@ class Controls:
         return await self.audit.of(
             context, "ResumeDispatch", told(request), request.reason, lambda: self.pausing.resume(request, context)
         )
+
+    nodes: NodeActs
+    reruns: Reruns
 
     async def set_strategy(
         self, request: admin_pb2.SetStrategyRequest, context: Context

@@ -24,6 +24,7 @@ from mainspring_coordinator.engine.effects import (
     EpochSpent,
     GrantPermits,
     LoadOutputs,
+    LoadWorkflow,
     Refuse,
     Replace,
     ReportBacklog,
@@ -45,12 +46,12 @@ class Delivery:
 
     def __init__(
         self,
-        load_outputs: Callable[[LoadOutputs], None],
+        load: Callable[[LoadOutputs | LoadWorkflow], None],
         raise_epoch: Callable[[EpochSpent], None],
         ended: Callable[[Ended], None],
         strategy_failed: Callable[[StrategyFailed], None],
     ) -> None:
-        self._load_outputs = load_outputs
+        self._load = load
         self._raise_epoch = raise_epoch
         self._ended = ended
         self._strategy_failed = strategy_failed
@@ -128,8 +129,8 @@ class Delivery:
                 spent[effect.shard] = effect
             elif isinstance(effect, StrategyFailed):
                 failures.append(effect)
-            elif isinstance(effect, LoadOutputs):
-                self._load_outputs(effect)
+            elif isinstance(effect, LoadOutputs | LoadWorkflow):
+                self._load(effect)
         self.pass_on_permits(permits)
         self._tell_failures(failures)
         self._raise_epochs(spent)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
+from mainspring.failures import failure_from_json
 from mainspring.limits import (
     cancel_grace_ms,
     histories_cached_events_max,
@@ -34,6 +35,7 @@ _node_ends: Final = {
     NodeStatus.SUCCEEDED: client_pb2.HISTORY_EVENT_TYPE_NODE_SUCCEEDED,
     NodeStatus.FAILED: client_pb2.HISTORY_EVENT_TYPE_NODE_FAILED,
     NodeStatus.CANCELLED: client_pb2.HISTORY_EVENT_TYPE_NODE_CANCELLED,
+    NodeStatus.SKIPPED: client_pb2.HISTORY_EVENT_TYPE_NODE_SKIPPED,
 }
 # At the same time, in this order.
 _submit, _cancel, _attempt_end, _instance_end, _node_end, _expansion, _start, _own_end, _workflow_end = range(9)
@@ -142,18 +144,27 @@ def _of_node(sight: Sight, row: StoredNode, ended: bool) -> list[_Line]:
     """`ended`: the row's attempt has a row of its own, because another follows or was to follow."""
     lines: list[_Line] = []
     key = (row.node, row.instance, row.attempt)
+    if sight.stored.rerun_of and 0 < row.ended_at_us <= sight.stored.submitted_at_us:
+        # It ended in the workflow that this one runs again; here it stood as it was from the first.
+        taken = f"taken over from {sight.stored.rerun_of}, where it ran on {row.worker or 'no worker'}"
+        failure = row.failure if row.status is NodeStatus.FAILED else None
+        at = (sight.stored.submitted_at_us, _attempt_end)
+        return [_Line(*at, *key, _node_ends[row.status], "", failure or b"", taken)]
     is_map = row.instance < 0 and sight.plan.nodes[row.node].map is not None
     if is_map and row.width:
         lines.append(_Line(row.started_at_us, _expansion, *key, _EXPANDED, note=f"{row.width} instances"))
     if not is_map and row.attempt and row.started_at_us and not ended:
         lines.append(_Line(row.started_at_us, _start, *key, _STARTED, row.worker))
     end = _node_ends.get(row.status)
-    if end is None:
-        return lines
+    if end is None or (row.status is NodeStatus.SKIPPED and row.failure is None):
+        return lines  # what is skipped because the workflow ends is no event of its own
     rank = _own_end if row.ended_at_us <= row.started_at_us else _node_end if row.instance < 0 else _instance_end
     failure = row.failure or b""
     if row.status is NodeStatus.FAILED and row.attempt and not is_map and not ended:
         first = rank if rank == _own_end else _attempt_end
         lines.append(_Line(row.ended_at_us, first, *key, _ATTEMPT_FAILED, row.worker, failure))
-    lines.append(_Line(row.ended_at_us, rank, *key, end, "" if is_map else row.worker, failure))
+    by_operator = row.status in (NodeStatus.SUCCEEDED, NodeStatus.SKIPPED) and row.failure is not None
+    worker = "" if is_map or by_operator else row.worker
+    note = failure_from_json(failure).message if by_operator else ""
+    lines.append(_Line(row.ended_at_us, rank, *key, end, worker, b"" if by_operator else failure, note))
     return lines

@@ -23,7 +23,7 @@ from mainspring_coordinator.alarm import Alarm
 from mainspring_coordinator.batch import Gathered, answered
 from mainspring_coordinator.delivery import Delivery, Notify, checked
 from mainspring_coordinator.engine.config import EngineConfig
-from mainspring_coordinator.engine.effects import Answer, EpochSpent, LoadOutputs
+from mainspring_coordinator.engine.effects import Answer, EpochSpent, LoadOutputs, LoadWorkflow
 from mainspring_coordinator.engine.events import (
     Event,
     EvictionsSeen,
@@ -33,7 +33,6 @@ from mainspring_coordinator.engine.events import (
     StrategySeen,
     SubmitExisted,
     Tick,
-    WorkflowAbsent,
     WorkflowEvicted,
 )
 from mainspring_coordinator.engine.rows import WorkflowInserted
@@ -81,7 +80,7 @@ class ControlLoop:
         self._threads = threads or SystemThreads()
         self._aio = asyncio.get_running_loop()
         self._holdings = Holdings()
-        self._delivery = Delivery(self._load_outputs, self._raise_epoch, observer.ended, observer.strategy_failed)
+        self._delivery = Delivery(self._load, self._raise_epoch, observer.ended, observer.strategy_failed)
         self._writer: Writer | None = None
         self._term = self._session = 0
         self._reset()
@@ -470,25 +469,22 @@ class ControlLoop:
         for gathered in (batch, self._gathering):
             self._delivery.refuse(gathered.drop_refused(workflow_id), error)
         if ours:
-            absent = WorkflowAbsent(shard, workflow_id)
-            self._tasks.spawn(self._post_read(shard, epoch, lambda: self._loader.workflow(shard, workflow_id), absent))
+            self._load(LoadWorkflow(shard, workflow_id))
 
-    async def _post_read(
-        self, shard: int, epoch: int, read: Callable[[], Awaitable[Event | None]], absent: Event | None = None
-    ) -> None:
+    async def _post_read(self, shard: int, epoch: int, read: Callable[[], Awaitable[Event]]) -> None:
         """Post what is read of a shard, if it is still ours under this epoch by then; try until the database answers."""
         ours = partial(self._holdings.is_ours, shard, epoch)
-        if (event := await self._loader.until_read(read, ours) or absent) is not None and ours():
+        if (event := await self._loader.until_read(read, ours)) is not None and ours():
             self._post_unbounded(event)
 
     def tick(self) -> None:
         """Look for what is due; called at a steady pace, so that no lost wake-up can hold a deadline for long."""
         self._schedule()
 
-    def _load_outputs(self, wanted: LoadOutputs) -> None:
+    def _load(self, wanted: LoadOutputs | LoadWorkflow) -> None:
         epoch = self._holdings.epochs.get(wanted.shard)
         if epoch is not None:
-            self._tasks.spawn(self._post_read(wanted.shard, epoch, lambda: self._loader.outputs(wanted)))
+            self._tasks.spawn(self._post_read(wanted.shard, epoch, partial(self._loader.load, wanted)))
 
     def _raise_epoch(self, spent: EpochSpent) -> None:
         """Give a shard up, so that whoever should own it, as a rule we ourselves, takes it under the next epoch."""

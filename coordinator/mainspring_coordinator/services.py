@@ -24,12 +24,14 @@ from mainspring_coordinator.dynamic import Counts
 from mainspring_coordinator.explaining import Explaining
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder
+from mainspring_coordinator.node_acts import NodeActs
 from mainspring_coordinator.pausing import Pausing
 from mainspring_coordinator.peers import PeersService, PermitPost
 from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.releasing import Released, ReleaseOrder
+from mainspring_coordinator.reruns import Reruns
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.store.protocol import Reader
 from mainspring_coordinator.strategies import Strategies
@@ -116,8 +118,7 @@ async def add_services(
     )
     strategies = Strategies(loop, directory, reads, forwarder, counts)
     workflows = WorkflowsService(loop, reads, plans, forwarder, strategy, explaining)
-    workflow_reads = WorkflowReads(loop, reads, plans)
-    pausing = Pausing(loop, directory, reads, workflow_reads, forwarder, audit, fleet.book.entries)
+    looks = WorkflowReads(loop, reads, plans)
     controls = Controls(
         loop,
         directory,
@@ -128,7 +129,9 @@ async def add_services(
         withdrawal,
         release or _release_nothing,
         audit,
-        pausing,
+        Pausing(loop, directory, reads, looks, forwarder, audit, fleet.book.entries),
+        NodeActs(loop, reads, looks, forwarder, audit),
+        Reruns(loop, reads, looks, forwarder, audit, strategy),
     )
     workers = WorkerActs(loop, directory, forwarder, fleet, clock, audit)
     add_WorkflowsServiceServicer_to_server(workflows, server)

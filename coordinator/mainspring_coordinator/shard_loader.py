@@ -15,7 +15,7 @@ from mainspring import limits
 from mainspring.definition import parse_definition
 from mainspring.errors import StoreError, StoreUnavailableError
 from mainspring_coordinator.deaths import noted
-from mainspring_coordinator.engine.effects import LoadOutputs
+from mainspring_coordinator.engine.effects import LoadOutputs, LoadWorkflow
 from mainspring_coordinator.engine.events import (
     Death,
     DeathsFound,
@@ -27,6 +27,7 @@ from mainspring_coordinator.engine.events import (
     ShardReady,
     ShardTaken,
     StrategySeen,
+    WorkflowAbsent,
     WorkflowLoaded,
 )
 from mainspring_coordinator.engine.failovers import id_chunks, node_name
@@ -133,14 +134,18 @@ class ShardLoader:
             after = _place(page[-1])
         return affected.of(fence, shard, [death], taken=False)
 
-    async def workflow(self, shard: int, workflow_id: str) -> WorkflowLoaded | None:
-        """Read one unfinished workflow anew; None if it has ended or never was."""
+    async def load(self, wanted: LoadOutputs | LoadWorkflow) -> OutputsLoaded | WorkflowLoaded | WorkflowAbsent:
+        """Read what the engine wants to have in memory."""
+        return await (self.outputs(wanted) if isinstance(wanted, LoadOutputs) else self.workflow(wanted))
 
-        def read() -> WorkflowLoaded | None:
-            stored = self._reader.workflow(workflow_id)
-            if stored is None or stored.shard != shard or stored.ended_at_us:
-                return None
-            return self._loaded(stored, self._reader.nodes_of([workflow_id]))
+    async def workflow(self, wanted: LoadWorkflow) -> WorkflowLoaded | WorkflowAbsent:
+        """Read one unfinished workflow anew, or that it has ended or never was."""
+
+        def read() -> WorkflowLoaded | WorkflowAbsent:
+            stored = self._reader.workflow(wanted.workflow_id)
+            if stored is None or stored.shard != wanted.shard or stored.ended_at_us:
+                return WorkflowAbsent(wanted.shard, wanted.workflow_id)
+            return self._loaded(stored, self._reader.nodes_of([wanted.workflow_id]))
 
         return await self._in_thread(read)
 

@@ -120,6 +120,7 @@ def listed_workflow(stored: StoredWorkflow) -> client_pb2.Workflow:
         cancel_reason=stored.cancel_reason,
         assignment_strategy=stored.strategy,
         pause=pause_message(stored.pause),
+        rerun_of=stored.rerun_of,
     )
 
 
@@ -180,7 +181,8 @@ def node_message(reader: Reader, sight: Sight, node: int, instance: int, row: St
         # A row that was read after the view may be ahead of it: the end of an attempt that is shown as running comes with that version.
         if view is None or row.version <= view.version or status in node_terminal:
             message.run_us = row.run_us
-            if row.failure is not None:
+            # That of what ended well says that an operator completed it, which history tells.
+            if row.failure is not None and status is not NodeStatus.SUCCEEDED:
                 message.failure.CopyFrom(to_failure(failure_from_json(row.failure)))
         if status in node_terminal:
             message.ended_at_us = row.ended_at_us

@@ -95,11 +95,11 @@ class WorkflowReads:
             )
             stored = await self.row(shard, workflow_id)
             if answer.explanation is not None and stored is not None:
-                return answer.explanation, await self._plan(stored)
+                return answer.explanation, await self.plan(stored)
             if stored is None:
                 raise not_found(workflow_id)
             if views.has_ended(stored.status):
-                return stored, await self._plan(stored)
+                return stored, await self.plan(stored)
             # As in `glance`.
         raise UnavailableError(f"workflow {workflow_id!r} is being loaded; try again")
 
@@ -134,14 +134,14 @@ class WorkflowReads:
         """Return a workflow as it is now. What cannot have changed since `before` is not read again."""
         seen = await self.glance(shard, workflow_id)
         if isinstance(seen, StoredWorkflow):
-            return Sight(seen, None, await self._plan(seen))
+            return Sight(seen, None, await self.plan(seen))
         if before is not None and before.view is not None and before.view.status is seen.status:
             return Sight(before.stored, seen, before.plan)
         stored = await self.row(shard, workflow_id)
         if stored is None:  # it has ended since, and been deleted
             raise not_found(workflow_id)
         # It may have ended since the answer; then the row is the later truth.
-        return Sight(stored, None if views.has_ended(stored.status) else seen, await self._plan(stored))
+        return Sight(stored, None if views.has_ended(stored.status) else seen, await self.plan(stored))
 
     async def message(self, sight: Sight) -> client_pb2.Workflow:
         """Return a workflow with its node counts as a message."""
@@ -252,7 +252,8 @@ class WorkflowReads:
             raise not_found(sight.stored.workflow_id)
         return found
 
-    async def _plan(self, stored: StoredWorkflow) -> Plan:
+    async def plan(self, stored: StoredWorkflow) -> Plan:
+        """Return the plan of a workflow."""
         plan = self._plans.get(stored.plan_hash)
         if plan is None:
             definition = await self._reads.run(lambda reader: reader.plan(stored.shard, stored.plan_hash))
@@ -317,9 +318,14 @@ def _outputs(reader: Reader, sight: Sight, nodes: Sequence[int]) -> dict[int, by
     widths = {
         node: next((row.width for row in found if row.instance < 0), 0)
         for node, found in rows.items()
-        if sight.plan.nodes[node].map is not None
+        if sight.plan.nodes[node].map is not None and _whole(found)
     }
     return {node: collect_output(found, widths.get(node)) for node, found in rows.items()}
+
+
+def _whole(rows: Sequence[StoredNode]) -> bool:
+    """Tell whether a `map` gives a list: one that failed, or was skipped, as a whole gives null."""
+    return any(row.instance < 0 and row.status is NodeStatus.SUCCEEDED for row in rows)
 
 
 def _input_of(reader: Reader, sight: Sight, node: int, instance: int) -> bytes | None:

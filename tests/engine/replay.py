@@ -11,6 +11,7 @@ from mainspring_coordinator.engine.rows import (
     NodeAssigned,
     NodeChanged,
     ProgressSaved,
+    RetryDue,
     Row,
     WorkflowInserted,
     WorkflowPaused,
@@ -92,6 +93,9 @@ def fold(
                 nodes[name][row.node, -1] = LoadedNode(
                     row.node, -1, NodeStatus.RUNNING, 0, 0, "", "", row.started_at_us, 0, row.width, 0, None
                 )
+            case RetryDue():
+                at = row.node, row.instance
+                nodes[name][at] = replace(nodes[name][at], retry_at_us=row.retry_at_us)
             case ProgressSaved():
                 at = row.node, row.instance
                 nodes[name][at] = replace(nodes[name][at], progress=row.progress)

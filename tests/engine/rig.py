@@ -27,6 +27,7 @@ from mainspring_coordinator.engine.effects import (
     Store,
 )
 from mainspring_coordinator.engine.events import (
+    ActOnNode,
     Cancel,
     CreditSet,
     Event,
@@ -45,7 +46,7 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.rows import Row
-from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.engine.status import NodeAct, NodeStatus
 from mainspring_coordinator.engine.step import Engine
 from tests.engine.placement.checks import wrong_with
 
@@ -174,6 +175,25 @@ class Rig:
         """Cancel a workflow and return the answer."""
         self._token += 1
         return only(self.step(Cancel(self._token, shard_of(workflow_id, self.shards), workflow_id, reason)), Answer)
+
+    def act(
+        self,
+        act: NodeAct,
+        node: str,
+        instance: int = -1,
+        *,
+        workflow_id: str = "wf",
+        attempt: int = 0,
+        value: Any = None,
+        reason: str = "why not",
+    ) -> list[Effect]:
+        """Act on a node as an operator does."""
+        self._token += 1
+        shard = shard_of(workflow_id, self.shards)
+        event = ActOnNode(
+            self._token, shard, workflow_id, act, node, instance, reason, attempt, trimmed(orjson.dumps(value))
+        )
+        return self.step(event)
 
     def read(self, workflow_id: str = "wf") -> Answer:
         """Read a workflow."""

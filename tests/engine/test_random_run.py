@@ -1,7 +1,8 @@
 """A cluster in which anything may happen at any time, and the laws are held after each step.
 
 Several workflows on several shards; workers that die, drain, are evicted, come back, forget, repeat themselves and report late; cancels,
-timeouts, credits that change; owners that lose their shards. Every run is a seed, printed when it fails.
+timeouts, credits that change; operators who retry, skip and complete nodes; owners that lose their shards. Every run is a seed,
+printed when it fails.
 """
 
 import random
@@ -17,6 +18,7 @@ from mainspring.errors import Failure
 from mainspring.ids import shard_of
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Effect, Ended, LoadOutputs, Refuse, Store
 from mainspring_coordinator.engine.events import (
+    ActOnNode,
     Cancel,
     CreditSet,
     Event,
@@ -37,7 +39,7 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.rows import NodeChanged
 from mainspring_coordinator.engine.state import WorkflowState
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import NodeAct, NodeStatus, WorkflowStatus
 from mainspring_coordinator.shard_loader import collect_output
 from mainspring_coordinator.store.protocol import StoredNode
 from tests.engine.replay import fold
@@ -221,6 +223,14 @@ class Run:
         # Its answer may come later, if the shard is being loaded; what follows the answer must not assign.
         self.step(Cancel(-self.cancels, shard_of(name, shards), name, ""))
 
+    def operate(self) -> None:
+        """Act on any node or instance, whatever it does."""
+        chance = self.chance
+        name, act = f"wf{chance.randrange(self.submitted)}", chance.choice(list(NodeAct))
+        node, instance = chance.choice(plan.graph.ids), chance.choice([-1, -1, 0, 1, 2])
+        token = 1_000_000 + len(self.rig.effects)
+        self.step(ActOnNode(token, shard_of(name, shards), name, act, node, instance, "", 0, b'"given"'))
+
     def worker_event(self) -> None:
         chance, rig = self.chance, self.rig
         worker = chance.choice(list(rig.workers.values()))
@@ -300,6 +310,8 @@ class Run:
             self.repeat()
         elif act < 0.69 and self.submitted:
             self.cancel()
+        elif act < 0.71 and self.submitted:
+            self.operate()
         elif act < 0.74:
             self.move(chance.randrange(shards))
         elif act < 0.80 and rig.workers:

@@ -94,6 +94,11 @@ class FakeReader:
         found = [row for key, row in rows if key > after and (not statuses or row.status in statuses)]
         return [replace(row, output=None) for row in found[:limit]]
 
+    def row_sizes(self, workflow_id: str, after: tuple[int, int], limit: int) -> Sequence[tuple[int, int, int]]:
+        self._read("row_sizes")
+        rows = sorted(self.node_rows.get(workflow_id, {}).items())
+        return [(*key, len(row.output or b"")) for key, row in rows if key > after][:limit]
+
     def instances_ended(self, workflow_id: str, node: int) -> int:
         self._read("instances_ended")
         rows = self.node_rows.get(workflow_id, {}).values()

@@ -25,12 +25,14 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    NodesCopied,
     NodesDeleted,
     PausesChanged,
     PermitsHeld,
     PlanDeleted,
     PlanSaved,
     ProgressSaved,
+    RetryDue,
     Row,
     WorkersEvicted,
     WorkflowDeleted,
@@ -165,6 +167,10 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         MapExpanded(shard, name, node, version(), attempt, 9),
         AttemptEnded(shard, name, node, instance, attempt, "one", 1, 2, 3, b"{}"),
         ProgressSaved(shard, name, node, instance, version(), b"at %d" % attempt),
+        RetryDue(shard, name, node, instance, version(), attempt),
+        NodesCopied(
+            shard, name, f"run{run}-{draw(names)}", (node, 2), (node - 1, instance), (attempt, draw(instances))
+        ),
         DeathsRecorded(shard),
         GraceEnded(shard),
         WorkersEvicted(shard, "", f"{node:032x}"),
@@ -242,14 +248,18 @@ def _step(data: st.DataObject, run: int, version: Callable[[], int]) -> Callable
 
 
 def _submitted_once(rows: list[Row]) -> list[Row]:
-    """Leave out a second submit of an id, which the engine answers from memory; what speaks of other rows stands after them."""
+    """Leave out a second submit of an id, which the engine answers from memory; what speaks of other rows stands after them.
+
+    What is copied stands before: it is of workflows of which nothing is written any more, or yet.
+    """
     found: dict[str, Row] = {}
     for each in rows:
         if isinstance(each, WorkflowInserted):
             found.setdefault(each.workflow_id, each)
-    later = FailoverMarked | ProgressSaved
-    rest = [each for each in rows if not isinstance(each, WorkflowInserted | later)]
-    return [*found.values(), *rest, *(each for each in rows if isinstance(each, later))]
+    later = FailoverMarked | ProgressSaved | RetryDue
+    copied = [each for each in rows if isinstance(each, NodesCopied)]
+    rest = [each for each in rows if not isinstance(each, WorkflowInserted | NodesCopied | later)]
+    return [*found.values(), *copied, *rest, *(each for each in rows if isinstance(each, later))]
 
 
 def _commit(member: Member, batch_id: bytes, rows: list[Row]) -> Any:
@@ -279,6 +289,7 @@ def _dump(store: Store, run: int) -> Any:
         "workflows": [reader.workflow(name) for name in ids],
         "nodes": reader.nodes_of(ids),
         "outputs": [reader.outputs(name, [0, 1, 2]) for name in ids],
+        "sizes": [reader.row_sizes(name, (0, 0), 3) for name in ids],
         "single": [reader.node(name, 0, 0) for name in ids],
         "pages": [reader.node_page(name, (0, 0), 4, [NodeStatus.RUNNING, NodeStatus.FAILED]) for name in ids],
         "ended": [reader.instances_ended(name, node) for name in ids for node in range(3)],

@@ -17,6 +17,7 @@ from mainspring_coordinator.engine.rows import (
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.coalesce import (
+    Mode,
     assigned_shape,
     changed_shape,
     coalesce,
@@ -24,7 +25,6 @@ from mainspring_coordinator.store.coalesce import (
     no_permits_shape,
     permits_shape,
     plan_shape,
-    progress_shape,
 )
 from mainspring_coordinator.store.errors import Trouble, errors_met, message_of, translate, trouble_of
 from mainspring_coordinator.store.link import Claim
@@ -67,7 +67,7 @@ def test_a_change_after_an_assignment_keeps_what_it_does_not_say() -> None:
 
 def test_progress_joins_the_row_that_is_written_anyway() -> None:
     (alone,) = coalesce([ProgressSaved(0, "w", 0, -1, 1, b"1")])
-    assert alone.shape == progress_shape
+    assert (alone.shape.mode, alone.shape.columns) == (Mode.UPDATE_IF_THERE, ("progress", "version"))
     (joined,) = coalesce([ProgressSaved(0, "w", 0, -1, 1, b"1"), MapExpanded(0, "w", 0, 2, 3, 4)])
     values = dict(zip((*joined.shape.keys, *joined.shape.columns), joined.rows[0], strict=True))
     assert (values["progress"], values["width"]) == (b"1", 3)

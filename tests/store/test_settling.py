@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import pymysql
 import pytest
 
+from mainspring_coordinator.engine.rows import NodesCopied
 from mainspring_coordinator.store.coalesce import TableWrite
 from mainspring_coordinator.store.link import Claim
 from mainspring_coordinator.store.protocol import Batch, ConnectionId, ExistingWorkflow, ShardRow
@@ -70,6 +71,9 @@ class ScriptedLink:
         return []
 
     def write(self, write: TableWrite) -> None:
+        pass
+
+    def copy(self, copied: NodesCopied) -> None:
         pass
 
     def commit(self) -> None:

@@ -9,6 +9,7 @@ members    workers drain, undrain and evict, coordinators release
 placing    strategy
 acting     cancel, step-down, audit
 pausing    pause, resume, pauses
+nodes      node, rerun
 config     config
 processes  dev, coordinator, worker, db, simulate
 project    init, validate

@@ -48,6 +48,8 @@ _order: Final = (
         "pause",
         "resume",
         "pauses",
+        "node",
+        "rerun",
         "step-down",
         "audit",
         "config",

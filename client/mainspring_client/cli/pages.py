@@ -24,6 +24,7 @@ def show_workflow(out: Output, workflow: WorkflowInfo) -> None:
         [
             ("workflow", workflow.workflow_id),
             ("name", workflow.name),
+            ("rerun of", workflow.rerun_of),
             ("state", workflow.status),
             ("submitted", moment(workflow.submitted_at_us)),
             ("ended", moment(workflow.ended_at_us)),

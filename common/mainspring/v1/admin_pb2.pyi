@@ -1620,3 +1620,255 @@ class ListPausesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPausesResponse: _TypeAlias = ListPausesResponse  # noqa: Y015
+
+@_typing.final
+class RetryNodeRequest(_message.Message):
+    """Which node is to be tried now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """The workflow's id."""
+    node_id: _builtins.str
+    """The node's id. At most 128 bytes."""
+    instance: _builtins.int
+    """The `map` instance, -1 for the node itself."""
+    attempt: _builtins.int
+    """Only if this is its latest attempt, so that asking twice gives one more and not two; 0: whichever is."""
+    reason: _builtins.str
+    """Why; kept with the attempt that it ends and in the audit log. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instance", b"instance", "node_id", b"node_id", "reason", b"reason", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryNodeRequest: _TypeAlias = RetryNodeRequest  # noqa: Y015
+
+@_typing.final
+class RetryNodeResponse(_message.Message):
+    """It waits for a worker, or has one already."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether anything was done; not if it waits for a worker anyway, or has gone on to a later attempt."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryNodeResponse: _TypeAlias = RetryNodeResponse  # noqa: Y015
+
+@_typing.final
+class SkipNodeRequest(_message.Message):
+    """Which node is not to be run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """The workflow's id."""
+    node_id: _builtins.str
+    """The node's id. At most 128 bytes."""
+    instance: _builtins.int
+    """The `map` instance, -1 for the node itself, which a `map` can be only before it is expanded."""
+    reason: _builtins.str
+    """Why; kept with the node and in the audit log. At most 1,024 bytes."""
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node_id", b"node_id", "reason", b"reason", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipNodeRequest: _TypeAlias = SkipNodeRequest  # noqa: Y015
+
+@_typing.final
+class SkipNodeResponse(_message.Message):
+    """It is skipped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether it was not skipped before."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipNodeResponse: _TypeAlias = SkipNodeResponse  # noqa: Y015
+
+@_typing.final
+class CompleteNodeRequest(_message.Message):
+    """Which node has ended, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """The workflow's id."""
+    node_id: _builtins.str
+    """The node's id, of one that is no `map`, or of a `map` with an instance. At most 128 bytes."""
+    instance: _builtins.int
+    """The `map` instance, -1 for the node itself."""
+    reason: _builtins.str
+    """Why; kept with the node and in the audit log. At most 1,024 bytes."""
+    @_builtins.property
+    def output(self) -> _workflow_pb2.Payload:
+        """What it gives; empty: null. At most 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        instance: _builtins.int = ...,
+        output: _workflow_pb2.Payload | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "node_id", b"node_id", "output", b"output", "reason", b"reason", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteNodeRequest: _TypeAlias = CompleteNodeRequest  # noqa: Y015
+
+@_typing.final
+class CompleteNodeResponse(_message.Message):
+    """It has succeeded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether it was not completed so before."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteNodeResponse: _TypeAlias = CompleteNodeResponse  # noqa: Y015
+
+@_typing.final
+class RerunWorkflowRequest(_message.Message):
+    """Which workflow is to be run again, and from where. With neither from_failed nor node_ids all of its nodes are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    FROM_FAILED_FIELD_NUMBER: _builtins.int
+    NODE_IDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """The workflow's id; it has ended."""
+    from_failed: _builtins.bool
+    """Only what did not succeed and was not skipped by an operator, with all that depends on it."""
+    reason: _builtins.str
+    """Why; kept in the audit log. At most 1,024 bytes."""
+    request_id: _builtins.str
+    """Made by the client before the first try; the same one finds the same new workflow. At most 64 bytes."""
+    @_builtins.property
+    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these nodes with all that depends on them, and what did not succeed. Not together with from_failed. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        from_failed: _builtins.bool = ...,
+        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_failed", b"from_failed", "node_ids", b"node_ids", "reason", b"reason", "request_id", b"request_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerunWorkflowRequest: _TypeAlias = RerunWorkflowRequest  # noqa: Y015
+
+@_typing.final
+class RerunWorkflowResponse(_message.Message):
+    """The new workflow is durable, and goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    NODES_KEPT_FIELD_NUMBER: _builtins.int
+    NODES_ANEW_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """Its id."""
+    created: _builtins.bool
+    """Whether this call made it; not if an earlier one of the same request_id did."""
+    nodes_kept: _builtins.int
+    """How many nodes it took over."""
+    nodes_anew: _builtins.int
+    """How many are run again."""
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        created: _builtins.bool = ...,
+        nodes_kept: _builtins.int = ...,
+        nodes_anew: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "nodes_anew", b"nodes_anew", "nodes_kept", b"nodes_kept", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerunWorkflowResponse: _TypeAlias = RerunWorkflowResponse  # noqa: Y015

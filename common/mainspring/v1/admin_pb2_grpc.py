@@ -130,6 +130,26 @@ class AdminServiceStub(object):
                 request_serializer=mainspring_dot_v1_dot_admin__pb2.ListPausesRequest.SerializeToString,
                 response_deserializer=mainspring_dot_v1_dot_admin__pb2.ListPausesResponse.FromString,
                 _registered_method=True)
+        self.RetryNode = channel.unary_unary(
+                '/mainspring.v1.AdminService/RetryNode',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.RetryNodeRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.RetryNodeResponse.FromString,
+                _registered_method=True)
+        self.SkipNode = channel.unary_unary(
+                '/mainspring.v1.AdminService/SkipNode',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.SkipNodeRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.SkipNodeResponse.FromString,
+                _registered_method=True)
+        self.CompleteNode = channel.unary_unary(
+                '/mainspring.v1.AdminService/CompleteNode',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.CompleteNodeRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.CompleteNodeResponse.FromString,
+                _registered_method=True)
+        self.RerunWorkflow = channel.unary_unary(
+                '/mainspring.v1.AdminService/RerunWorkflow',
+                request_serializer=mainspring_dot_v1_dot_admin__pb2.RerunWorkflowRequest.SerializeToString,
+                response_deserializer=mainspring_dot_v1_dot_admin__pb2.RerunWorkflowResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -269,6 +289,34 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryNode(self, request, context):
+        """Has a node of a workflow that goes on tried now: one that waits for its next attempt, or runs. FAILED_PRECONDITION when it does neither.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipNode(self, request, context):
+        """Has a node of a workflow that goes on not run; what depends on it gets null. FAILED_PRECONDITION when it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteNode(self, request, context):
+        """Has a node of a workflow that goes on end well, with the output that is given. FAILED_PRECONDITION when it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerunWorkflow(self, request, context):
+        """Runs a workflow that has ended again, as a new one, which may take over what the old one did. FAILED_PRECONDITION when it has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -366,6 +414,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListPauses,
                     request_deserializer=mainspring_dot_v1_dot_admin__pb2.ListPausesRequest.FromString,
                     response_serializer=mainspring_dot_v1_dot_admin__pb2.ListPausesResponse.SerializeToString,
+            ),
+            'RetryNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryNode,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.RetryNodeRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.RetryNodeResponse.SerializeToString,
+            ),
+            'SkipNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipNode,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.SkipNodeRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.SkipNodeResponse.SerializeToString,
+            ),
+            'CompleteNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteNode,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.CompleteNodeRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.CompleteNodeResponse.SerializeToString,
+            ),
+            'RerunWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunWorkflow,
+                    request_deserializer=mainspring_dot_v1_dot_admin__pb2.RerunWorkflowRequest.FromString,
+                    response_serializer=mainspring_dot_v1_dot_admin__pb2.RerunWorkflowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -882,6 +950,114 @@ class AdminService(object):
             '/mainspring.v1.AdminService/ListPauses',
             mainspring_dot_v1_dot_admin__pb2.ListPausesRequest.SerializeToString,
             mainspring_dot_v1_dot_admin__pb2.ListPausesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/RetryNode',
+            mainspring_dot_v1_dot_admin__pb2.RetryNodeRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.RetryNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/SkipNode',
+            mainspring_dot_v1_dot_admin__pb2.SkipNodeRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.SkipNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/CompleteNode',
+            mainspring_dot_v1_dot_admin__pb2.CompleteNodeRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.CompleteNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mainspring.v1.AdminService/RerunWorkflow',
+            mainspring_dot_v1_dot_admin__pb2.RerunWorkflowRequest.SerializeToString,
+            mainspring_dot_v1_dot_admin__pb2.RerunWorkflowResponse.FromString,
             options,
             channel_credentials,
             insecure,

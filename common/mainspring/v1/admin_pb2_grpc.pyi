@@ -71,6 +71,14 @@ class AdminServiceStub:
     """Lets it go on, in its order."""
     ListPauses: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPausesRequest, _admin_pb2.ListPausesResponse]
     """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
+    RetryNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetryNodeRequest, _admin_pb2.RetryNodeResponse]
+    """Has a node of a workflow that goes on tried now: one that waits for its next attempt, or runs. FAILED_PRECONDITION when it does neither."""
+    SkipNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SkipNodeRequest, _admin_pb2.SkipNodeResponse]
+    """Has a node of a workflow that goes on not run; what depends on it gets null. FAILED_PRECONDITION when it has ended."""
+    CompleteNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CompleteNodeRequest, _admin_pb2.CompleteNodeResponse]
+    """Has a node of a workflow that goes on end well, with the output that is given. FAILED_PRECONDITION when it has ended."""
+    RerunWorkflow: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RerunWorkflowRequest, _admin_pb2.RerunWorkflowResponse]
+    """Runs a workflow that has ended again, as a new one, which may take over what the old one did. FAILED_PRECONDITION when it has not ended."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -115,6 +123,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lets it go on, in its order."""
     ListPauses: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPausesRequest, _admin_pb2.ListPausesResponse]  # type: ignore[assignment]
     """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
+    RetryNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetryNodeRequest, _admin_pb2.RetryNodeResponse]  # type: ignore[assignment]
+    """Has a node of a workflow that goes on tried now: one that waits for its next attempt, or runs. FAILED_PRECONDITION when it does neither."""
+    SkipNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.SkipNodeRequest, _admin_pb2.SkipNodeResponse]  # type: ignore[assignment]
+    """Has a node of a workflow that goes on not run; what depends on it gets null. FAILED_PRECONDITION when it has ended."""
+    CompleteNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.CompleteNodeRequest, _admin_pb2.CompleteNodeResponse]  # type: ignore[assignment]
+    """Has a node of a workflow that goes on end well, with the output that is given. FAILED_PRECONDITION when it has ended."""
+    RerunWorkflow: _aio.UnaryUnaryMultiCallable[_admin_pb2.RerunWorkflowRequest, _admin_pb2.RerunWorkflowResponse]  # type: ignore[assignment]
+    """Runs a workflow that has ended again, as a new one, which may take over what the old one did. FAILED_PRECONDITION when it has not ended."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Admin: the operators' service."""
@@ -270,5 +286,37 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListPausesResponse, _abc.Awaitable[_admin_pb2.ListPausesResponse]]:
         """Lists what is paused: the cluster, executors by name, then workflows, the longest first, by page."""
+
+    @_abc_1.abstractmethod
+    def RetryNode(
+        self,
+        request: _admin_pb2.RetryNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RetryNodeResponse, _abc.Awaitable[_admin_pb2.RetryNodeResponse]]:
+        """Has a node of a workflow that goes on tried now: one that waits for its next attempt, or runs. FAILED_PRECONDITION when it does neither."""
+
+    @_abc_1.abstractmethod
+    def SkipNode(
+        self,
+        request: _admin_pb2.SkipNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SkipNodeResponse, _abc.Awaitable[_admin_pb2.SkipNodeResponse]]:
+        """Has a node of a workflow that goes on not run; what depends on it gets null. FAILED_PRECONDITION when it has ended."""
+
+    @_abc_1.abstractmethod
+    def CompleteNode(
+        self,
+        request: _admin_pb2.CompleteNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CompleteNodeResponse, _abc.Awaitable[_admin_pb2.CompleteNodeResponse]]:
+        """Has a node of a workflow that goes on end well, with the output that is given. FAILED_PRECONDITION when it has ended."""
+
+    @_abc_1.abstractmethod
+    def RerunWorkflow(
+        self,
+        request: _admin_pb2.RerunWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RerunWorkflowResponse, _abc.Awaitable[_admin_pb2.RerunWorkflowResponse]]:
+        """Runs a workflow that has ended again, as a new one, which may take over what the old one did. FAILED_PRECONDITION when it has not ended."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -121,6 +121,8 @@ class _HistoryEventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Hist
     """A node or an instance was cancelled."""
     HISTORY_EVENT_TYPE_NODE_EXPANDED: _HistoryEventType.ValueType  # 9
     """A `map` node was expanded into instances."""
+    HISTORY_EVENT_TYPE_NODE_SKIPPED: _HistoryEventType.ValueType  # 10
+    """An operator skipped a node or an instance."""
 
 class HistoryEventType(_HistoryEventType, metaclass=_HistoryEventTypeEnumTypeWrapper):
     """What happened."""
@@ -145,6 +147,8 @@ HISTORY_EVENT_TYPE_NODE_CANCELLED: HistoryEventType.ValueType  # 8
 """A node or an instance was cancelled."""
 HISTORY_EVENT_TYPE_NODE_EXPANDED: HistoryEventType.ValueType  # 9
 """A `map` node was expanded into instances."""
+HISTORY_EVENT_TYPE_NODE_SKIPPED: HistoryEventType.ValueType  # 10
+"""An operator skipped a node or an instance."""
 Global___HistoryEventType: _TypeAlias = HistoryEventType  # noqa: Y015
 
 @_typing.final
@@ -463,6 +467,7 @@ class Workflow(_message.Message):
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_STRATEGY_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    RERUN_OF_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """Its id."""
     name: _builtins.str
@@ -485,6 +490,8 @@ class Workflow(_message.Message):
     """The reason given with the cancel, empty otherwise. At most 1 KiB."""
     assignment_strategy: _builtins.str
     """The placement strategy in force when it was submitted. At most 32 bytes."""
+    rerun_of: _builtins.str
+    """The workflow that it runs again, empty if it is no rerun. At most 200 bytes."""
     @_builtins.property
     def failure(self) -> _workflow_pb2.Failure:
         """Why it failed, absent otherwise."""
@@ -514,10 +521,11 @@ class Workflow(_message.Message):
         cancel_reason: _builtins.str = ...,
         assignment_strategy: _builtins.str = ...,
         pause: _workflow_pb2.Pause | None = ...,
+        rerun_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "pause", b"pause"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_strategy", b"assignment_strategy", "cancel_reason", b"cancel_reason", "definition_hash", b"definition_hash", "ended_at_us", b"ended_at_us", "failure", b"failure", "name", b"name", "node_counts", b"node_counts", "nodes_total", b"nodes_total", "pause", b"pause", "shard", b"shard", "status", b"status", "submitted_at_us", b"submitted_at_us", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment_strategy", b"assignment_strategy", "cancel_reason", b"cancel_reason", "definition_hash", b"definition_hash", "ended_at_us", b"ended_at_us", "failure", b"failure", "name", b"name", "node_counts", b"node_counts", "nodes_total", b"nodes_total", "pause", b"pause", "rerun_of", b"rerun_of", "shard", b"shard", "status", b"status", "submitted_at_us", b"submitted_at_us", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1052,7 +1060,7 @@ class HistoryEvent(_message.Message):
     worker: _builtins.str
     """The worker, empty where it says nothing."""
     note: _builtins.str
-    """A remark for a person: the reason of a cancel, the width of a map. At most 1 KiB."""
+    """A remark for a person: the reason of a cancel, the width of a map, what an operator did, from where a node was taken over. At most 1 KiB."""
     @_builtins.property
     def failure(self) -> _workflow_pb2.Failure:
         """The failure, absent otherwise."""

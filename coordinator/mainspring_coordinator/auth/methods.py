@@ -50,6 +50,10 @@ _cluster: Final = {
     "PauseDispatch": _admin,
     "ResumeDispatch": _admin,
     "ListPauses": _looks,
+    "RetryNode": _admin,
+    "SkipNode": _admin,
+    "CompleteNode": _admin,
+    "RerunWorkflow": _admin,
 }
 roles_by_method: Final[Mapping[str, Roles]] = {
     **{f"/mainspring.v1.WorkflowsService/{name}": roles for name, roles in _workflows.items()},

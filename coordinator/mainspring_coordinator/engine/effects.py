@@ -125,7 +125,10 @@ class AnswerCode(IntEnum):
     ALREADY_EXISTS = 2
     NOT_OWNER = 3
     BUSY = 4
-    REFUSED = 5
+    NO_NODE = 5
+    """The workflow has no such node or instance; `message` says so."""
+    REFUSED = 6
+    """It cannot be done to what is as it is; `message` says why, and what can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +332,14 @@ class LoadOutputs:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadWorkflow:
+    """A workflow that was made in the database comes into memory; answered by `WorkflowLoaded` or `WorkflowAbsent`."""
+
+    shard: int
+    workflow_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class EpochSpent:
     """A shard gets no more assignments under its epoch, and must be taken under a higher one.
 
@@ -388,6 +399,7 @@ Effect: TypeAlias = (
     | Changed
     | Ended
     | LoadOutputs
+    | LoadWorkflow
     | EpochSpent
     | ReportBacklog
     | StrategyFailed

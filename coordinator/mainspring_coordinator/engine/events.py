@@ -13,7 +13,7 @@ from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits, Reply, Statement
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import AuditEntry, DeleteRow
-from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeAct, NodeStatus, WorkflowStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,50 @@ class Read:
     """Only whether it is in memory is asked; nothing of the answer may be told to the client."""
     about: tuple[str, int] | None = None
     """Answered with an explanation of this node and instance, or of the workflow if the node's id is empty, instead of a view."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActOnNode:
+    """An operator acts on a node of a workflow that goes on; answered once that is stored, `created` if it was not so already."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    act: NodeAct
+    node_id: str
+    instance: int
+    reason: str
+    attempt: int = 0
+    """RETRY: only if this is its latest attempt; 0: whichever is."""
+    output: bytes = b"null"
+    """COMPLETE: what it gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyNodes:
+    """A part of what a new workflow takes over from one that it runs again; answered once that is stored."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    source: str
+    nodes: tuple[int, ...]
+    after: tuple[int, int]
+    until: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """All that a new workflow takes over from one that it runs again is stored: it is to exist, and run the rest. Answered as `Submit`."""
+
+    token: int
+    shard: int
+    workflow_id: str
+    plan: Plan
+    input: bytes
+    digest: bytes
+    strategy: str
+    source: str
 
 
 # -- the record ------------------------------------------------------------------------------------------------------------
@@ -472,12 +516,18 @@ class PermitsGranted:
     reply: Reply
 
 
+Call: TypeAlias = Submit | Cancel | Read | WorkflowPauseSet | ActOnNode | CopyNodes | Rerun
+"""What a client or an operator asks of a workflow, and is answered."""
+
 Event: TypeAlias = (
     Tick
     | Submit
     | SubmitExisted
     | Cancel
     | Read
+    | ActOnNode
+    | CopyNodes
+    | Rerun
     | WorkerAttached
     | WorkerDetached
     | Inventory

@@ -33,7 +33,7 @@ def _expand_in_parts(turn: Turn, workflow: WorkflowState, node: int) -> Act:
     try:
         if turn.left <= 0:
             turn = yield
-            if not _goes_on(turn, workflow):
+            if not _waits(turn, workflow, node):
                 return
             if lacking(workflow, workflow.plan.over_refs[node]):
                 expand(turn, workflow, node)  # they have left memory meanwhile
@@ -49,7 +49,7 @@ def _expand_in_parts(turn: Turn, workflow: WorkflowState, node: int) -> Act:
         for element in elements:
             if turn.left <= 0:
                 turn = yield
-                if not _goes_on(turn, workflow):
+                if not _waits(turn, workflow, node):
                     return
             turn.left -= 1
             items.append(element)
@@ -74,6 +74,11 @@ def _goes_on(turn: Turn, workflow: WorkflowState) -> bool:
     return turn.state.knows(workflow) and workflow.status is WorkflowStatus.RUNNING
 
 
+def _waits(turn: Turn, workflow: WorkflowState, node: int) -> bool:
+    """Tell whether a `map` is still to be expanded: an operator may have skipped it meanwhile."""
+    return _goes_on(turn, workflow) and workflow.statuses[node] == NodeStatus.WAITING
+
+
 def items_there(turn: Turn, workflow: WorkflowState, node: int, item: Item) -> bool:
     """Tell whether the elements are in memory; if not, they are made anew, as after a recovery, and the item waits for them."""
     expanded = workflow.maps[node]
@@ -95,7 +100,7 @@ def _list_in_parts(turn: Turn, workflow: WorkflowState, node: int) -> Act:
     for element in elements_of(workflow, node)[1]:
         if turn.left <= 0:
             turn = yield
-            if not _goes_on(turn, workflow):
+            if not _goes_on(turn, workflow) or workflow.statuses[node] != NodeStatus.RUNNING:
                 return
         turn.left -= 1
         items.append(element)
@@ -142,8 +147,15 @@ def take_instance(turn: Turn, workflow: WorkflowState, node: int) -> int:
         return -1
     instance = expanded.next
     expanded.next += 1
+    pass_over_ended(expanded)
     turn.set_node(workflow, node, instance, NodeStatus.READY)
     return instance
+
+
+def pass_over_ended(expanded: MapState) -> None:
+    """Let the first instance that was never started be one that may be: operators end some that were not."""
+    while expanded.next < expanded.width and expanded.statuses[expanded.next] != NodeStatus.WAITING:
+        expanded.next += 1
 
 
 def start_again(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
@@ -153,22 +165,18 @@ def start_again(turn: Turn, workflow: WorkflowState, node: int, instance: int) -
     offer(turn, workflow, node)
 
 
-def instance_succeeded(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
-    """An instance ended well."""
-    _instance_ended(turn, workflow, node, instance, output)
-
-
 def instance_failed(turn: Turn, workflow: WorkflowState, node: int, instance: int, failure: Failure) -> None:
     """An instance failed for good: its place in the list is null, or the whole node fails."""
     if workflow.plan.nodes[node].allow_failure:
-        _instance_ended(turn, workflow, node, instance, b"null")
+        instance_ended(turn, workflow, node, instance, b"null")
         return
     workflow.maps[node].ended += 1
     if workflow.status is WorkflowStatus.RUNNING:
         workflows.fail(turn, workflow, failure, node)
 
 
-def _instance_ended(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
+def instance_ended(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
+    """An instance ended, and has its place in the list."""
     expanded = workflow.maps[node]
     expanded.ended += 1
     expanded.outputs[instance] = output

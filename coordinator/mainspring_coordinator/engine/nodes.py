@@ -55,6 +55,13 @@ def enqueue(turn: Turn, workflow: WorkflowState, item: Item, *, first: bool = Fa
     state.ready.push(key, workflow.key, rank, item, state.eligible_sessions, turn.now_us, first=first)
 
 
+def dequeue(turn: Turn, workflow: WorkflowState, item: Item) -> None:
+    """Let an item wait for a worker no longer, if it does."""
+    key = workflow.plan.class_keys[item[0]]
+    for each in (key, key._replace(alone=True)):
+        turn.state.ready.remove(each, workflow.key, workflow.plan.ranks[item[0]].priority, item)
+
+
 def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
     """What an item waited for in memory is there, unless it has left again."""
     node, instance = item
@@ -83,9 +90,9 @@ def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, outpu
         failed(turn, workflow, assignment, Failure(payload_too_large, message, non_retryable=True), run_us)
         return
     turn.state.attempts_ended += 1
-    _change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
+    change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
     if instance >= 0:
-        maps.instance_succeeded(turn, workflow, node, instance, output)
+        maps.instance_ended(turn, workflow, node, instance, output)
         return
     workflow.unfinished -= 1
     keep_output(turn.state, workflow, node, output)
@@ -106,7 +113,7 @@ def failed(turn: Turn, workflow: WorkflowState, assignment: Assignment, failure:
         or attempt >= attempts_max
     )
     if final:
-        _change(turn, workflow, assignment, NodeStatus.FAILED, run_us, failure=failure)
+        change(turn, workflow, assignment, NodeStatus.FAILED, run_us, failure=failure)
         _failed_for_good(turn, workflow, node, instance, failure)
         return
     delay = delay_ms(retry, attempt, draw_for(workflow.id, node, instance, attempt))
@@ -125,7 +132,7 @@ def failed(turn: Turn, workflow: WorkflowState, assignment: Assignment, failure:
             failure_to_json(failure),
         )
     )
-    _change(turn, workflow, assignment, NodeStatus.BACKOFF, run_us, failure=failure, retry_at_us=retry_at_us)
+    change(turn, workflow, assignment, NodeStatus.BACKOFF, run_us, failure=failure, retry_at_us=retry_at_us)
     workflow.retry_at_us[node, instance] = retry_at_us
     set_retry(turn, workflow, node, instance, attempt, retry_at_us)
     if instance >= 0:
@@ -168,7 +175,7 @@ def never_ran(turn: Turn, workflow: WorkflowState, node: int, instance: int, fai
 
 def cancelled(turn: Turn, workflow: WorkflowState, assignment: Assignment, run_us: int) -> None:
     """An attempt was stopped because its workflow is ending."""
-    _change(turn, workflow, assignment, NodeStatus.CANCELLED, run_us)
+    change(turn, workflow, assignment, NodeStatus.CANCELLED, run_us)
     if assignment.instance < 0:
         workflow.unfinished -= 1
 
@@ -193,7 +200,7 @@ def offer_again(turn: Turn, workflow: WorkflowState, assignment: Assignment, *, 
         failed(turn, workflow, assignment, Failure(worker_lost, message, non_retryable=True), 0)
         return
     workflow.redeliveries[node, instance] = redeliveries
-    _change(turn, workflow, assignment, NodeStatus.READY, 0, redeliveries=redeliveries)
+    change(turn, workflow, assignment, NodeStatus.READY, 0, redeliveries=redeliveries)
     if instance < 0:
         await_start(turn, workflow, node, instance)
         enqueue(turn, workflow, (node, -1), first=True)
@@ -219,6 +226,11 @@ def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
         return
     if workflow.retry_at_us.get((node, instance), 0) > turn.now_us:
         return
+    try_again(turn, workflow, node, instance)
+
+
+def try_again(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
+    """A node in BACKOFF waits no longer for its time, but for a worker."""
     workflow.retry_at_us.pop((node, instance), None)
     turn.set_node(workflow, node, instance, NodeStatus.READY)
     if instance < 0:
@@ -245,10 +257,7 @@ def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
         overdue = expanded.statuses[instance] == NodeStatus.READY and expanded.attempts[instance] == timer.number
     if not overdue:
         return
-    waiting = (node, next_instance) if instance < 0 and expanded is not None else (node, instance)
-    key = workflow.plan.class_keys[node]
-    for each in (key, key._replace(alone=True)):
-        turn.state.ready.remove(each, workflow.key, workflow.plan.ranks[node].priority, waiting)
+    dequeue(turn, workflow, (node, next_instance) if instance < 0 and expanded is not None else (node, instance))
     spec = workflow.plan.nodes[node]
     pause = workflow.pause or turn.state.ready.pauses.over(spec.executor)
     next_step = (
@@ -286,7 +295,8 @@ def _free(turn: Turn, workflow: WorkflowState, children: Iterable[int]) -> None:
             return
         left = remaining[child] - 1
         remaining[child] = left
-        if not left:
+        # An operator may have skipped or completed it before.
+        if not left and workflow.statuses[child] == NodeStatus.WAITING:
             make_ready(turn, workflow, child)
 
 
@@ -318,7 +328,7 @@ def _failed_for_good(turn: Turn, workflow: WorkflowState, node: int, instance: i
         workflows.fail(turn, workflow, failure, node)
 
 
-def _change(
+def change(
     turn: Turn,
     workflow: WorkflowState,
     assignment: Assignment,

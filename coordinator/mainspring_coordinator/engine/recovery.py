@@ -13,16 +13,13 @@ from mainspring_coordinator.engine import asking, eviction, granting, maps, node
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import (
-    Cancel,
+    Call,
     Event,
     LoadedNode,
     OutputsLoaded,
-    Read,
     ShardReady,
     ShardTaken,
-    Submit,
     WorkflowLoaded,
-    WorkflowPauseSet,
 )
 from mainspring_coordinator.engine.payloads import forget_outputs, keep_output
 from mainspring_coordinator.engine.state import Assignment, MapState, ShardState, WorkflowState
@@ -66,7 +63,7 @@ def lost(turn: Turn, shard_id: int) -> None:
         return
     for event in shard.deferred:
         # Workers keep what is not acknowledged and state it again; callers must be told.
-        if isinstance(event, Submit | Cancel | Read | WorkflowPauseSet):
+        if isinstance(event, Call):
             turn.emit(Answer(event.token, shard_id, event.workflow_id, AnswerCode.NOT_OWNER))
     state.unreconcile(shard_id)
     for key in [key for key in state.changed if key[0] == shard_id]:
@@ -196,7 +193,7 @@ def reloaded(turn: Turn, shard: ShardState, workflow_id: str) -> None:
 def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:
     node, instance = row.node, row.instance
     is_map = instance < 0 and workflow.plan.nodes[node].map is not None
-    if is_map and row.width >= 0 and (row.status is not NodeStatus.FAILED or row.width):
+    if is_map and row.width >= 0 and (row.status not in (NodeStatus.FAILED, NodeStatus.SKIPPED) or row.width):
         # A map's own row comes before those of its instances.
         workflow.maps[node] = MapState(
             row.width, bytearray([NodeStatus.WAITING]) * row.width, bytearray(row.width), [None] * row.width
@@ -206,7 +203,8 @@ def _restore_node(turn: Turn, workflow: WorkflowState, row: LoadedNode) -> None:
     else:
         expanded = workflow.maps[node]
         statuses, attempts, index = expanded.statuses, expanded.attempts, instance
-        expanded.next = max(expanded.next, instance + 1)
+        if row.attempt:
+            expanded.next = max(expanded.next, instance + 1)
         expanded.ended += row.status in node_terminal
     statuses[index] = row.status
     attempts[index] = row.attempt
@@ -290,12 +288,12 @@ def _count_ended(turn: Turn, workflow: WorkflowState) -> Part:
     """Work out how many of the nodes that each one depends on have not ended."""
     children_of = workflow.plan.graph.children_of
     for node, status in enumerate(workflow.statuses):
-        if status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED):
+        if status in (NodeStatus.SUCCEEDED, NodeStatus.FAILED, NodeStatus.SKIPPED):
             if turn.left <= 0:
                 turn = yield
                 if not turn.state.knows(workflow):
                     return turn
-            if status == NodeStatus.FAILED:
+            if status != NodeStatus.SUCCEEDED:
                 keep_output(turn.state, workflow, node, b"null")
             children = children_of(node)
             turn.left -= 1 + len(children) // _edges_a_node
@@ -314,6 +312,7 @@ def _resume_node(turn: Turn, workflow: WorkflowState, node: int, status: NodeSta
 
 def _resume_map(turn: Turn, workflow: WorkflowState, node: int) -> Part:
     expanded = workflow.maps[node]
+    maps.pass_over_ended(expanded)
     for instance in range(expanded.next):
         status = expanded.statuses[instance]
         if status not in (NodeStatus.WAITING, NodeStatus.READY):

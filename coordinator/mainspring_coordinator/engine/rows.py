@@ -39,6 +39,8 @@ class WorkflowInserted:
     """When it must have ended; 0: never."""
     strategy: str
     """The placement strategy in force."""
+    rerun_of: str = ""
+    """The workflow that it runs again; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,36 @@ class NodeChanged:
     run_us: int = 0
     retry_at_us: int = 0
     redeliveries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDue:
+    """A node in BACKOFF waits no longer than until then; the row exists. What the attempt before left in it stays."""
+
+    shard: int
+    workflow_id: str
+    node: int
+    instance: int
+    version: int
+    retry_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodesCopied:
+    """A part of what an ended workflow of the shard has of some nodes is a new workflow's too; rows that are there stay as they are.
+
+    Copied within the database, so that no payload passes through us. A copy is of the new workflow's first version, and names no
+    assignment; progress and earlier attempts stay with the old workflow.
+    """
+
+    shard: int
+    workflow_id: str
+    """The new workflow, whose own row may not be there yet."""
+    source: str
+    nodes: tuple[int, ...]
+    after: tuple[int, int]
+    """(node, instance): only rows beyond it, and not beyond `until`."""
+    until: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +431,8 @@ WriteRow: TypeAlias = (
     | WorkflowUpdated
     | NodeAssigned
     | NodeChanged
+    | RetryDue
+    | NodesCopied
     | MapExpanded
     | AttemptEnded
     | ProgressSaved

@@ -46,12 +46,13 @@ workflow_transitions: Final[dict[WorkflowStatus, frozenset[WorkflowStatus]]] = {
 }
 
 node_transitions: Final[dict[NodeStatus, frozenset[NodeStatus]]] = {
-    # WAITING to SUCCEEDED or FAILED: a map over an empty list, an input that cannot be made.
+    # WAITING to SUCCEEDED or FAILED: a map over an empty list, an input that cannot be made. What has not ended an operator may skip or
+    # complete.
     _N.WAITING: frozenset({_N.READY, _N.RUNNING, _N.SUCCEEDED, _N.FAILED, _N.SKIPPED}),
-    _N.READY: frozenset({_N.RUNNING, _N.FAILED, _N.SKIPPED}),
-    _N.BACKOFF: frozenset({_N.READY, _N.SKIPPED}),
+    _N.READY: frozenset({_N.RUNNING, _N.SUCCEEDED, _N.FAILED, _N.SKIPPED}),
+    _N.BACKOFF: frozenset({_N.READY, _N.SUCCEEDED, _N.SKIPPED}),
     # RUNNING to READY: the assignment is known not to have arrived, or its worker is lost; the attempt is offered again.
-    _N.RUNNING: frozenset({_N.READY, _N.BACKOFF, _N.CANCELLING, _N.SUCCEEDED, _N.FAILED, _N.CANCELLED}),
+    _N.RUNNING: frozenset({_N.READY, _N.BACKOFF, _N.CANCELLING, _N.SUCCEEDED, _N.FAILED, _N.SKIPPED, _N.CANCELLED}),
     # A result that arrives while cancelling is recorded; it frees nothing.
     _N.CANCELLING: frozenset({_N.SUCCEEDED, _N.FAILED, _N.CANCELLED}),
     _N.SUCCEEDED: frozenset(),
@@ -62,6 +63,29 @@ node_transitions: Final[dict[NodeStatus, frozenset[NodeStatus]]] = {
 
 workflow_terminal: Final = frozenset(status for status, after in workflow_transitions.items() if not after)
 node_terminal: Final = frozenset(status for status, after in node_transitions.items() if not after)
+
+
+class NodeAct(IntEnum):
+    """What an operator does to a node, or to one instance of a `map` node."""
+
+    RETRY = 1
+    """It is tried now, and anew if it runs."""
+    SKIP = 2
+    """It is not run; what depends on it gets null."""
+    COMPLETE = 3
+    """It is not run; the operator says what it gives."""
+
+
+node_acts: Final[dict[NodeAct, dict[NodeStatus, NodeStatus]]] = {
+    # By the state that an act finds, the one that it leads to; the same: it is so already. What is not here cannot be done. A workflow
+    # that does not go on (FAILING, CANCELLING, ended) is not acted on at all.
+    NodeAct.RETRY: {_N.READY: _N.READY, _N.BACKOFF: _N.READY, _N.RUNNING: _N.READY},
+    NodeAct.SKIP: {
+        **dict.fromkeys((_N.WAITING, _N.READY, _N.BACKOFF, _N.RUNNING), _N.SKIPPED),
+        _N.SKIPPED: _N.SKIPPED,
+    },
+    NodeAct.COMPLETE: dict.fromkeys((_N.WAITING, _N.READY, _N.BACKOFF, _N.RUNNING), _N.SUCCEEDED),
+}
 
 
 class FailoverKind(IntEnum):

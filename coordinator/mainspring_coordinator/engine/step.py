@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 from mainspring import limits
 from mainspring_coordinator.engine import (
     absence,
+    acts,
     asking,
     dispatch,
     eviction,
@@ -24,14 +25,18 @@ from mainspring_coordinator.engine import (
     nodes,
     pausing,
     recovery,
+    reruns,
     retention,
     workflows,
 )
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
 from mainspring_coordinator.engine.events import (
+    ActOnNode,
     Audited,
+    Call,
     Cancel,
+    CopyNodes,
     CreditSet,
     DeathsFound,
     Event,
@@ -48,6 +53,7 @@ from mainspring_coordinator.engine.events import (
     PermitsStated,
     ProgressReported,
     Read,
+    Rerun,
     Results,
     RetentionDue,
     ShardLost,
@@ -76,8 +82,7 @@ from mainspring_coordinator.engine.strategy import ClusterStrategy, home, strate
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
-_FromClients: TypeAlias = Submit | Cancel | Read | WorkflowPauseSet
-_OfShard: TypeAlias = _FromClients | Inventory | ProgressReported
+_OfShard: TypeAlias = Call | Inventory | ProgressReported
 _OfLoading: TypeAlias = (
     WorkflowLoaded | WorkflowAbsent | OutputsLoaded | SubmitExisted | WorkflowEvicted | ShardReady | DeathsFound
 )
@@ -260,7 +265,7 @@ def _defer(turn: Turn, shard: ShardState, event: _OfShard | Results) -> None:
     """Let an event wait for what is being loaded, as far as there is room."""
     if len(shard.deferred) < limits.deferred_events_a_shard_max:
         shard.deferred.append(event)
-    elif isinstance(event, _FromClients):
+    elif isinstance(event, Call):
         message = f"shard {shard.shard} is being recovered and {len(shard.deferred)} calls and reports wait for it; try again in a moment"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
     # Workers state what they have, and offer results, when the shard is served and with every heartbeat: none of it is lost here.
@@ -269,7 +274,7 @@ def _defer(turn: Turn, shard: ShardState, event: _OfShard | Results) -> None:
 def _of_shard(turn: Turn, event: _OfShard) -> None:
     shard = turn.state.shards.get(event.shard)
     if shard is None:
-        if isinstance(event, _FromClients):
+        if isinstance(event, Call):
             turn.emit(Answer(event.token, event.shard, event.workflow_id, AnswerCode.NOT_OWNER))
         return
     if not shard.ready or shard.shard in turn.state.occupied or _waits_for_reload(shard, event):
@@ -289,6 +294,12 @@ def _arrive(turn: Turn, event: Event) -> None:
 def _shard_ready(turn: Turn, shard: ShardState, event: ShardReady) -> None:
     recovery.ready(turn, shard, event)
     absence.offer_departed(turn, shard)
+
+
+def _existed(turn: Turn, shard: ShardState, event: SubmitExisted) -> None:
+    workflows.existed(turn, shard, event)
+    # A rerun that is there already, or was: nothing of it is on its way into memory.
+    recovery.reloaded(turn, shard, event.workflow_id)
 
 
 def _absent(turn: Turn, shard: ShardState, event: WorkflowAbsent) -> None:
@@ -361,6 +372,9 @@ _of_a_ready_shard: Final[Mapping[type[Event], Callable[[Turn, ShardState, Any], 
     Cancel: workflows.cancel,
     WorkflowPauseSet: pausing.workflow_pause_set,
     Read: workflows.read,
+    ActOnNode: acts.act,
+    CopyNodes: reruns.copy,
+    Rerun: reruns.begin,
     Inventory: fleet.inventory,
     ProgressReported: fleet.progress,
 }
@@ -369,7 +383,7 @@ _of_a_loading_shard: Final[Mapping[type[Event], Callable[[Turn, ShardState, Any]
     WorkflowLoaded: recovery.loaded,
     WorkflowAbsent: _absent,
     OutputsLoaded: recovery.outputs_loaded,
-    SubmitExisted: workflows.existed,
+    SubmitExisted: _existed,
     WorkflowEvicted: workflows.existed,
     ShardReady: _shard_ready,
     DeathsFound: failovers.deaths_found,

@@ -10,7 +10,7 @@ from mainspring.failures import failure_to_json, path_error, payload_too_large, 
 from mainspring.paths import PathError
 from mainspring_coordinator.engine import explain, nodes
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, CancelCause, Ended, MapView, NodeView, Stop, View
-from mainspring_coordinator.engine.events import Cancel, Read, Submit, SubmitExisted, WorkflowEvicted
+from mainspring_coordinator.engine.events import Cancel, Read, Rerun, Submit, SubmitExisted, WorkflowEvicted
 from mainspring_coordinator.engine.pausing import end_pause
 from mainspring_coordinator.engine.payloads import forget_outputs, lacking, load, output_of
 from mainspring_coordinator.engine.plan import Plan
@@ -57,24 +57,31 @@ def new_workflow_state(
     )
 
 
-def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
-    """A client wants a workflow to exist. That its id is not taken in the database is found at the commit."""
+def is_answered(turn: Turn, shard: ShardState, event: Submit | Rerun) -> bool:
+    """Answer a call that wants a workflow to exist, if it is known already or there is no room for it; tell whether it was."""
     known = shard.workflows.get(event.workflow_id)
     if known is not None:
         code = AnswerCode.OK if known.digest == event.digest else AnswerCode.ALREADY_EXISTS
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, known.status, digest=event.digest))
-        return
+        return True
     ended = turn.state.ended.get((shard.shard, event.workflow_id))
     if ended is not None:
         # Inserted anew in the batch that holds its end, it would be found in the database, and its end be left out with the rest.
         digest, status = ended.digest, ended.status
         code = AnswerCode.OK if digest == event.digest else AnswerCode.ALREADY_EXISTS
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, code, status, digest=event.digest))
-        return
+        return True
     most = turn.state.config.open_workflows_a_shard
     if len(shard.workflows) >= most:
         message = f"shard {shard.shard} has {most} unfinished workflows (MAX_OPEN_WORKFLOWS); submit again when some have ended"
         turn.emit(Answer(event.token, shard.shard, event.workflow_id, AnswerCode.BUSY, message=message))
+        return True
+    return False
+
+
+def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
+    """A client wants a workflow to exist. That its id is not taken in the database is found at the commit."""
+    if is_answered(turn, shard, event):
         return
     plan, now_us = event.plan, turn.now_us
     workflow = new_workflow_state(
@@ -88,38 +95,45 @@ def submit(turn: Turn, shard: ShardState, event: Submit) -> None:
         deadline_at_us=now_us + plan.timeout_ms * 1_000 if plan.timeout_ms else 0,
     )
     shard.workflows[workflow.id] = workflow
+    store_new(turn, shard, event)
+    turn.state.touch(workflow)
+    begin(turn, workflow)
+
+
+def store_new(turn: Turn, shard: ShardState, event: Submit | Rerun) -> None:
+    """Store a new workflow, and answer that it was made."""
+    plan, now_us = event.plan, turn.now_us
     if plan.hash not in shard.plans:
         # Forgotten when the shard is lost or they are many, so at worst a plan is offered to the database twice.
         if len(shard.plans) >= limits.plans_a_shard_max:
             shard.plans.clear()
         shard.plans.add(plan.hash)
-        turn.store(PlanSaved(shard.shard, workflow.id, plan.hash, plan.definition))
+        turn.store(PlanSaved(shard.shard, event.workflow_id, plan.hash, plan.definition))
     turn.store(
         WorkflowInserted(
             shard.shard,
-            workflow.id,
+            event.workflow_id,
             event.digest,
             plan.name,
             plan.hash,
             event.input,
             now_us,
-            workflow.deadline_at_us,
+            now_us + plan.timeout_ms * 1_000 if plan.timeout_ms else 0,
             event.strategy,
+            event.source if isinstance(event, Rerun) else "",
         )
     )
-    turn.state.touch(workflow)
     turn.emit(
         Answer(
             event.token,
             shard.shard,
-            workflow.id,
+            event.workflow_id,
             AnswerCode.OK,
-            workflow.status,
+            WorkflowStatus.RUNNING,
             created=True,
             digest=event.digest,
         )
     )
-    begin(turn, workflow)
 
 
 def begin(turn: Turn, workflow: WorkflowState) -> None:
@@ -140,7 +154,8 @@ def _begin_roots(turn: Turn, workflow: WorkflowState) -> Act:
         if workflow.status is not WorkflowStatus.RUNNING:
             return
         turn.left -= 1
-        nodes.make_ready(turn, workflow, node)
+        if workflow.statuses[node] == NodeStatus.WAITING:
+            nodes.make_ready(turn, workflow, node)
 
 
 def existed(turn: Turn, shard: ShardState, event: SubmitExisted | WorkflowEvicted) -> None:

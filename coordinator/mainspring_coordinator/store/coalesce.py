@@ -24,10 +24,13 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    NodesCopied,
     PausesChanged,
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
+    RetryDue,
+    Row,
     StrategyChanged,
     WorkersEvicted,
     WorkflowInserted,
@@ -103,6 +106,7 @@ _inserted_columns: Final = (
     "failure",
     "input",
     "output",
+    "rerun_of",
 )
 _updated_columns: Final = (
     "version",
@@ -150,7 +154,21 @@ inserted_shape: Final = Shape("workflows", Mode.INSERT, ("workflow_id",), _inser
 updated_shape: Final = Shape("workflows", Mode.UPDATE, ("workflow_id",), _updated_columns)
 assigned_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _assigned_columns, _assigned_resets)
 changed_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _changed_columns)
-progress_shape: Final = Shape("nodes", Mode.UPDATE_IF_THERE, _node_keys, ("progress", "version"))
+_of_rows_that_are_there: Final = frozenset({"progress", "retry_at_us", "version"})
+"""If nothing else of a node's row is known, its row is not made."""
+copied_columns: Final = (
+    "status",
+    "attempt",
+    "worker",
+    "incarnation",
+    "started_at_us",
+    "ended_at_us",
+    "run_us",
+    "width",
+    "failure",
+    "output",
+)
+"""What a copy of a node's row has of it, beside its key; the rest has its default."""
 attempt_shape: Final = Shape(
     "attempts",
     Mode.INSERT_ONCE,
@@ -211,12 +229,17 @@ _running: Final = int(NodeStatus.RUNNING)
 
 
 def coalesce(rows: Iterable[WriteRow]) -> Sequence[TableWrite]:
-    """Return what to write for these rows, in the order in which to write it."""
+    """Return what to write for these rows, in the order in which to write it. What is copied comes before, see `copies`."""
     folding = _Folding()
     by_kind = folding.by_kind
     for row in rows:
         by_kind[type(row)](row)
     return [write for write in folding.writes() if write.rows]
+
+
+def copies(rows: Iterable[Row]) -> Sequence[NodesCopied]:
+    """Return what is to be copied within the database, before anything is written."""
+    return [row for row in rows if type(row) is NodesCopied]
 
 
 def _assigned(row: NodeAssigned) -> Values:
@@ -301,6 +324,8 @@ class _Folding:
         return {
             NodeAssigned: self._add_assigned,
             NodeChanged: self._add_changed,
+            RetryDue: self._add_due,
+            NodesCopied: lambda _: None,
             MapExpanded: self._add_expanded,
             ProgressSaved: self._add_progress,
             WorkflowInserted: self._add_inserted,
@@ -337,6 +362,9 @@ class _Folding:
         )
         self._merge((row.workflow_id, row.node, -1), values)
 
+    def _add_due(self, row: RetryDue) -> None:
+        self._merge((row.workflow_id, row.node, row.instance), {"retry_at_us": row.retry_at_us, "version": row.version})
+
     def _add_progress(self, row: ProgressSaved) -> None:
         self._merge((row.workflow_id, row.node, row.instance), {"progress": row.progress, "version": row.version})
 
@@ -363,6 +391,7 @@ class _Folding:
             None,
             row.input,
             None,
+            row.rerun_of,
         )
         self.inserted[row.workflow_id] = dict(zip(_inserted_columns, values, strict=True))
 
@@ -465,11 +494,8 @@ class _Folding:
                 changed.append(_changed(row))
             else:
                 assert isinstance(row, dict)
-                shape = (
-                    progress_shape
-                    if row.keys() == {"progress", "version"}
-                    else Shape("nodes", Mode.UPSERT, _node_keys, tuple(sorted(row)))
-                )
+                mode = Mode.UPDATE_IF_THERE if row.keys() <= _of_rows_that_are_there else Mode.UPSERT
+                shape = Shape("nodes", mode, _node_keys, tuple(sorted(row)))
                 folded.setdefault(shape, []).append((*key, *(row[column] for column in shape.columns)))
         yield TableWrite(changed_shape, changed)
         yield TableWrite(assigned_shape, assigned)

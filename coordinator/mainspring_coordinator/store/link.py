@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mainspring_coordinator.engine.rows import NodesCopied
 from mainspring_coordinator.store.coalesce import TableWrite
 from mainspring_coordinator.store.protocol import ConnectionId, ExistingWorkflow, ShardRow
 
@@ -69,6 +70,10 @@ class Link(Protocol):
 
     def write(self, write: TableWrite) -> None:
         """Write rows."""
+        ...
+
+    def copy(self, copied: NodesCopied) -> None:
+        """Copy rows within the database."""
         ...
 
     def commit(self) -> None:

@@ -96,6 +96,11 @@ class MemoryReader(MemoryAgedReader):
         ]
         return found[:limit]
 
+    def row_sizes(self, workflow_id: str, after: tuple[int, int], limit: int) -> Sequence[tuple[int, int, int]]:
+        """See `Reader`."""
+        rows = [row for row in self._nodes() if row.workflow_id == workflow_id and (row.node, row.instance) > after]
+        return [(row.node, row.instance, len(row.output or b"")) for row in rows[:limit]]
+
     def instances_ended(self, workflow_id: str, node: int) -> int:
         """See `Reader`."""
         return sum(

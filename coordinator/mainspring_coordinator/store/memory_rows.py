@@ -20,11 +20,13 @@ from mainspring_coordinator.engine.rows import (
     MapExpanded,
     NodeAssigned,
     NodeChanged,
+    NodesCopied,
     PausesChanged,
     PermitsHeld,
     PlanDeleted,
     PlanSaved,
     ProgressSaved,
+    RetryDue,
     Row,
     StrategyChanged,
     WorkersEvicted,
@@ -142,12 +144,36 @@ def _apply_to_record(tables: MemoryTables, row: FailoverRecorded | FailoverAffec
                 tables.marked[row.event_id] = row
 
 
-def _apply_to_node(tables: MemoryTables, row: NodeAssigned | NodeChanged | MapExpanded | ProgressSaved) -> None:
+def _copy(tables: MemoryTables, row: NodesCopied) -> None:
+    for (name, node, instance), stored in list(tables.nodes.items()):
+        if name == row.source and node in row.nodes and row.after < (node, instance) <= row.until:
+            copy = replace(
+                stored,
+                workflow_id=row.workflow_id,
+                version=1,
+                assignment=0,
+                retry_at_us=0,
+                redeliveries=0,
+                progress=None,
+            )
+            tables.nodes.setdefault((row.workflow_id, node, instance), copy)
+
+
+def _apply_to_node(
+    tables: MemoryTables, row: NodeAssigned | NodeChanged | MapExpanded | ProgressSaved | RetryDue | NodesCopied
+) -> None:
+    if isinstance(row, NodesCopied):
+        _copy(tables, row)
+        return
     key = (row.workflow_id, row.node, -1 if isinstance(row, MapExpanded) else row.instance)
     match row:
         case ProgressSaved():
             if key in tables.nodes:
                 tables.nodes[key] = replace(tables.nodes[key], progress=row.progress, version=row.version)
+            return
+        case RetryDue():
+            if key in tables.nodes:
+                tables.nodes[key] = replace(tables.nodes[key], retry_at_us=row.retry_at_us, version=row.version)
             return
         case MapExpanded():
             before = tables.nodes.get(key) or _new_node(key)
@@ -206,6 +232,7 @@ def _new_workflow(row: WorkflowInserted) -> StoredWorkflow:
         failure=None,
         input=row.input,
         output=None,
+        rerun_of=row.rerun_of,
     )
 
 

@@ -6,13 +6,14 @@ from typing import Any, Final
 import pymysql
 
 from mainspring.limits import statement_bytes_max
+from mainspring_coordinator.engine.rows import NodesCopied
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.store import mysql_connection
 from mainspring_coordinator.store.coalesce import Mode, TableWrite
 from mainspring_coordinator.store.errors import Trouble, message_of, trouble_of
 from mainspring_coordinator.store.link import Claim, RowMissingError
 from mainspring_coordinator.store.protocol import ConnectionId, ExistingWorkflow, ShardRow
-from mainspring_coordinator.store.sql_words import affected_by_updates, is_short, mysql_words, text_literal
+from mainspring_coordinator.store.sql_words import affected_by_updates, is_short, mysql_copy, mysql_words, text_literal
 from mainspring_coordinator.store.url import ServerAddress
 
 _ids_a_statement_max: Final = 1_000
@@ -116,6 +117,10 @@ class MysqlLink:
         )
         if is_short(write, affected):
             raise RowMissingError(f"{write.shape.table}: a row that was to be updated is not there, or did not change")
+
+    def copy(self, copied: NodesCopied) -> None:
+        """See `Link`."""
+        self._do(mysql_copy(copied))
 
     def commit(self) -> None:
         """See `Link`."""

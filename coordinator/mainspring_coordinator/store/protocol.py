@@ -167,6 +167,8 @@ class StoredWorkflow:
     """None in lists."""
     output: bytes | None
     """None in lists and before the end."""
+    rerun_of: str = ""
+    """The workflow that it runs again; empty: none."""
     pause: Pause | None = None
     """None once it has ended."""
 
@@ -309,6 +311,10 @@ class Reader(AgedReader, Protocol):
         self, workflow_id: str, after: tuple[int, int], limit: int, statuses: Sequence[NodeStatus] = ()
     ) -> Sequence[StoredNode]:
         """Return node rows beyond (node, instance) `after`, in that order, without output."""
+        ...
+
+    def row_sizes(self, workflow_id: str, after: tuple[int, int], limit: int) -> Sequence[tuple[int, int, int]]:
+        """Return (node, instance, bytes of its output) of node rows beyond `after`, in that order."""
         ...
 
     def instances_ended(self, workflow_id: str, node: int) -> int:

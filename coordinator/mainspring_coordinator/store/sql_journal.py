@@ -23,7 +23,7 @@ from typing import Final, NoReturn, TypeVar
 
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
 from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
-from mainspring_coordinator.store.coalesce import TableWrite
+from mainspring_coordinator.store.coalesce import TableWrite, copies
 from mainspring_coordinator.store.deletes import writes_of
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.link import Claim, Link, RowMissingError
@@ -241,15 +241,19 @@ class SqlJournal:
 
     def _transaction(self, link: Link, batch: Batch, *, dry: bool) -> Committed:
         """Write a batch; `dry`: try whether it could be written."""
-        writes = writes_of(batch.rows)
+        rows = batch.rows
+        writes = writes_of(rows)
         before = link.round_trips
-        if not dry and (at_once := self._at_once(link, batch, writes)) is not None:
+        if not dry and not copies(rows) and (at_once := self._at_once(link, batch, writes)) is not None:
             return self._note_committed(at_once, link.round_trips - before)
         under_way = self._fence(link, batch.batch_id, batch.epochs, free=False)
         inserted = [row.workflow_id for row in batch.rows if type(row) is WorkflowInserted]
         if inserted and (found := link.existing(inserted)):
             under_way.existing = {existing.workflow_id: existing for existing in found}
-            writes = writes_of(without(batch.rows, under_way.existing))
+            rows = without(rows, under_way.existing)
+            writes = writes_of(rows)
+        for copied in copies(rows):
+            link.copy(copied)
         for write in writes:
             link.write(write)
         if dry:

@@ -218,6 +218,18 @@ class SqlReader(SqlAgedReader):
             query = query.where(_n.status.in_([int(status) for status in statuses]))
         return [_stored_node(row) for row in self._rows(query)]
 
+    def row_sizes(self, workflow_id: str, after: tuple[int, int], limit: int) -> Sequence[tuple[int, int, int]]:
+        """See `Reader`."""
+        node, instance = after
+        query = (
+            select(_n.node, _n.instance, func.coalesce(func.length(_n.output), 0))
+            # Both forms of "beyond", as above.
+            .where(_n.workflow_id == workflow_id, _n.node >= node, or_(_n.node > node, _n.instance > instance))
+            .order_by(*_node_order)
+            .limit(limit)
+        )
+        return [(row[0], row[1], row[2]) for row in self._rows(query)]
+
     def instances_ended(self, workflow_id: str, node: int) -> int:
         """See `Reader`."""
         ended = _n.status.in_(sorted(int(status) for status in node_terminal))
@@ -421,7 +433,7 @@ def coordinator_row(row: tuple[Any, ...]) -> CoordinatorRow:
 
 def _workflows(workflow_input: Any, output: Any) -> "Select[*tuple[Any, ...]]":
     paused = tables.workflows.outerjoin(tables.workflow_pauses, _pause_of)
-    return select(*_workflow_columns, workflow_input, output, *_pause_columns).select_from(paused)
+    return select(*_workflow_columns, workflow_input, output, _w.rerun_of, *_pause_columns).select_from(paused)
 
 
 def _stored_workflow(row: tuple[Any, ...]) -> StoredWorkflow:

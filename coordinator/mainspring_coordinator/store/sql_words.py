@@ -13,7 +13,8 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from mainspring.limits import statement_bytes_max, statement_rows_max
-from mainspring_coordinator.store.coalesce import Mode, Shape, TableWrite, Values
+from mainspring_coordinator.engine.rows import NodesCopied
+from mainspring_coordinator.store.coalesce import Mode, Shape, TableWrite, Values, copied_columns
 from mainspring_coordinator.store.tables import metadata
 
 _deletes: Final = frozenset({Mode.DELETE, Mode.DELETE_UP_TO, Mode.DELETE_UNUSED})
@@ -186,6 +187,29 @@ def sqlite_words(shape: Shape) -> str:
                 ]
             )
             return f"{insert} ON CONFLICT({','.join(shape.keys)}) DO UPDATE SET {sets}"
+
+
+def mysql_copy(copied: NodesCopied) -> bytes:
+    """Return the statement that copies rows on MySQL and MariaDB."""
+    names = [text_literal(name).decode() for name in (copied.workflow_id, copied.source)]
+    return (_copy(copied, *names) + " ON DUPLICATE KEY UPDATE status=nodes.status").encode()
+
+
+def sqlite_copy(copied: NodesCopied) -> str:
+    """Return the statement that copies rows on SQLite; its parameters are the ids of the new and of the old workflow."""
+    return _copy(copied, "?1", "?2") + " ON CONFLICT(workflow_id,node,instance) DO NOTHING"
+
+
+def _copy(copied: NodesCopied, new: str, old: str) -> str:
+    columns = ",".join(copied_columns)
+    beyond = f"(node,instance)>({copied.after[0]},{copied.after[1]}) AND (node,instance)<=({copied.until[0]},{copied.until[1]})"
+    if copied.after[0] == copied.until[0]:
+        # Within a wide map: the primary key's range, which the comparison of pairs would not be.
+        beyond = f"instance>{copied.after[1]} AND instance<={copied.until[1]}"
+    return (
+        f"INSERT INTO nodes (workflow_id,version,node,instance,{columns}) SELECT {new},1,node,instance,{columns} FROM nodes AS source"  # noqa: S608  # names of our own columns, numbers
+        f" WHERE workflow_id={old} AND node IN ({','.join(map(str, copied.nodes))}) AND {beyond}"
+    )
 
 
 def is_short(write: TableWrite, affected: int) -> bool:

@@ -5,12 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mainspring_coordinator.engine.rows import NodesCopied
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.store import sqlite_connection
 from mainspring_coordinator.store.coalesce import Mode, TableWrite
 from mainspring_coordinator.store.link import Claim, RowMissingError
 from mainspring_coordinator.store.protocol import ConnectionId, ExistingWorkflow, ShardRow
-from mainspring_coordinator.store.sql_words import sqlite_words
+from mainspring_coordinator.store.sql_words import sqlite_copy, sqlite_words
 from mainspring_coordinator.store.url import FileAddress
 
 _numbers: Final = itertools.count(1)
@@ -78,6 +79,10 @@ class SqliteLink:
         count = self._connection.executemany(sqlite_words(write.shape), write.rows).rowcount
         if write.shape.mode is Mode.UPDATE and count != len(write.rows):
             raise RowMissingError(f"{write.shape.table}: a row that was to be updated is not there")
+
+    def copy(self, copied: NodesCopied) -> None:
+        """See `Link`."""
+        self._do(sqlite_copy(copied), (copied.workflow_id, copied.source))
 
     def commit(self) -> None:
         """See `Link`."""

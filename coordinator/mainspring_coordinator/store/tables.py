@@ -141,6 +141,7 @@ workflows: Final = Table(
     Column("output", blob()),
     # 1 once it is being deleted, in several transactions.
     Column("deleting", status(), nullable=False, server_default=text("0")),
+    Column("rerun_of", ascii_text(200), nullable=False, server_default=text("''")),
     Index("workflows_open", "shard_id", "is_open", "submitted_at_us", "workflow_id"),
     Index("workflows_submitted", "submitted_at_us", "workflow_id"),
     Index("workflows_ended", "shard_id", "deleting", "ended_at_us", "workflow_id"),
