@@ -16,6 +16,7 @@ import structlog
 from mainspring import limits
 from mainspring.callers import anonymous
 from mainspring.errors import BadRequestError, MainspringError, UnavailableError
+from mainspring.ids import is_incarnation
 from mainspring.v1 import admin_pb2, peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring.wire import clip
@@ -36,6 +37,7 @@ user_key: Final = "x-mainspring-user"
 entry_key: Final = "x-mainspring-audit"
 """By this a coordinator that sends a call on names the entry that it has written."""
 _done: Final = "done"
+_act_bytes_max: Final = 64
 
 
 def who(context: Context) -> str:
@@ -170,14 +172,20 @@ def _message(entry: AuditEntry | StoredAuditEntry) -> admin_pb2.AuditEntry:
 
 
 def entry_of(message: admin_pb2.AuditEntry) -> AuditEntry:
-    """Read an entry that another coordinator wants to have stored."""
+    """Read an entry that another coordinator wants to have stored. `BadRequestError` when the database would not take it: entries
+    of others are in the same transaction.
+    """
+    if not is_incarnation(message.entry_id):
+        raise BadRequestError("entry.entry_id: not 32 hexadecimal characters", field="entry.entry_id")
+    if not message.act.isascii() or len(message.act) > _act_bytes_max:
+        raise BadRequestError(f"entry.act: not at most {_act_bytes_max} characters of ASCII", field="entry.act")
     return AuditEntry(
         shard=0,
         workflow_id="",
-        entry_id=clip(message.entry_id, 32),
+        entry_id=message.entry_id,
         began_at_us=message.began_at_us,
         ended_at_us=message.ended_at_us,
-        act=clip(message.act, 64),
+        act=message.act,
         subject=clip(message.subject, limits.audit_subject_bytes_max),
         reason=clip(message.reason, limits.reason_bytes_max),
         who=clip(message.who, limits.audit_who_bytes_max),

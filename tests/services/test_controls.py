@@ -178,7 +178,8 @@ async def test_a_dry_run_asks_nobody_and_is_no_act() -> None:
     [
         (admin_pb2.CancelWorkflowsRequest(), "all", "which would stop every workflow"),
         (admin_pb2.CancelWorkflowsRequest(name="x" * 129), "name", "128 bytes"),
-        (admin_pb2.CancelWorkflowsRequest(id_prefix="x" * 201), "id_prefix", "200 bytes"),
+        (admin_pb2.CancelWorkflowsRequest(id_prefix="x" * 201), "id_prefix", "1 to 200 letters"),
+        (admin_pb2.CancelWorkflowsRequest(id_prefix="é"), "id_prefix", "begins no id"),
         (admin_pb2.CancelWorkflowsRequest(all=True, page_size=1_001), "page_size", "1000"),
     ],
 )
