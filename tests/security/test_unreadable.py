@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from mainspring.authentication import Authenticator
-from mainspring.callers import Role
+from mainspring.callers import Refusal, Role
 from mainspring.dial import server_options
 from mainspring.settings import CoordinatorSettings
 from mainspring.tokens import line, new_token
@@ -23,13 +23,15 @@ from tests.services.rig import Host, reason_in
 NONSENSE = b"\xff\xff\xff"
 ATTACH = "/mainspring.v1.FleetService/Attach"
 ADMIN = new_token()
+REFUSED: list[Refusal] = []
 
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[grpc.aio.Channel]:
     """All services behind a gate."""
     (folder / "tokens.toml").write_text(line("root", Role.ADMIN, ADMIN, None))
-    gate = Gate(Authenticator(CoordinatorSettings.of(AUTH_TOKENS=str(folder / "tokens.toml"))), 5_000)
+    authenticator = Authenticator(CoordinatorSettings.of(AUTH_TOKENS=str(folder / "tokens.toml")))
+    gate = Gate(authenticator, 5_000, refused=REFUSED.append)
     server = grpc.aio.server(options=server_options(), interceptors=(gate,))
     host = Host()
     services = await host.put_on(server)
@@ -67,6 +69,8 @@ async def sent(channel: Any, method: str, token: str) -> tuple[list[bytes], grpc
 def test_what_cannot_be_read_is_the_callers_fault_in_every_method(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    REFUSED.clear()
+
     async def told() -> None:
         async with serving(tmp_path) as channel:
             for method in methods:
@@ -82,6 +86,8 @@ def test_what_cannot_be_read_is_the_callers_fault_in_every_method(
                 assert reason_in(error) == "UNREADABLE", method
 
     asyncio.run(told())
+    assert set(REFUSED) == {Refusal.UNREADABLE}
+    assert len(REFUSED) == len(methods) - 1, "a worker is told by Goodbye"
     captured = capsys.readouterr()
     assert "Traceback" not in captured.out + captured.err + caplog.text
 

@@ -16,7 +16,7 @@ import grpc.aio
 import structlog
 
 from mainspring.authentication import Authenticator
-from mainspring.callers import Caller, Role, anonymous, caller_key, forwarded_key, from_text, to_text
+from mainspring.callers import Caller, Refusal, Role, anonymous, caller_key, forwarded_key, from_text, to_text
 from mainspring.channels import authorization_key
 from mainspring.clock import BootClock, Clock
 from mainspring.errors import MainspringError, NotAllowedError, UnauthenticatedError
@@ -45,12 +45,21 @@ def caller_metadata() -> tuple[tuple[str, str], ...]:
 class Gate(grpc.aio.ServerInterceptor):
     """Stands before all handlers of a server."""
 
-    def __init__(self, authenticator: Authenticator, calls_a_second: int, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        calls_a_second: int,
+        clock: Clock | None = None,
+        *,
+        refused: Callable[[Refusal], None] = lambda reason: None,
+    ) -> None:
+        """`refused` is told of each call that is not let in."""
         clock = clock if clock is not None else BootClock()
         self._authenticator = authenticator
         self._rates = Rates(calls_a_second, clock)
         self._connections = Connections()
         self._refusals = _Refusals(clock)
+        self._refused = refused
         self._gated: dict[str, Any] = {}
         """Handlers behind the gate, by method: as many as the services have."""
 
@@ -123,12 +132,12 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             self._connections.enter(peer)
         except MainspringError as error:
-            await self._refuse(method, host, error, request, context)
+            await self._refuse(method, host, error, request, context, Refusal.CONNECTIONS)
         try:
             _caller.set(self._admitted(method, host, context))
         except MainspringError as error:
             self._connections.leave(peer)
-            await self._refuse(method, host, error, request, context)
+            await self._refuse(method, host, error, request, context, _reason(error))
         return peer
 
     async def _taken(self, method: str, request: Any, read: Read, context: Context) -> Any:
@@ -136,18 +145,20 @@ class Gate(grpc.aio.ServerInterceptor):
         if not isinstance(request, AsyncIterable):
             message = read(request)
             if isinstance(message, Unreadable):
-                await self._refuse(method, host_of(context.peer()), message.error, request, context)
+                await self._refuse(method, host_of(context.peer()), message.error, request, context, Refusal.UNREADABLE)
             return message
         return self._readable(method, request, context)
 
     async def _readable(self, method: str, requests: AsyncIterable[Any], context: Context) -> AsyncGenerator[Any, None]:
         async for message in requests:
             if isinstance(message, Unreadable):
-                self._refusals.tell(method, host_of(context.peer()), message.error)
-                await abort_with(context, message.error)
+                await self._refuse(method, host_of(context.peer()), message.error, None, context, Refusal.UNREADABLE)
             yield message
 
-    async def _refuse(self, method: str, host: str, error: MainspringError, request: Any, context: Context) -> NoReturn:
+    async def _refuse(
+        self, method: str, host: str, error: MainspringError, request: Any, context: Context, reason: Refusal
+    ) -> NoReturn:
+        self._refused(reason)
         self._refusals.tell(method, host, error)
         if isinstance(request, AsyncIterable):
             await _hear(request)
@@ -225,6 +236,16 @@ class _Said:
                 f"the call that {by.name!r} sent on does not say for whom; are all coordinators of one version?"
             )
         return found
+
+
+def _reason(error: MainspringError) -> Refusal:
+    match error:
+        case UnauthenticatedError():
+            return Refusal.UNAUTHENTICATED
+        case NotAllowedError():
+            return Refusal.FORBIDDEN
+        case _:
+            return Refusal.RATE
 
 
 def _demand(method: str, who: Caller) -> None:
