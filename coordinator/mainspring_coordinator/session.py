@@ -70,6 +70,8 @@ class Session:
         self._welcomed = False
         self._goodbye = False
         """The worker said that it leaves."""
+        self._left = False
+        """The call has ended for us; nothing more is written, unless our Goodbye is on its way."""
         self._wanted = False
         """We had a reason of our own to end it."""
         self._told: dict[int, int] = {}
@@ -208,6 +210,10 @@ class Session:
                 await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
         finally:
             self._leave()
+            # A write that is cut short would leave the call without a status, and its worker waiting for one.
+            self._left = True
+            self._to_write.set()
+            await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
             tasks = (over, reader, writer)
             for task in tasks:
                 task.cancel()
@@ -248,7 +254,7 @@ class Session:
         return None if request is grpc.aio.EOF else request
 
     async def _write(self) -> None:
-        while True:
+        while not self._left or self._outbox.closed:
             message = self._outbox.take()
             if message is None:
                 self._to_write.clear()
