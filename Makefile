@@ -16,7 +16,7 @@ DB ?= mariadb
 EVERY ?= 5
 REPORT ?=
 
-.PHONY: help env demo test test-mysql chaos simulate lint types imports protos verify wheel check bench bench-placement bench-strategies clean
+.PHONY: help env demo test test-mysql chaos fuzz simulate lint types imports protos verify wheel check bench bench-placement bench-strategies clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ chaos: env  ## Break a cluster of real processes at random under load, and check
 	@.ci/mariadb
 	@.ci/network
 	@$(PY) -m tests.chaos --seconds $(SECONDS) --db $(DB) --every $(EVERY) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
+
+fuzz: env  ## Send nonsense to all ports of real coordinators, and check that they live and nothing changes (SEED, MESSAGES, REPORT)
+	@.ci/mariadb
+	@$(PY) -m tests.fuzz --messages $(or $(MESSAGES),100000) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
 simulate: env  ## Run many simulated clusters (SEED=n RUNS=n EVENTS=n JOBS=n; ARGS=--story tells each event of one)
 	@$(PY) -m tests.simulation --runs $(or $(RUNS),100) --events $(or $(EVENTS),2000) --jobs $(JOBS) \

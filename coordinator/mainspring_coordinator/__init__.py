@@ -2,6 +2,6 @@
 
 import os
 
-# Before gRPC is loaded: what it tells of connections is no line of ours, and holds what peers have sent, line breaks included, so that a
-# stranger could write lines of ours into the log.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# Before gRPC is loaded: what it tells of connections is no line of ours, comes as often as a stranger likes, and holds what peers have
+# sent, line breaks included, so that they could write lines that look like ours. What matters of it comes as errors.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from mainspring import limits
 from mainspring.clock import Clock
 from mainspring.errors import BadRequestError, NotFoundError
-from mainspring.ids import is_incarnation
 from mainspring.failovers import Failover
+from mainspring.ids import is_incarnation
 from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceServicer
 from mainspring.wire import clip

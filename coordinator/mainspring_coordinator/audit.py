@@ -15,7 +15,7 @@ import structlog
 
 from mainspring import limits
 from mainspring.callers import anonymous
-from mainspring.errors import BadRequestError, MainspringError, UnavailableError
+from mainspring.errors import BadRequestError, MainspringError, NotOwnerError, UnavailableError
 from mainspring.ids import is_incarnation
 from mainspring.v1 import admin_pb2, peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceStub
@@ -38,6 +38,7 @@ entry_key: Final = "x-mainspring-audit"
 """By this a coordinator that sends a call on names the entry that it has written."""
 _done: Final = "done"
 _act_bytes_max: Final = 64
+_conclude_tries_max: Final = 4
 
 
 def who(context: Context) -> str:
@@ -150,11 +151,15 @@ class Audit:
             ) from error
 
     async def _conclude(self, entry: AuditEntry) -> None:
-        try:
-            await self._store(entry)
-        except MainspringError as error:
-            # It is done, or refused; its caller must hear of that and not of this.
-            _log.error("audit_outcome_lost", entry=entry.entry_id, outcome=entry.outcome, error=str(error))
+        for left in reversed(range(_conclude_tries_max)):
+            try:
+                await self._store(entry)
+            except MainspringError as error:
+                if left and isinstance(error, NotOwnerError):
+                    continue  # the shard under whose fence it was to be stored has moved; any other one does as well
+                # It is done, or refused; its caller must hear of that and not of this.
+                _log.error("audit_outcome_lost", entry=entry.entry_id, outcome=entry.outcome, error=str(error))
+            return
 
 
 def _message(entry: AuditEntry | StoredAuditEntry) -> admin_pb2.AuditEntry:
@@ -172,8 +177,9 @@ def _message(entry: AuditEntry | StoredAuditEntry) -> admin_pb2.AuditEntry:
 
 
 def entry_of(message: admin_pb2.AuditEntry) -> AuditEntry:
-    """Read an entry that another coordinator wants to have stored. `BadRequestError` when the database would not take it: entries
-    of others are in the same transaction.
+    """Read an entry that another coordinator wants to have stored.
+
+    Raises `BadRequestError` when the database would not take it: entries of others are in the same transaction.
     """
     if not is_incarnation(message.entry_id):
         raise BadRequestError("entry.entry_id: not 32 hexadecimal characters", field="entry.entry_id")

@@ -92,6 +92,7 @@ async def test_what_cannot_be_passed_on_is_dropped_and_the_next_is_sent() -> Non
         (peers_pb2.PermitStatement(key="k" * 129, shard=1), "key"),
         (peers_pb2.PermitStatement(key="k", shard=shards_total), "shard"),
         (peers_pb2.PermitStatement(key="k", epoch=2**31), "epoch"),
+        (peers_pb2.PermitStatement(key="k", keeps=2**31), "keeps"),
         (peers_pb2.PermitStatement(key="k", wants=[peers_pb2.PermitGroup(priority=10, limit=1, count=1)]), "priority"),
         (peers_pb2.PermitStatement(key="k", wants=[peers_pb2.PermitGroup(limit=0, count=1)]), "limit"),
         (peers_pb2.PermitStatement(key="k", wants=[peers_pb2.PermitGroup(limit=1, count=1_001)]), "count"),

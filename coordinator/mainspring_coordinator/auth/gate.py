@@ -51,7 +51,7 @@ class Gate(grpc.aio.ServerInterceptor):
         calls_a_second: int,
         clock: Clock | None = None,
         *,
-        refused: Callable[[Refusal], None] = lambda reason: None,
+        refused: Callable[[Refusal], None] | None = None,
     ) -> None:
         """`refused` is told of each call that is not let in."""
         clock = clock if clock is not None else BootClock()
@@ -158,7 +158,8 @@ class Gate(grpc.aio.ServerInterceptor):
     async def _refuse(
         self, method: str, host: str, error: MainspringError, request: Any, context: Context, reason: Refusal
     ) -> NoReturn:
-        self._refused(reason)
+        if self._refused is not None:
+            self._refused(reason)
         self._refusals.tell(method, host, error)
         if isinstance(request, AsyncIterable):
             await _hear(request)
