@@ -89,7 +89,7 @@ async def _made(channel: grpc.aio.Channel, call: Call, answers: list[bytes]) -> 
         raise
 
 
-def _begin(channel: grpc.aio.Channel, method: Method, parts: Sequence[bytes], options: dict[str, Any]) -> Any:
+def _begin(channel: Any, method: Method, parts: Sequence[bytes], options: dict[str, Any]) -> Any:
     if method.client_streaming and method.server_streaming:
         return channel.stream_stream(method.path)(iter(parts), **options)
     if method.client_streaming:

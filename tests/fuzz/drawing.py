@@ -196,11 +196,12 @@ class Draw:
 
     def _payload(self, one: Any) -> Message:
         """A payload that is read as JSON, and where a definition is meant, more often than not as one."""
-        payload: Any = new(one.message_type)
+        drawn = new(one.message_type)
+        payload: Any = drawn
         payload.encoding = self._rng.choice(("", "json", "json", "cbor"))
         is_definition = one.name in {"definition", "definitions"} and self._rng.random() < 0.8
         payload.data = self._rng.choice(definitions if is_definition else documents[:-2])
-        return payload
+        return drawn
 
     def _scalar(self, one: Any) -> Any:
         rng = self._rng

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
 
 from mainspring.v1 import worker_pb2
+from mainspring.v1.workflow_pb2 import Payload
 from tests.fuzz.callers import Metadata
 from tests.fuzz.calls import Answered, named
 from tests.fuzz.contract import attach
@@ -25,6 +26,7 @@ Request = worker_pb2.AttachRequest
 Step = Request | bytes | None
 _listen_s: Final = 0.2
 _stream_s: Final = 20.0
+_stolen: Final = Payload(data=b'"stolen"')
 
 
 @dataclass(slots=True)
@@ -150,13 +152,13 @@ def results_of_others(tell: Teller) -> Iterator[Step]:
         ids = [epoch << 32 | number for number in range(1, 60)] + [
             max(0, epoch - 1) << 32 | number for number in range(5)
         ]
-        outcomes = [tell.rng.choice(worker_pb2.Outcome.values()) or 1 for _ in ids]
+        outcomes: list[Any] = [tell.rng.choice((1, 2, 3, 4)) for _ in ids]
         yield tell.say(
             results=[
-                worker_pb2.Result(shard=shard, id=one, outcome=how, output={"data": b'"stolen"'})
+                worker_pb2.Result(shard=shard, id=one, outcome=how, output=_stolen)
                 for one, how in zip(ids, outcomes, strict=True)
             ],
-            progress=[worker_pb2.Progress(shard=shard, id=one, details={"data": b'"stolen"'}) for one in ids],
+            progress=[worker_pb2.Progress(shard=shard, id=one, details=_stolen) for one in ids],
         )
     yield None
 
@@ -175,8 +177,8 @@ def replayed_results(tell: Teller) -> Iterator[Step]:
                 worker_pb2.Result(
                     shard=one.shard,
                     id=one.id,
-                    outcome=tell.rng.choice((1, 2, 3, 4)),
-                    output={"encoding": tell.rng.choice(("", "json", "x")), "data": tell.rng.choice(documents)},
+                    outcome=cast("worker_pb2.Outcome.ValueType", tell.rng.choice((1, 2, 3, 4))),
+                    output=Payload(encoding=tell.rng.choice(("", "json", "x")), data=tell.rng.choice(documents)),
                     run_us=tell.rng.choice(unsigned_numbers),
                 )
                 for one in tell.given[:20]
@@ -228,7 +230,8 @@ def after_goodbye(tell: Teller) -> Iterator[Step]:
     """It says goodbye, leaves what it never had, and goes on talking."""
     yield tell.hello()
     abandoned = [worker_pb2.AbandonedAttempt(shard=one, id=one << 32 | 1) for one in (0, 15, 16, 2**31)]
-    yield tell.say(goodbye=worker_pb2.Goodbye(reason=tell.rng.choice((0, 1, 3)), abandoned=abandoned))
+    reason: Any = tell.rng.choice((0, 1, 3))
+    yield tell.say(goodbye=worker_pb2.Goodbye(reason=reason, abandoned=abandoned))
     yield tell.drawn()
 
 
