@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mainspring.authentication import Authenticator
 from mainspring.callers import Role
@@ -59,6 +60,17 @@ class BadRequests(logging.Filter):
 _bad_requests: Final = BadRequests()
 
 
+class _Protocol(H11Protocol):
+    """Uvicorn's, which does not look whether an answer may still be sent to a request that turns out to be none."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer 400 as far as that goes, and end the connection."""
+        # An answer has been begun already, or, to HEAD, may have no text: then its end is the answer.
+        with contextlib.suppress(LocalProtocolError):
+            super().send_400_response(msg)
+        self.transport.close()
+
+
 class _Server(uvicorn.Server):
     """Uvicorn within a process that handles its signals itself."""
 
@@ -96,6 +108,7 @@ class HttpListener:
         tls = self._tls
         config = uvicorn.Config(
             self._app,
+            http=_Protocol,
             lifespan="off",
             log_config=None,
             access_log=False,
