@@ -47,7 +47,7 @@ def redelivered(url: str) -> int:
     engine = open_engine(parse_url(url))
     try:
         with engine.connect() as connection:
-            return connection.execute(select(func.coalesce(func.sum(nodes.c.redeliveries), 0))).scalar_one()
+            return int(connection.execute(select(func.coalesce(func.sum(nodes.c.redeliveries), 0))).scalar_one())
     finally:
         engine.dispose()
 

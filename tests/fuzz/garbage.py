@@ -288,19 +288,19 @@ async def throw(port: Port, chunks: Chunks, *, in_the_clear: bool = False, cut: 
     tls = None if in_the_clear else port.tls
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port.number, ssl=tls), 10)
-    except (OSError, ssl.SSLError):
-        return "NO CONNECTION"
     except TimeoutError:
         return "NO HANDSHAKE"
+    except OSError:
+        return "NO CONNECTION"
     answer = b""
     try:
         # It may end the connection at any byte, as it should.
-        with suppress(OSError, ssl.SSLError, TimeoutError):
+        with suppress(OSError):
             async with asyncio.timeout(5):
                 for chunk in chunks:
                     writer.write(chunk)
                     await writer.drain()
-        with suppress(OSError, ssl.SSLError, TimeoutError):
+        with suppress(OSError):
             answer = await asyncio.wait_for(reader.read(65_536), _answer_s)
     finally:
         _leave(writer, cut=cut)
