@@ -16,7 +16,7 @@ DB ?= mariadb
 EVERY ?= 5
 REPORT ?=
 
-.PHONY: help env demo test test-mysql chaos simulate lint types imports protos verify wheel check bench bench-placement bench-strategies clean
+.PHONY: help env demo test test-mysql chaos fuzz simulate soak lint types imports protos verify wheel check bench bench-placement bench-strategies clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,9 +48,17 @@ chaos: env  ## Break a cluster of real processes at random under load, and check
 	@.ci/network
 	@$(PY) -m tests.chaos --seconds $(SECONDS) --db $(DB) --every $(EVERY) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
+fuzz: env  ## Send nonsense to all ports of real coordinators, and check that they live and nothing changes (SEED, MESSAGES, REPORT)
+	@.ci/mariadb
+	@$(PY) -m tests.fuzz --messages $(or $(MESSAGES),100000) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) $(ARGS)
+
 simulate: env  ## Run many simulated clusters (SEED=n RUNS=n EVENTS=n JOBS=n; ARGS=--story tells each event of one)
 	@$(PY) -m tests.simulation --runs $(or $(RUNS),100) --events $(or $(EVENTS),2000) --jobs $(JOBS) \
 	    $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: env  ## Let a cluster run for long at half of its peak, and see that nothing grows (MINUTES, REPORT)
+	@.ci/mariadb
+	@$(PY) -m tests.soak --minutes $(or $(MINUTES),30) $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
 lint: env  ## Check the style of Python, of the shell scripts' syntax and of the protos
 	@$(PY) -m ruff check

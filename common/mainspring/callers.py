@@ -1,4 +1,4 @@
-"""Who calls: names and roles, and how both are written into the metadata of a call that is sent on."""
+"""Who calls: names and roles, how both are written into the metadata of a call that is sent on, and why a call is not let in."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,21 @@ class Role(StrEnum):
     """Everything."""
     COORDINATOR = "coordinator"
     """Speak as a coordinator of the cluster to the others, and send on what their callers may."""
+
+
+class Refusal(StrEnum):
+    """Why a call is not let in; docs/metrics.md has the table."""
+
+    UNAUTHENTICATED = "unauthenticated"
+    """No token, or one that does not count."""
+    FORBIDDEN = "forbidden"
+    """A role that may not call the method."""
+    RATE = "rate"
+    """More calls than MAX_CALL_RATE."""
+    CONNECTIONS = "connections"
+    """Too many connections of one host."""
+    UNREADABLE = "unreadable"
+    """A message that is none of the contract's."""
 
 
 @dataclass(frozen=True, slots=True)

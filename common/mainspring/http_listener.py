@@ -5,6 +5,7 @@ Needs starlette and uvicorn, which coordinators and workers install and clients 
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -12,21 +13,62 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import uvicorn
+from h11 import LocalProtocolError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mainspring.authentication import Authenticator
 from mainspring.callers import Role
+from mainspring.clock import BootClock, Clock
 from mainspring.errors import SettingsError, UnauthenticatedError
-from mainspring.limits import http_requests_max
+from mainspring.limits import http_requests_max, refusals_told_interval_ms
 from mainspring.settings_security import Serving
 from mainspring.tls import http_context
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 metrics_roles: Final = (Role.READ_ONLY, Role.ADMIN)
 """Who may read `/metrics`."""
+
+
+class BadRequests(logging.Filter):
+    """Lets through what uvicorn logs, but of requests that are none only a line a second: who sends them may go on.
+
+    When a request's body turns out to be none, uvicorn has answered 400, and takes it for our fault that the handler answers as well.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__()
+        self._clock = clock if clock is not None else BootClock()
+        self._next_us = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line is logged."""
+        if record.exc_info is not None and isinstance(record.exc_info[1], LocalProtocolError):
+            return False
+        if record.levelno != logging.WARNING:
+            return True
+        now_us = self._clock.now_us()
+        if now_us < self._next_us:
+            return False
+        self._next_us = now_us + refusals_told_interval_ms * 1_000
+        return True
+
+
+_bad_requests: Final = BadRequests()
+
+
+class _Protocol(H11Protocol):
+    """Uvicorn's, which does not look whether an answer may still be sent to a request that turns out to be none."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer 400 as far as that goes, and end the connection."""
+        # An answer has been begun already, or, to HEAD, may have no text: then its end is the answer.
+        with contextlib.suppress(LocalProtocolError):
+            super().send_400_response(msg)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -66,6 +108,7 @@ class HttpListener:
         tls = self._tls
         config = uvicorn.Config(
             self._app,
+            http=_Protocol,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -74,6 +117,7 @@ class HttpListener:
             ssl_context_factory=(lambda _config, _default: tls) if tls is not None else None,
         )
         config.load()
+        logging.getLogger("uvicorn.error").addFilter(_bad_requests)
         self._server = server = _Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listener])

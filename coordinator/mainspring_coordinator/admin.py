@@ -8,6 +8,7 @@ from mainspring import limits
 from mainspring.clock import Clock
 from mainspring.errors import BadRequestError, NotFoundError
 from mainspring.failovers import Failover
+from mainspring.ids import is_incarnation
 from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceServicer
 from mainspring.wire import clip
@@ -287,7 +288,7 @@ def _lease_rows_and_shards(reader: Reader) -> tuple[list[CoordinatorRow], list[S
 
 
 def _failover(reader: Reader, event_id: str) -> StoredFailover:
-    found = reader.failover(event_id)
+    found = reader.failover(event_id) if is_incarnation(event_id) else None
     if found is None:
         raise NotFoundError(f"there is no failover {event_id[:64]!r}; list those there are with: mainspring failovers")
     return found

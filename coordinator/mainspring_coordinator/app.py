@@ -133,7 +133,7 @@ class Coordinator:
         self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
         self._plans = PlanCache()
         self._authenticator = Authenticator(settings)
-        gate = Gate(self._authenticator, settings.max_call_rate)
+        gate = Gate(self._authenticator, settings.max_call_rate, refused=self._metrics.call_refused)
         self._server = grpc.aio.server(options=server_options(settings.keepalive), interceptors=(gate,))
         self.grpc_port = self._listen()
         self._http = HttpListeners(

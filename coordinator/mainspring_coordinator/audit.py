@@ -16,7 +16,8 @@ import structlog
 
 from mainspring import limits
 from mainspring.callers import anonymous
-from mainspring.errors import BadRequestError, MainspringError, UnavailableError
+from mainspring.errors import BadRequestError, MainspringError, NotOwnerError, UnavailableError
+from mainspring.ids import is_incarnation
 from mainspring.v1 import admin_pb2, peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring.wire import clip
@@ -38,6 +39,8 @@ entry_key: Final = "x-mainspring-audit"
 """By this a coordinator that sends a call on names the entry that it has written."""
 _done: Final = "done"
 _late_s: Final = 0.5
+_act_bytes_max: Final = 64
+_conclude_tries_max: Final = 4
 
 
 def who(context: Context) -> str:
@@ -192,11 +195,15 @@ class Audit:
             self._late.add(task)
             task.add_done_callback(self._late.discard)
             return
-        try:
-            await self._store(entry)
-        except MainspringError as error:
-            # It is done, or refused; its caller must hear of that and not of this.
-            _log.error("audit_outcome_lost", entry=entry.entry_id, outcome=entry.outcome, error=str(error))
+        for left in reversed(range(_conclude_tries_max)):
+            try:
+                await self._store(entry)
+            except MainspringError as error:
+                if left and isinstance(error, NotOwnerError):
+                    continue  # the shard under whose fence it was to be stored has moved; any other one does as well
+                # It is done, or refused; its caller must hear of that and not of this.
+                _log.error("audit_outcome_lost", entry=entry.entry_id, outcome=entry.outcome, error=str(error))
+            return
 
     async def _store_late(self, entry: AuditEntry) -> None:
         """Store an entry as soon as a shard is served, here or by another coordinator; which is nothing that we would be told of."""
@@ -225,14 +232,21 @@ def _message(entry: AuditEntry | StoredAuditEntry) -> admin_pb2.AuditEntry:
 
 
 def entry_of(message: admin_pb2.AuditEntry) -> AuditEntry:
-    """Read an entry that another coordinator wants to have stored."""
+    """Read an entry that another coordinator wants to have stored.
+
+    Raises `BadRequestError` when the database would not take it: entries of others are in the same transaction.
+    """
+    if not is_incarnation(message.entry_id):
+        raise BadRequestError("entry.entry_id: not 32 hexadecimal characters", field="entry.entry_id")
+    if not message.act.isascii() or len(message.act) > _act_bytes_max:
+        raise BadRequestError(f"entry.act: not at most {_act_bytes_max} characters of ASCII", field="entry.act")
     return AuditEntry(
         shard=0,
         workflow_id="",
-        entry_id=clip(message.entry_id, 32),
+        entry_id=message.entry_id,
         began_at_us=message.began_at_us,
         ended_at_us=message.ended_at_us,
-        act=clip(message.act, 64),
+        act=message.act,
         subject=clip(message.subject, limits.audit_subject_bytes_max),
         reason=clip(message.reason, limits.reason_bytes_max),
         who=clip(message.who, limits.audit_who_bytes_max),

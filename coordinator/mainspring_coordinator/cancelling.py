@@ -11,7 +11,7 @@ from mainspring_coordinator.answering import Context
 from mainspring_coordinator.engine.status import WorkflowStatus, workflow_terminal
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.store.protocol import StoredWorkflow, WorkflowFilter
-from mainspring_coordinator.workflow_reads import moment_and_id, page_size, to_token
+from mainspring_coordinator.workflow_reads import check_prefix, moment_and_id, page_size, to_token
 
 CancelOne = Callable[[client_pb2.CancelRequest, Context], Awaitable[client_pb2.CancelResponse]]
 _open: Final = tuple(status for status in WorkflowStatus if status not in workflow_terminal)
@@ -34,14 +34,11 @@ def told(request: admin_pb2.CancelWorkflowsRequest) -> str:
         raise BadRequestError(
             "all: no filter is set, which would stop every workflow; set one, or `all` if that is meant", field="all"
         )
-    for field, text, most in (
-        ("name", request.name, limits.name_bytes_max),
-        ("id_prefix", request.id_prefix, limits.workflow_id_bytes_max),
-    ):
-        if len(text.encode()) > most:
-            raise BadRequestError(
-                f"{field}: it is over the bound of {most} bytes; no workflow has such a one", field=field
-            )
+    if len(request.name.encode()) > limits.name_bytes_max:
+        raise BadRequestError(
+            f"name: it is over the bound of {limits.name_bytes_max} bytes; no workflow has such a one", field="name"
+        )
+    check_prefix(request.id_prefix)
     return ", ".join(parts) or "all"
 
 

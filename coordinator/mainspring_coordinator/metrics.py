@@ -10,6 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 
+from mainspring.callers import Refusal
 from mainspring.clock import BootClock, Clock
 from mainspring.usage import Usage
 from mainspring_coordinator.engine.effects import Effect, Ended, StrategyFailed
@@ -125,6 +126,9 @@ class Metrics:
         self._rows_refused = Counter(
             "mainspring_rows_refused_total", "Workflows whose rows the database refused", registry=registry
         )
+        self._refused_calls = Counter(
+            "mainspring_refused_calls_total", "Calls that the gate did not let in", ("reason",), registry=registry
+        )
         self._begin_at_zero()
         self._jumps = Counter(
             "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
@@ -142,6 +146,8 @@ class Metrics:
             self._alerts.labels(outcome)
         for sweep in all_sweeps:
             self._retention.labels(sweep.kind)
+        for reason in Refusal:
+            self._refused_calls.labels(reason)
 
     def watch(self, read: Callable[[], Reading]) -> None:
         """Read this whenever the metrics are asked for."""
@@ -211,6 +217,11 @@ class Metrics:
     def strategy_failed(self, effect: StrategyFailed) -> None:
         """A strategy raised, and workers took turns in its stead for one node."""
         self._strategy_failures.labels(effect.strategy if effect.strategy in _STRATEGIES else "other").inc()
+
+    # told by the gate
+    def call_refused(self, reason: Refusal) -> None:
+        """A call was not let in."""
+        self._refused_calls.labels(reason).inc()
 
     # dynamic.Counts
     def strategy_changed(self, strategy: str, by: str) -> None:

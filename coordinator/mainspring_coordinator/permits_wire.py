@@ -43,6 +43,8 @@ def to_request(effects: Iterable[PermitEffect]) -> peers_pb2.PassPermitsRequest:
 def to_statement(message: peers_pb2.PermitStatement, shards_total: int) -> StatePermits:
     """Return a statement; `BadRequestError` when something is beyond its bounds."""
     _check(message, shards_total)
+    # No shard has more assignments, and a larger number would not fit into the database.
+    _bound("keeps", message.keeps, 0, limits.assignment_number_max)
     wants = _counts(message.wants)
     said = Statement(
         message.key, message.shard, message.epoch, message.number, message.home_epoch, message.keeps, wants

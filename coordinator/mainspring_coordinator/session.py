@@ -15,6 +15,7 @@ from mainspring.errors import BadRequestError, BusyError, UnavailableError
 from mainspring.v1 import worker_pb2
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context, incident
+from mainspring_coordinator.auth.unreadable import Unreadable
 from mainspring_coordinator.engine.effects import Ack, Assign, Disposition, Refuse, Replace, Welcomed
 from mainspring_coordinator.engine.events import Event, WorkerAttached, WorkerDetached, WorkerHeard
 from mainspring_coordinator.fleet_wire import HelloRefusedError, Outbox, check_hello, events_of, load_of
@@ -74,6 +75,8 @@ class Session:
         """The worker said that it leaves."""
         self._evicted = False
         """An operator evicted the worker."""
+        self._left = False
+        """The call has ended for us; nothing more is written, unless our Goodbye is on its way."""
         self._wanted = False
         """We had a reason of our own to end it."""
         self._told: dict[int, int] = {}
@@ -233,6 +236,10 @@ class Session:
                 await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
         finally:
             self._leave()
+            # A write that is cut short would leave the call without a status, and its worker waiting for one.
+            self._left = True
+            self._to_write.set()
+            await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
             tasks = (over, reader, writer)
             for task in tasks:
                 task.cancel()
@@ -245,22 +252,26 @@ class Session:
             request = await self._next()
             if request is None:
                 return
+            if isinstance(request, Unreadable):
+                self._breach(str(request.error), "")
+                return
             self._heard_us = self._fleet.clock.now_us()
             if self._entry is not None:
                 self._entry.heard_us = self._heard_us
             try:
                 await self._take(request)
             except BadRequestError as error:
-                _log.warning(
-                    "a worker broke the contract", session=self.number, peer=self._context.peer(), field=error.field
-                )
-                self.end(worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, f"message {request.seq}: {error}")
+                self._breach(f"message {request.seq}: {error}", error.field)
             except HelloRefusedError as error:
                 self.end(error.reason, str(error))
             if self._goodbye or self._outbox.closed:
                 return
 
-    async def _next(self) -> worker_pb2.AttachRequest | None:
+    def _breach(self, what: str, field: str) -> None:
+        _log.warning("a worker broke the contract", session=self.number, peer=self._context.peer(), field=field)
+        self.end(worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, what)
+
+    async def _next(self) -> worker_pb2.AttachRequest | Unreadable | None:
         """Return the next message; None at the end of the stream, which says nothing of its cause."""
         try:
             request = await self._context.read()
@@ -269,7 +280,7 @@ class Session:
         return None if request is grpc.aio.EOF else request
 
     async def _write(self) -> None:
-        while True:
+        while not self._left or self._outbox.closed:
             message = self._outbox.take()
             if message is None:
                 self._to_write.clear()

@@ -202,7 +202,7 @@ class WorkflowReads:
         """Answer List, from the database, anywhere."""
         limit = page_size(request.page_size, default=100)
         _check_text(request.name, "name", limits.name_bytes_max)
-        _check_text(request.id_prefix, "id_prefix", limits.workflow_id_bytes_max)
+        check_prefix(request.id_prefix)
         for field in ("submitted_from_us", "submitted_before_us"):
             if getattr(request, field) < 0:
                 raise BadRequestError(f"{field}: a time before 1970; send microseconds, 0 for no bound", field=field)
@@ -384,9 +384,14 @@ def from_token(token: str, kinds: tuple[type, ...]) -> tuple[object, ...] | None
         parts = orjson.loads(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError) as error:
         raise _bad_token() from error
-    if not isinstance(parts, list) or [type(part) for part in parts] != list(kinds):
+    if not isinstance(parts, list) or [type(part) for part in parts] != list(kinds) or not all(map(_is_ours, parts)):
         raise _bad_token()
     return tuple(parts)
+
+
+def _is_ours(part: object) -> bool:
+    """Tell whether a database can be asked for it: ids are of ASCII there, and numbers have 64 bits."""
+    return part.isascii() if isinstance(part, str) else isinstance(part, int) and -(2**63) <= part < 2**63
 
 
 def _node_key(token: str) -> tuple[int, int]:
@@ -423,6 +428,15 @@ def _bad_token() -> BadRequestError:
     return BadRequestError(
         "page_token: not one of ours; send it as it was given, or none for the first page", field="page_token"
     )
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise `BadRequestError` when no workflow's id can begin so."""
+    if prefix and not is_workflow_id(prefix):
+        raise BadRequestError(
+            f"id_prefix: {prefix[:64]!r} begins no id; ids have 1 to {limits.workflow_id_bytes_max} letters, digits and `-_.:@+=`",
+            field="id_prefix",
+        )
 
 
 def _check_text(text: str, field: str, bytes_max: int) -> None:

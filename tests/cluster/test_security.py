@@ -1,6 +1,9 @@
 """A cluster with TLS, tokens and roles on every port: who may do what, and what the logs keep to themselves."""
 
 import asyncio
+import re
+import ssl
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +95,9 @@ def test_a_secure_cluster_runs_workflows_refuses_strangers_and_logs_no_secret(
                 await eventually(both_see_both)
             await run_workflows(address, secured)
             await refuse_strangers(address, secured, tmp_path)
+            refused = await asyncio.to_thread(refused_calls, cluster.http("c1"), secured)
+            assert refused["unauthenticated"] >= 1
+            assert refused["forbidden"] >= 1
             stranger = await cluster.spawn_worker(
                 "w3", slots=4, **secured.worker(by_certificate=False) | {"MAINSPRING_TOKEN_FILE": ""}
             )
@@ -132,6 +138,20 @@ async def refuse_strangers(address: str, secured: Secured, folder: Path) -> None
     async with Client(address, access=Access(), connect_timeout=1) as plain:
         with pytest.raises(UnavailableError, match="if TLS is spoken there, set TLS_CA here"):
             await plain.shards()
+
+
+def refused_calls(http: str, secured: Secured) -> dict[str, float]:
+    """What a coordinator has counted, by reason."""
+    mine = secured.ca.sign("scraper", "scraper.internal")
+    context = ssl.create_default_context(cafile=str(secured.ca.path))
+    context.load_cert_chain(mine.cert, mine.key)
+    asked = urllib.request.Request(
+        f"https://{http}/metrics", headers={"authorization": f"Bearer {secured.tokens[Role.READ_ONLY]}"}
+    )
+    with urllib.request.urlopen(asked, timeout=10, context=context) as answer:
+        text = answer.read().decode()
+    counted = re.findall(r'^mainspring_refused_calls_total{reason="(\w+)"} (\S+)$', text, re.MULTILINE)
+    return {reason: float(count) for reason, count in counted}
 
 
 def test_an_embedded_cluster_takes_the_same_settings(tmp_path: Path, secured: Secured) -> None:

@@ -1,6 +1,7 @@
 """The gate: every method of every service, with every role and with none; what a call is refused with; calls that are sent on."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from mainspring.authentication import Authenticator
-from mainspring.callers import Caller, Role, caller_key, forwarded_key, from_text, to_text
+from mainspring.callers import Caller, Refusal, Role, caller_key, forwarded_key, from_text, to_text
 from mainspring.errors import BusyError, MainspringError, NotAllowedError, UnauthenticatedError
 from mainspring.rpc_errors import error_from
 from mainspring.settings import CoordinatorSettings
@@ -21,6 +22,7 @@ from mainspring.tokens import line, new_token
 from mainspring.v1 import admin_pb2, client_pb2, peers_pb2, worker_pb2
 from mainspring_coordinator.auth.gate import Gate, caller
 from mainspring_coordinator.auth.methods import open_methods, roles_by_method
+from mainspring_coordinator.auth.rates import Connections
 from tests.services.rig import FakeClock, Host
 
 contracts = (client_pb2, admin_pb2, worker_pb2, peers_pb2, health_pb2, reflection_pb2)
@@ -41,7 +43,9 @@ class Cluster:
         self.file = folder / "tokens.toml"
         self.file.write_text("\n".join(line(f"a-{role}", role, token, None) for role, token in self.tokens.items()))
         self.clock = FakeClock()
-        self.gate = Gate(Authenticator(CoordinatorSettings.of(AUTH_TOKENS=str(self.file))), rate, self.clock)
+        self.refused: list[Refusal] = []
+        authenticator = Authenticator(CoordinatorSettings.of(AUTH_TOKENS=str(self.file)))
+        self.gate = Gate(authenticator, rate, self.clock, refused=self.refused.append)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Any]:
@@ -259,6 +263,23 @@ def test_a_caller_that_calls_too_often_is_told_when_to_come_back_and_others_are_
             for expected in (UnauthenticatedError, UnauthenticatedError, BusyError):
                 with pytest.raises(expected):
                     await called(channel, GET, {"authorization": "Bearer guessed"})
+
+    asyncio.run(told())
+
+
+def test_each_call_that_is_not_let_in_is_counted_by_its_reason(tmp_path: Path) -> None:
+    async def told() -> None:
+        cluster = Cluster(tmp_path, rate=2)
+        async with cluster.serving() as channel:
+            await cluster.ask(channel, GET, Role.CLIENT)
+            for role in (None, Role.READ_ONLY, Role.CLIENT, Role.CLIENT):
+                with contextlib.suppress(MainspringError):
+                    await cluster.ask(channel, SUBMIT, role)
+            assert cluster.refused == [Refusal.UNAUTHENTICATED, Refusal.FORBIDDEN, Refusal.RATE]
+            cluster.gate._connections = Connections(most=0)
+            with pytest.raises(BusyError, match="connections with calls under way"):
+                await cluster.ask(channel, GET, Role.ADMIN)
+            assert cluster.refused[3:] == [Refusal.CONNECTIONS]
 
     asyncio.run(told())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import shutil
 import ssl
 from collections.abc import AsyncIterator
@@ -11,15 +12,17 @@ from typing import Any
 
 import httpx
 import pytest
+from h11 import LocalProtocolError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from mainspring.authentication import Authenticator
 from mainspring.callers import Role
-from mainspring.http_listener import HttpListeners
+from mainspring.http_listener import BadRequests, HttpListeners
 from mainspring.settings import CoordinatorSettings, WorkerSettings
 from mainspring.tokens import line, new_token
 from tests.servers.certificates import Authority
+from tests.services.rig import FakeClock
 
 
 async def say(request: Request) -> Response:
@@ -158,3 +161,41 @@ def test_a_worker_serves_its_probes_by_the_same_settings(ca: Authority, served: 
             assert (await get(f"http://127.0.0.1:{ports['HTTP_PROBE_PORT']}/metrics"))[0] == 404
 
     asyncio.run(told())
+
+
+NO_CHUNKS = b"GET /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+
+
+async def sent(port: int, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    answer = await reader.readuntil(b"\r\n")
+    writer.close()
+    return answer
+
+
+def test_requests_that_are_none_are_refused_and_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def told() -> None:
+        async with serving() as http:
+            for nonsense in (NO_CHUNKS, NO_CHUNKS.replace(b"GET", b"HEAD"), b"\xff\xff\r\n\r\n") * 10:
+                assert b" 400 " in await sent(http.port, nonsense)
+
+    with caplog.at_level("WARNING"):
+        asyncio.run(told())
+    assert "Traceback" not in caplog.text
+    assert len(caplog.records) <= 2, "a line a second"
+
+
+def test_after_a_second_a_bad_request_is_told_of_again_and_faults_are_always() -> None:
+    clock = FakeClock()
+    bad_requests = BadRequests(clock)
+
+    def told(level: int, error: Exception | None = None) -> bool:
+        fault = (type(error), error, None) if error is not None else None
+        return bad_requests.filter(logging.LogRecord("uvicorn.error", level, "", 0, "", (), fault))
+
+    assert [told(logging.WARNING) for _ in range(3)] == [True, False, False]
+    clock.us += 1_000_000
+    assert told(logging.WARNING)
+    assert [told(logging.ERROR, RuntimeError("ours")) for _ in range(2)] == [True, True]
+    assert not told(logging.ERROR, LocalProtocolError("theirs"))

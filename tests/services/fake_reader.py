@@ -144,6 +144,7 @@ class FakeReader:
 
     def failover(self, event_id: str) -> StoredFailover | None:
         self._read("failover")
+        assert event_id.isascii(), "a server does not compare others with ids"
         return next((row for row in self.failover_rows if row.event_id == event_id), None)
 
     def failovers_to_tell(self, limit: int) -> Sequence[StoredFailover]:

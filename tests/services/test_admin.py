@@ -176,6 +176,7 @@ async def test_all_that_a_failover_affected_comes_by_page() -> None:
     ("method", "request_", "code"),
     [
         ("ListFailovers", admin_pb2.ListFailoversRequest(event_id="f" * 32), grpc.StatusCode.NOT_FOUND),
+        ("ListFailovers", admin_pb2.ListFailoversRequest(event_id="é" * 32), grpc.StatusCode.NOT_FOUND),
         ("ListFailovers", admin_pb2.ListFailoversRequest(page_size=1_001), grpc.StatusCode.INVALID_ARGUMENT),
         ("ListFailovers", admin_pb2.ListFailoversRequest(page_token="?"), grpc.StatusCode.INVALID_ARGUMENT),
         (

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from mainspring.callers import forwarded_key
-from mainspring.errors import UnavailableError
+from mainspring.errors import NotOwnerError, UnavailableError
 from mainspring.limits import reason_bytes_max
 from mainspring.v1 import admin_pb2
 from mainspring_coordinator.audit import entry_key, user_key
@@ -62,6 +62,18 @@ async def test_an_act_is_stored_before_it_is_done_and_again_with_its_outcome() -
         assert first.entry_id == last.entry_id
         assert (last.reason, last.coordinator) == ("slow network", "one")
         assert last.who.startswith("anonymous, as alice@ops1, from ")
+
+
+@story
+async def test_an_outcome_is_stored_under_another_shard_when_the_first_one_moves_meanwhile() -> None:
+    async with Host() as host:
+        strategy_is_stored(host)
+        moved = iter((False, True, False))
+        host.loop.answers[Audited] = lambda event: (
+            NotOwnerError("it has moved") if next(moved) else Answer(event.token, 0, "", AnswerCode.OK)
+        )
+        await host.admin.SetStrategy(admin_pb2.SetStrategyRequest(strategy="locality"))
+        assert [outcome for _, _, outcome in entries(host)] == ["", "done", "done"]
 
 
 @story
@@ -178,7 +190,8 @@ async def test_a_dry_run_asks_nobody_and_is_no_act() -> None:
     [
         (admin_pb2.CancelWorkflowsRequest(), "all", "which would stop every workflow"),
         (admin_pb2.CancelWorkflowsRequest(name="x" * 129), "name", "128 bytes"),
-        (admin_pb2.CancelWorkflowsRequest(id_prefix="x" * 201), "id_prefix", "200 bytes"),
+        (admin_pb2.CancelWorkflowsRequest(id_prefix="x" * 201), "id_prefix", "1 to 200 letters"),
+        (admin_pb2.CancelWorkflowsRequest(id_prefix="é"), "id_prefix", "begins no id"),
         (admin_pb2.CancelWorkflowsRequest(all=True, page_size=1_001), "page_size", "1000"),
     ],
 )

@@ -267,3 +267,20 @@ def test_welcomed_twice_is_welcomed_once_a_session() -> None:
             assert message.acks[0].disposition == worker_pb2.ACK_DISPOSITION_NOT_OWNER
 
     told()
+
+
+@story
+async def test_a_worker_that_leaves_while_it_is_written_to_hears_the_end_of_its_stream() -> None:
+    async with Host() as host:
+
+        async def come_and_go(number: int) -> None:
+            worker = WorkerEnd(host)
+            # Both before Welcome, so that it is being written when the Goodbye is read.
+            await worker.send(hello=hello(name=f"w{number}", incarnation=f"{number:032x}"))
+            await worker.send(goodbye=worker_pb2.Goodbye(reason=worker_pb2.GOODBYE_REASON_SHUTDOWN))
+            while await worker.read() is not None:
+                continue
+            assert await worker.call.code() is grpc.StatusCode.OK
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(come_and_go, range(1, 21)))

@@ -11,7 +11,7 @@ from mainspring import limits
 from mainspring.errors import BusyError
 from mainspring.ids import shard_of
 from mainspring.owner_hint import addressee_key
-from mainspring.v1 import peers_pb2
+from mainspring.v1 import admin_pb2, peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring_coordinator.engine.effects import GrantPermits, StatePermits
 from mainspring_coordinator.engine.events import PermitsGranted, PermitsStated
@@ -92,6 +92,7 @@ async def test_what_cannot_be_passed_on_is_dropped_and_the_next_is_sent() -> Non
         (peers_pb2.PermitStatement(key="k" * 129, shard=1), "key"),
         (peers_pb2.PermitStatement(key="k", shard=shards_total), "shard"),
         (peers_pb2.PermitStatement(key="k", epoch=2**31), "epoch"),
+        (peers_pb2.PermitStatement(key="k", keeps=2**31), "keeps"),
         (peers_pb2.PermitStatement(key="k", wants=[peers_pb2.PermitGroup(priority=10, limit=1, count=1)]), "priority"),
         (peers_pb2.PermitStatement(key="k", wants=[peers_pb2.PermitGroup(limit=0, count=1)]), "limit"),
         (peers_pb2.PermitStatement(key="k", wants=[peers_pb2.PermitGroup(limit=1, count=1_001)]), "count"),
@@ -126,3 +127,26 @@ async def test_what_was_meant_for_another_incarnation_is_refused() -> None:
         many = peers_pb2.PassPermitsRequest(replies=[peers_pb2.PermitReply(key="k")] * (limits.items_a_message_max + 1))
         with pytest.raises(grpc.aio.AioRpcError):
             await stub.PassPermits(many)
+
+
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        (admin_pb2.AuditEntry(entry_id="a" * 31, act="StepDown"), "entry.entry_id"),
+        (admin_pb2.AuditEntry(entry_id="é" * 16, act="StepDown"), "entry.entry_id"),
+        (admin_pb2.AuditEntry(entry_id="a" * 32, act="é"), "entry.act"),
+        (admin_pb2.AuditEntry(entry_id="a" * 32, act="x" * 65), "entry.act"),
+    ],
+)
+def test_an_entry_that_the_database_would_refuse_with_all_that_come_beside_it_is_not_taken(
+    entry: admin_pb2.AuditEntry, field: str
+) -> None:
+    @story
+    async def told() -> None:
+        async with Host("one") as one:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await PeersServiceStub(one.channel).WriteAudit(peers_pb2.WriteAuditRequest(entry=entry))
+            assert fields_in(raised.value) == [field]
+            assert one.loop.audited == []
+
+    told()

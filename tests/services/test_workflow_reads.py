@@ -15,6 +15,7 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode, MapView
 from mainspring_coordinator.engine.events import Cancel
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.protocol import StoredAttempt
+from mainspring_coordinator.workflow_reads import to_token
 from tests.services.rig import (
     Host,
     define,
@@ -210,6 +211,9 @@ _bad_pages: list[tuple[str, str, Any]] = [
     ("id_prefix", "List", client_pb2.ListRequest(id_prefix="x" * 201)),
     ("submitted_from_us", "List", client_pb2.ListRequest(submitted_from_us=-1)),
     ("page_token", "List", client_pb2.ListRequest(page_token="WzFd")),
+    ("page_token", "List", client_pb2.ListRequest(page_token=to_token(1, "é"))),
+    ("page_token", "List", client_pb2.ListRequest(page_token=to_token(2**63, "w"))),
+    ("id_prefix", "List", client_pb2.ListRequest(id_prefix="é")),
     ("reason", "Cancel", client_pb2.CancelRequest(workflow_id="w", reason="x" * 1_025)),
     ("request_id", "Cancel", client_pb2.CancelRequest(workflow_id="w", request_id="x" * 65)),
     ("workflow_id", "Cancel", client_pb2.CancelRequest(workflow_id="/")),

@@ -16,7 +16,7 @@ import grpc.aio
 import structlog
 
 from mainspring.authentication import Authenticator
-from mainspring.callers import Caller, Role, anonymous, caller_key, forwarded_key, from_text, to_text
+from mainspring.callers import Caller, Refusal, Role, anonymous, caller_key, forwarded_key, from_text, to_text
 from mainspring.channels import authorization_key
 from mainspring.clock import BootClock, Clock
 from mainspring.errors import MainspringError, NotAllowedError, UnauthenticatedError
@@ -25,6 +25,7 @@ from mainspring.rpc_errors import abort_with
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.auth.methods import name_of, open_methods, roles_by_method
 from mainspring_coordinator.auth.rates import Connections, Rates, host_of
+from mainspring_coordinator.auth.unreadable import Read, Unreadable, reading
 
 _log: Final = structlog.get_logger(__name__)
 _caller: ContextVar[Caller] = ContextVar("caller", default=anonymous)
@@ -44,12 +45,21 @@ def caller_metadata() -> tuple[tuple[str, str], ...]:
 class Gate(grpc.aio.ServerInterceptor):
     """Stands before all handlers of a server."""
 
-    def __init__(self, authenticator: Authenticator, calls_a_second: int, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        calls_a_second: int,
+        clock: Clock | None = None,
+        *,
+        refused: Callable[[Refusal], None] | None = None,
+    ) -> None:
+        """`refused` is told of each call that is not let in."""
         clock = clock if clock is not None else BootClock()
         self._authenticator = authenticator
         self._rates = Rates(calls_a_second, clock)
         self._connections = Connections()
         self._refusals = _Refusals(clock)
+        self._refused = refused
         self._gated: dict[str, Any] = {}
         """Handlers behind the gate, by method: as many as the services have."""
 
@@ -68,8 +78,10 @@ class Gate(grpc.aio.ServerInterceptor):
         return self._gated[method]
 
     def _behind(self, method: str, handler: Any) -> Any:
+        # A message that is alone is read by us, after its caller was let in; those of a stream when the handler asks for them.
+        read = reading(handler.request_deserializer)
         codecs = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": read if handler.request_streaming else None,
             "response_serializer": handler.response_serializer,
         }
         if not handler.response_streaming:
@@ -79,30 +91,33 @@ class Gate(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-            return make(self._answering(method, inner), **codecs)
+            return make(self._answering(method, inner, read), **codecs)
         inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
         # gRPC tells those that yield from those that write, and so do we.
-        behind = self._yielding(method, inner) if isasyncgenfunction(inner) else self._answering(method, inner)
+        behind = (
+            self._yielding(method, inner, read) if isasyncgenfunction(inner) else self._answering(method, inner, read)
+        )
         make = (
             grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
         )
         return make(behind, **codecs)
 
-    def _answering(self, method: str, inner: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+    def _answering(self, method: str, inner: Callable[[Any, Context], Awaitable[Any]], read: Read) -> Any:
         async def behind(request: Any, context: Context) -> Any:
             peer = await self._enter(method, request, context)
             try:
-                return await inner(request, context)
+                return await inner(await self._taken(method, request, read, context), context)
             finally:
                 self._connections.leave(peer)
 
         return behind
 
-    def _yielding(self, method: str, inner: Callable[[Any, Context], AsyncGenerator[Any, None]]) -> Any:
+    def _yielding(self, method: str, inner: Callable[[Any, Context], AsyncGenerator[Any, None]], read: Read) -> Any:
         async def behind(request: Any, context: Context) -> AsyncGenerator[Any, None]:
             peer = await self._enter(method, request, context)
             try:
-                async with aclosing(inner(request, context)) as answers:
+                taken = await self._taken(method, request, read, context)
+                async with aclosing(inner(taken, context)) as answers:
                     async for answer in answers:
                         yield answer
             finally:
@@ -117,15 +132,34 @@ class Gate(grpc.aio.ServerInterceptor):
         try:
             self._connections.enter(peer)
         except MainspringError as error:
-            await self._refuse(method, host, error, request, context)
+            await self._refuse(method, host, error, request, context, Refusal.CONNECTIONS)
         try:
             _caller.set(self._admitted(method, host, context))
         except MainspringError as error:
             self._connections.leave(peer)
-            await self._refuse(method, host, error, request, context)
+            await self._refuse(method, host, error, request, context, _reason(error))
         return peer
 
-    async def _refuse(self, method: str, host: str, error: MainspringError, request: Any, context: Context) -> NoReturn:
+    async def _taken(self, method: str, request: Any, read: Read, context: Context) -> Any:
+        """Return the message of a call that was let in, or its messages; the first that cannot be read ends it."""
+        if not isinstance(request, AsyncIterable):
+            message = read(request)
+            if isinstance(message, Unreadable):
+                await self._refuse(method, host_of(context.peer()), message.error, request, context, Refusal.UNREADABLE)
+            return message
+        return self._readable(method, request, context)
+
+    async def _readable(self, method: str, requests: AsyncIterable[Any], context: Context) -> AsyncGenerator[Any, None]:
+        async for message in requests:
+            if isinstance(message, Unreadable):
+                await self._refuse(method, host_of(context.peer()), message.error, None, context, Refusal.UNREADABLE)
+            yield message
+
+    async def _refuse(
+        self, method: str, host: str, error: MainspringError, request: Any, context: Context, reason: Refusal
+    ) -> NoReturn:
+        if self._refused is not None:
+            self._refused(reason)
         self._refusals.tell(method, host, error)
         if isinstance(request, AsyncIterable):
             await _hear(request)
@@ -203,6 +237,16 @@ class _Said:
                 f"the call that {by.name!r} sent on does not say for whom; are all coordinators of one version?"
             )
         return found
+
+
+def _reason(error: MainspringError) -> Refusal:
+    match error:
+        case UnauthenticatedError():
+            return Refusal.UNAUTHENTICATED
+        case NotAllowedError():
+            return Refusal.FORBIDDEN
+        case _:
+            return Refusal.RATE
 
 
 def _demand(method: str, who: Caller) -> None:
