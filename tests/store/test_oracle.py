@@ -25,6 +25,8 @@ from mainspring_coordinator.engine.rows import (
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
+    ResultCached,
+    ResultDropped,
     Row,
     WorkflowInserted,
     WorkflowUpdated,
@@ -171,6 +173,8 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
             "done",
         ),
         PermitsHeld(shard, "", f"run{run}-{draw(texts)}", node, attempt, draw(st.integers(0, 2))),
+        ResultCached(shard, name, plan_hash(run, node), draw(payloads) or b"", attempt, 10 * attempt),
+        ResultDropped(shard, "", plan_hash(run, node), 10 * attempt),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
     return draw(st.sampled_from(others))
@@ -274,6 +278,11 @@ def _dump(store: Store, run: int) -> Any:
         ),
         "permits": [
             [one for one in reader.permits(shard, (prefix, -1), 1_000) if one.key.startswith(prefix)]
+            for shard in range(shards_total)
+        ],
+        "results": [reader.cached_results([plan_hash(run, node) for node in range(3)], now) for now in (0, 10, 20)],
+        "expired": [
+            [one for one in reader.expired_results(shard, 20, 1_000_000) if one[0][:31] == run.to_bytes(31)]
             for shard in range(shards_total)
         ],
         "audit": [one for one in reader.audit(None, 1_000) if one.entry_id.startswith(f"{run:030d}")],

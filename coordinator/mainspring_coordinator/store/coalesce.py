@@ -27,6 +27,8 @@ from mainspring_coordinator.engine.rows import (
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
+    ResultCached,
+    ResultDropped,
     Row,
     StrategyChanged,
     WorkflowInserted,
@@ -194,6 +196,11 @@ permits_shape: Final = Shape(
 )
 no_permits_shape: Final = Shape("permits", Mode.DELETE, permits_shape.keys, ())
 
+result_shape: Final = Shape(
+    "result_cache", Mode.UPSERT, ("cache_key", "shard_id"), ("stored_at_us", "expires_at_us", "output")
+)
+no_result_shape: Final = Shape("result_cache", Mode.DELETE, (*result_shape.keys, "expires_at_us"), ())
+
 _Key: TypeAlias = tuple[str, int, int]
 _Folded: TypeAlias = dict[str, Value]
 _running: Final = int(NodeStatus.RUNNING)
@@ -279,6 +286,10 @@ class _Folding:
     """Of these the last row of a key counts."""
     permits: dict[Values, PermitsHeld] = field(default_factory=dict[Values, PermitsHeld])
     """Here, too; it says whether there is to be one at all."""
+    results: dict[Values, ResultCached] = field(default_factory=dict[Values, ResultCached])
+    """Here, too."""
+    results_dropped: dict[Values, dict[int, None]] = field(default_factory=dict[Values, dict[int, None]])
+    """By key and shard: those that ended at one of these times go, unless the batch stores another one afterwards."""
 
     @property
     def by_kind(self) -> Mapping[type[Row], Callable[[Any], None]]:
@@ -300,6 +311,8 @@ class _Folding:
             StrategyChanged: self._add_strategy,
             PermitsHeld: self._add_permits,
             AuditEntry: self._add_audit,
+            ResultCached: self._add_result,
+            ResultDropped: self._drop_result,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -400,6 +413,13 @@ class _Folding:
     def _add_permits(self, row: PermitsHeld) -> None:
         self.permits[row.shard, row.key.encode(), row.holder] = row
 
+    def _add_result(self, row: ResultCached) -> None:
+        self.results[row.key, row.shard] = row
+        self.results_dropped.pop((row.key, row.shard), None)
+
+    def _drop_result(self, row: ResultDropped) -> None:
+        self.results_dropped.setdefault((row.key, row.shard), {})[row.expires_at_us] = None
+
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""
         yield self._once(plan_shape)
@@ -416,6 +436,12 @@ class _Folding:
         permits = sorted(self.permits.items(), key=itemgetter(0))
         yield TableWrite(permits_shape, [(*key, row.epoch, row.count) for key, row in permits if row.count])
         yield TableWrite(no_permits_shape, [key for key, row in permits if not row.count])
+        results = sorted(self.results.items(), key=itemgetter(0))
+        yield TableWrite(
+            result_shape, [(*key, row.stored_at_us, row.expires_at_us, row.output) for key, row in results]
+        )
+        dropped = [(*key, at_us) for key, times in sorted(self.results_dropped.items()) for at_us in sorted(times)]
+        yield TableWrite(no_result_shape, dropped)
 
     def _once(self, shape: Shape) -> TableWrite:
         found = self.once[shape]

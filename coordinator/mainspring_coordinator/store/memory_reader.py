@@ -12,9 +12,11 @@ from mainspring_coordinator.engine.rows import (
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
+    ResultCached,
     StrategyChanged,
 )
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
+from mainspring_coordinator.store.cached_results import StoredResult
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
@@ -55,6 +57,8 @@ class MemoryTables:
     audit: dict[str, AuditEntry] = field(default_factory=dict[str, AuditEntry])
     permits: dict[tuple[int, str, int], HeldPermits] = field(default_factory=dict[tuple[int, str, int], HeldPermits])
     """By home, key and the shard that has them."""
+    results: dict[tuple[bytes, int], ResultCached] = field(default_factory=dict[tuple[bytes, int], ResultCached])
+    """By key and the shard that stored them."""
 
 
 class MemoryReader:
@@ -210,6 +214,20 @@ class MemoryReader:
             found = [row for (home, _, _), row in self._tables.permits.items() if home == shard]
         beyond = [row for row in found if (row.key.encode(), row.holder) > (after[0].encode(), after[1])]
         return sorted(beyond, key=lambda row: (row.key.encode(), row.holder))[:limit]
+
+    def cached_results(self, keys: Sequence[bytes], now_us: int) -> Sequence[StoredResult]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = [row for row in self._tables.results.values() if row.key in keys and row.expires_at_us > now_us]
+        youngest = {row.key: row for row in sorted(rows, key=lambda row: (row.stored_at_us, row.shard))}
+        return [StoredResult(key, row.output, row.stored_at_us) for key, row in sorted(youngest.items())]
+
+    def expired_results(self, shard: int, now_us: int, limit: int) -> Sequence[tuple[bytes, int]]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = [row for row in self._tables.results.values() if row.shard == shard]
+        over = [(row.key, row.expires_at_us) for row in rows if row.expires_at_us <= now_us]
+        return sorted(over, key=lambda one: (one[1], one[0]))[:limit]
 
     def _failovers(self) -> list[StoredFailover]:
         with self._tables.lock:

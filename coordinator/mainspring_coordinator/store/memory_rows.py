@@ -21,6 +21,8 @@ from mainspring_coordinator.engine.rows import (
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
+    ResultCached,
+    ResultDropped,
     Row,
     StrategyChanged,
     WorkflowInserted,
@@ -69,15 +71,27 @@ def apply(tables: MemoryTables, row: Row) -> None:
             entry = tables.audit.setdefault(row.entry_id, replace(row, ended_at_us=0, outcome=""))
             if row.outcome:
                 tables.audit[row.entry_id] = replace(entry, ended_at_us=row.ended_at_us, outcome=row.outcome)
+        case PermitsHeld() | ResultCached() | ResultDropped():
+            _apply_to_keys(tables, row)
+        case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():
+            _apply_to_record(tables, row)
+        case _:
+            _apply_to_node(tables, row)
+
+
+def _apply_to_keys(tables: MemoryTables, row: PermitsHeld | ResultCached | ResultDropped) -> None:
+    match row:
         case PermitsHeld():
             tables.permits.pop((row.shard, row.key, row.holder), None)
             if row.count:
                 held = HeldPermits(row.key, row.holder, row.epoch, row.count)
                 tables.permits[row.shard, row.key, row.holder] = held
-        case FailoverRecorded() | FailoverAffected() | FailoverMarked() | DeathsRecorded():
-            _apply_to_record(tables, row)
-        case _:
-            _apply_to_node(tables, row)
+        case ResultCached():
+            tables.results[row.key, row.shard] = row
+        case ResultDropped():
+            stored = tables.results.get((row.key, row.shard))
+            if stored is not None and stored.expires_at_us == row.expires_at_us:
+                del tables.results[row.key, row.shard]
 
 
 def _apply_to_record(

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
+from mainspring_coordinator.store.cached_results import ResultReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +261,7 @@ class WorkflowFilter:
     submitted_before_us: int = 0
 
 
-class Reader(Protocol):
+class Reader(ResultReader, Protocol):
     """Reads. Nothing here promises to be current beyond the moment of the read."""
 
     def cluster(self) -> ClusterRow | None:
