@@ -15,6 +15,7 @@ _reasons_max: Final = 1_000
 _nodes_max: Final = 100
 _parents_max: Final = 10
 _able: Final = "could take it; its turn has not come yet"
+_asked: Final = "its output is being looked for in the result cache"
 _order: Final = (
     *(NodeStatus.READY, NodeStatus.BACKOFF, NodeStatus.CANCELLING, NodeStatus.RUNNING),
     NodeStatus.WAITING,
@@ -38,6 +39,9 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
         if key not in by_class:
             by_class[key] = _class_reason(state, workflow, key)
         found[node] = by_class[key]
+    for node, _ in workflow.asked:
+        if node in found or len(found) < _reasons_max:
+            found[node] = _asked
     by_place: dict[str, str] = {}
     tied = state.ready.tied_items_of(workflow.key)
     for place, (node, _) in tied:

@@ -7,7 +7,7 @@ from mainspring import limits
 from mainspring.errors import Failure
 from mainspring.failures import failure_to_json, payload_too_large, schedule_to_start_timeout, worker_lost
 from mainspring.retry import delay_ms, draw_for
-from mainspring_coordinator.engine import maps, workflows
+from mainspring_coordinator.engine import caching, maps, workflows
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.payloads import keep_output
 from mainspring_coordinator.engine.ready import Item, next_instance
@@ -24,8 +24,24 @@ def make_ready(turn: Turn, workflow: WorkflowState, node: int) -> None:
         maps.expand(turn, workflow, node)
         return
     turn.set_node(workflow, node, -1, NodeStatus.READY)
-    await_start(turn, workflow, node, -1)
-    enqueue(turn, workflow, (node, -1))
+    _begin_wait(turn, workflow, node, -1)
+
+
+def _begin_wait(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
+    """Let a node that is READY wait for a worker, or first for the result cache."""
+    if workflow.plan.caches and caching.has_cache(workflow, node):
+        caching.ask(turn, workflow, (node, instance))
+    else:
+        wait_for_worker(turn, workflow, node, instance)
+
+
+def wait_for_worker(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
+    """Let a node that is READY wait for a worker."""
+    if instance < 0:
+        await_start(turn, workflow, node, instance)
+        enqueue(turn, workflow, (node, instance))
+    else:
+        maps.start_again(turn, workflow, node, instance)
 
 
 def await_start(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
@@ -59,7 +75,9 @@ def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
     """What an item waited for in memory is there, unless it has left again."""
     node, instance = item
     status = workflow.statuses[node]
-    if instance == next_instance:
+    if workflow.asked and item in workflow.asked:
+        caching.ask(turn, workflow, item)
+    elif instance == next_instance:
         maps.offer(turn, workflow, node)
     elif instance >= 0:
         if workflow.maps[node].statuses[instance] == NodeStatus.READY:
@@ -73,17 +91,58 @@ def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
 
 def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: bytes, run_us: int) -> None:
     """An attempt ended well."""
-    node, instance = assignment.node, assignment.instance
-    workflow.payload_bytes += len(output)
-    if workflow.payload_bytes > limits.workflow_payload_bytes_max and workflow.status is WorkflowStatus.RUNNING:
-        message = (
-            f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; "
-            "store large data elsewhere and pass references"
-        )
-        failed(turn, workflow, assignment, Failure(payload_too_large, message, non_retryable=True), run_us)
+    if (failure := _count_payload(workflow, output)) is not None:
+        failed(turn, workflow, assignment, failure, run_us)
         return
     turn.state.attempts_ended += 1
     _change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
+    if workflow.plan.caches:
+        caching.keep(turn, workflow, assignment, output)
+    _has_output(turn, workflow, assignment.node, assignment.instance, output)
+
+
+def taken_from_cache(turn: Turn, workflow: WorkflowState, item: Item, output: bytes) -> None:
+    """A node that is READY has the output of another one. Its row has no attempt, which tells it from those that ran."""
+    node, instance = item
+    if (failure := _count_payload(workflow, output)) is not None:
+        never_ran(turn, workflow, node, instance, failure)
+        return
+    turn.set_node(workflow, node, instance, NodeStatus.SUCCEEDED)
+    attempts, index = (workflow.attempts, node) if instance < 0 else (workflow.maps[node].attempts, instance)
+    attempts[index] = 0
+    if workflow.progress:
+        workflow.progress.pop((node, instance), None)
+    version = turn.state.touch(workflow, node, instance)
+    turn.store(
+        NodeChanged(
+            workflow.shard,
+            workflow.id,
+            node,
+            instance,
+            version,
+            NodeStatus.SUCCEEDED,
+            0,
+            output=output,
+            ended_at_us=turn.now_us,
+        )
+    )
+    _has_output(turn, workflow, node, instance, output)
+
+
+def _count_payload(workflow: WorkflowState, output: bytes) -> Failure | None:
+    """Count an output; return with what its node fails if the workflow has too much of them."""
+    workflow.payload_bytes += len(output)
+    if workflow.payload_bytes <= limits.workflow_payload_bytes_max or workflow.status is not WorkflowStatus.RUNNING:
+        return None
+    message = (
+        f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; "
+        "store large data elsewhere and pass references"
+    )
+    return Failure(payload_too_large, message, non_retryable=True)
+
+
+def _has_output(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
+    """A node has succeeded: what waits for it may go on."""
     if instance >= 0:
         maps.instance_succeeded(turn, workflow, node, instance, output)
         return
@@ -221,11 +280,7 @@ def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
         return
     workflow.retry_at_us.pop((node, instance), None)
     turn.set_node(workflow, node, instance, NodeStatus.READY)
-    if instance < 0:
-        await_start(turn, workflow, node, instance)
-        enqueue(turn, workflow, (node, -1))
-    else:
-        maps.start_again(turn, workflow, node, instance)
+    _begin_wait(turn, workflow, node, instance)
 
 
 def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:

@@ -48,7 +48,8 @@ workflow_transitions: Final[dict[WorkflowStatus, frozenset[WorkflowStatus]]] = {
 node_transitions: Final[dict[NodeStatus, frozenset[NodeStatus]]] = {
     # WAITING to SUCCEEDED or FAILED: a map over an empty list, an input that cannot be made.
     _N.WAITING: frozenset({_N.READY, _N.RUNNING, _N.SUCCEEDED, _N.FAILED, _N.SKIPPED}),
-    _N.READY: frozenset({_N.RUNNING, _N.FAILED, _N.SKIPPED}),
+    # READY to SUCCEEDED: its output is in the result cache.
+    _N.READY: frozenset({_N.RUNNING, _N.SUCCEEDED, _N.FAILED, _N.SKIPPED}),
     _N.BACKOFF: frozenset({_N.READY, _N.SKIPPED}),
     # RUNNING to READY: the assignment is known not to have arrived, or its worker is lost; the attempt is offered again.
     _N.RUNNING: frozenset({_N.READY, _N.BACKOFF, _N.CANCELLING, _N.SUCCEEDED, _N.FAILED, _N.CANCELLED}),

@@ -16,6 +16,7 @@ from mainspring import limits
 from mainspring_coordinator.engine import (
     absence,
     asking,
+    caching,
     dispatch,
     failovers,
     fleet,
@@ -28,6 +29,7 @@ from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, Effect
 from mainspring_coordinator.engine.events import (
     Audited,
+    CacheAnswered,
     Cancel,
     CreditSet,
     DeathsFound,
@@ -43,6 +45,7 @@ from mainspring_coordinator.engine.events import (
     ProgressReported,
     Read,
     Results,
+    ResultsExpired,
     ShardLost,
     ShardReady,
     ShardTaken,
@@ -200,10 +203,10 @@ class Engine:
                 pass
             case WorkerAttached() | WorkerDetached() | CreditSet() | LoadReported() | WorkerDraining():
                 _of_worker(turn, event)
-            case PeersSeen() | FailoverTold() | Audited() | StrategySet() | StrategyChosen() | StrategySeen():
+            case PeersSeen() | StrategySet() | StrategyChosen() | StrategySeen():
                 self._of_cluster(turn, event)
-            case PermitsLoaded() | PermitsStated() | PermitsGranted():
-                _of_permits(turn, event)
+            case FailoverTold() | Audited() | ResultsExpired() | PermitsLoaded() | PermitsStated() | PermitsGranted():
+                _of_no_workflow(turn, event)
             case ShardTaken() | ShardLost():
                 # Whatever we had of it is void from now on; what is read of it waits until that is forgotten.
                 recovery.lost(turn, event.shard) if isinstance(event, ShardLost) else recovery.taken(turn, event)
@@ -222,17 +225,11 @@ class Engine:
                 else:
                     self._arrive(turn, event)
 
-    def _of_cluster(
-        self, turn: Turn, event: PeersSeen | FailoverTold | Audited | StrategySet | StrategyChosen | StrategySeen
-    ) -> None:
+    def _of_cluster(self, turn: Turn, event: PeersSeen | StrategySet | StrategyChosen | StrategySeen) -> None:
         match event:
             case PeersSeen():
                 turn.state.peers_have_workers = event.have_workers
                 turn.state.rates.share(event.coordinators)
-            case FailoverTold():
-                failovers.told(turn, event)
-            case Audited():
-                _audited(turn, event)
             case StrategySet() | StrategyChosen():
                 self._place_by(strategy_changed(turn, self.cluster_strategy, event))
             case StrategySeen():
@@ -272,7 +269,8 @@ class Engine:
             | SubmitExisted
             | WorkflowEvicted
             | WorkflowAbsent
-            | DeathsFound,
+            | DeathsFound
+            | CacheAnswered,
         )
         shard = turn.state.shards.get(event.shard)
         if shard is None:
@@ -291,6 +289,8 @@ class Engine:
                 absence.offer_departed(turn, shard)
             case DeathsFound():
                 failovers.deaths_found(turn, shard, event)
+            case CacheAnswered():
+                caching.answered(turn, shard, event)
 
     def _handle_deferred(self, turn: Turn, shard: ShardState) -> None:
         deferred, shard.deferred = shard.deferred, []
@@ -325,21 +325,29 @@ def _of_worker(turn: Turn, event: WorkerAttached | WorkerDetached | CreditSet | 
             fleet.draining(turn, event)
 
 
-def _audited(turn: Turn, event: Audited) -> None:
-    ours = event.shard in turn.state.shards
-    if ours:
-        turn.store(event.entry)
-    turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK if ours else AnswerCode.NOT_OWNER))
-
-
-def _of_permits(turn: Turn, event: PermitsLoaded | PermitsStated | PermitsGranted) -> None:
+def _of_no_workflow(
+    turn: Turn, event: FailoverTold | Audited | ResultsExpired | PermitsLoaded | PermitsStated | PermitsGranted
+) -> None:
     match event:
+        case FailoverTold():
+            failovers.told(turn, event)
+        case Audited():
+            _audited(turn, event)
+        case ResultsExpired():
+            caching.expired(turn, event)
         case PermitsLoaded():
             granting.loaded(turn, event)
         case PermitsStated():
             granting.stated(turn, event)
         case PermitsGranted():
             asking.granted(turn, event)
+
+
+def _audited(turn: Turn, event: Audited) -> None:
+    ours = event.shard in turn.state.shards
+    if ours:
+        turn.store(event.entry)
+    turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK if ours else AnswerCode.NOT_OWNER))
 
 
 def _waits_for_reload(shard: ShardState, event: Submit | Cancel | Read | Inventory | ProgressReported) -> bool:
@@ -388,6 +396,8 @@ def _holds(state: State, timer: Timer) -> bool:
             return timer.number in shard.live
         case TimerKind.SCHEDULE_TO_START:
             return workflow.start_by_us.get((timer.node, timer.instance)) == timer.due_us
+        case TimerKind.CACHE:
+            return workflow.asked.get((timer.node, timer.instance)) == timer.number
         case _:
             return True
 
@@ -428,3 +438,5 @@ def _fire_in_shard(turn: Turn, timer: Timer) -> None:
             dispatch.patience_over(turn, workflow, timer)
         case TimerKind.CLOSING:
             workflows.closing_overdue(turn, workflow)
+        case TimerKind.CACHE:
+            caching.overdue(turn, workflow, timer)
