@@ -216,7 +216,7 @@ assignment_number_max: Final = 2**31 - 1
 
 # The result cache
 cache_questions_waiting_max: Final = 50_000  # of one coordinator; what is more is answered at once: nobody can tell
-cache_keys_a_read_max: Final = 100
+cache_keys_a_read_max: Final = 64
 cache_sweep_interval_ms: Final = 60_000  # between looks for outputs whose time is over
 cache_sweep_rows_max: Final = 500  # that go in one batch
 redis_socket_timeout_ms: Final = 250  # to connect, and for each answer

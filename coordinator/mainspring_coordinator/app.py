@@ -30,6 +30,7 @@ from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.admin import Build
 from mainspring_coordinator.auth.gate import Gate
+from mainspring_coordinator.cache_sweep import CacheSweep
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
@@ -43,6 +44,7 @@ from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.probes import metrics_handler, page_handler, probe_handlers, ready_checks
 from mainspring_coordinator.readings import Fleet, Reading
 from mainspring_coordinator.record import Record
+from mainspring_coordinator.redis_cache import RedisCache
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
 from mainspring_coordinator.shard_loader import ShardLoader
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 
 _log: Final = structlog.get_logger(__name__)
 _version: Final = version("mainspring")
-_reading_threads: Final = 2
+_reading_threads: Final = 3
 _server_grace_s: Final = 1.0
 _collect_after: Final = (50_000, 20, 1_000)
 """Allocations before the young are collected, and so on. A full collection looks at all workflows in memory and holds the loop for it,
@@ -83,6 +85,7 @@ def engine_config(settings: CoordinatorSettings) -> EngineConfig:
         failover=settings.enable_failover,
         rates=settings.rates,
         open_workflows_a_shard=settings.max_open_workflows,
+        results_in_database=settings.redis_url is None,
     )
 
 
@@ -100,7 +103,7 @@ def dynamic_config(settings: CoordinatorSettings) -> DynamicConfig:
 
 def without_effect(settings: CoordinatorSettings) -> Sequence[str]:
     """Return the settings that are set and that only a later version will obey."""
-    later = {"REDIS_URL": settings.redis_url, "RETENTION_DAYS": settings.retention_days}
+    later = {"RETENTION_DAYS": settings.retention_days}
     return [name for name, value in later.items() if value]
 
 
@@ -126,6 +129,8 @@ class Coordinator:
         self._usage = Usage()
         self._metrics = Metrics(settings.engine_instance_id, self._usage)
         self._traces = self._open_traces()
+        redis_url = settings.redis_url
+        self._redis = RedisCache(redis_url, settings.cluster_name, self._metrics, self._clock) if redis_url else None
         self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
         self._plans = PlanCache()
         self._authenticator = Authenticator(settings)
@@ -145,6 +150,7 @@ class Coordinator:
         self._services: Services | None = None
         self._record: Record | None = None
         self._dynamic: Dynamic | None = None
+        self._sweep: CacheSweep | None = None
         self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
         self._strategy = ""
         self._cluster = ""
@@ -220,6 +226,7 @@ class Coordinator:
             new_batch_id=lambda: secrets.token_bytes(16),
             observer=self._traces or self._metrics,
             give_up=self._election.give_up,
+            cache=self._redis,
         )
         self._metrics.watch(self._read)
         self._loop.on_shard_lost(self._metrics.shard_lost)
@@ -266,6 +273,8 @@ class Coordinator:
             period_ms=settings.heartbeat_interval_ms,
         )
         self._dynamic.start()
+        self._sweep = CacheSweep(self._loop, self._services.reads)
+        self._sweep.start()
         await self._server.start()
         await self._services.set_serving(True)
         self._healthy = True
@@ -286,6 +295,8 @@ class Coordinator:
             await self._record.close()
         if self._dynamic is not None:
             await self._dynamic.close()
+        if self._sweep is not None:
+            await self._sweep.close()
         if self._services is not None:
             self._election.withdraw()
             await self._loop.release_shards(list(self._loop.serving))
@@ -296,6 +307,8 @@ class Coordinator:
         if hasattr(self, "_election"):
             await self._election.stop()
             self._loop.end_term("the coordinator stops")
+        if self._redis is not None:
+            await self._redis.close()
         await self._http.stop()
         if self._traces is not None:
             await self._traces.close()

@@ -20,7 +20,14 @@ from mainspring_coordinator.engine.effects import (
     Stop,
     Store,
 )
-from mainspring_coordinator.engine.rows import FailoverAffected, NodeChanged, PlanSaved, Row, WorkflowInserted
+from mainspring_coordinator.engine.rows import (
+    FailoverAffected,
+    NodeChanged,
+    PlanSaved,
+    ResultCached,
+    Row,
+    WorkflowInserted,
+)
 from mainspring_coordinator.store.protocol import ExistingWorkflow
 
 OutwardEffect = Effect
@@ -82,6 +89,8 @@ class Gathered:
                 rows.append(row)
                 if type(row) is NodeChanged:
                     self.payload_bytes += len(row.output or b"")
+                elif type(row) is ResultCached:
+                    self.payload_bytes += len(row.output)
                 elif type(row) is WorkflowInserted:
                     self.payload_bytes += len(row.input)
                 elif type(row) is PlanSaved:

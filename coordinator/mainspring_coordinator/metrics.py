@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from mainspring.clock import BootClock, Clock
 from mainspring.usage import Usage
@@ -35,7 +35,10 @@ _STRATEGIES: Final = frozenset((*strategy_names, dynamic))
 
 
 class Metrics:
-    """Implements `election.Measures`, `ports.Observer`, `record.Counts` and `dynamic.Counts`. What it is told may come from any thread."""
+    """Implements `election.Measures`, `ports.Observer` and the `Counts` of `record`, `dynamic` and `redis_cache`.
+
+    What it is told may come from any thread.
+    """
 
     def __init__(self, engine_id: str, usage: Usage, *, clock: Clock | None = None) -> None:
         """`engine_id` is ENGINE_INSTANCE_ID."""
@@ -118,6 +121,12 @@ class Metrics:
         self._rows_refused = Counter(
             "mainspring_rows_refused_total", "Workflows whose rows the database refused", registry=registry
         )
+        self._cache_writes = Counter(
+            "mainspring_cache_writes_total", "Outputs on their way to Redis", ("outcome",), registry=registry
+        )
+        self._redis_aside = Gauge(
+            "mainspring_redis_left_aside", "1 while nothing is said to Redis, because it failed", registry=registry
+        )
         self._begin_at_zero()
         self._jumps = Counter(
             "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
@@ -133,6 +142,8 @@ class Metrics:
             self._failover_duration.labels(kind.name.lower())
         for outcome in ("delivered", "refused", "given_up"):
             self._alerts.labels(outcome)
+        for outcome in ("stored", "dropped", "failed"):
+            self._cache_writes.labels(outcome)
 
     def watch(self, read: Callable[[], Reading]) -> None:
         """Read this whenever the metrics are asked for."""
@@ -207,6 +218,15 @@ class Metrics:
     def strategy_changed(self, strategy: str, by: str) -> None:
         """The cluster has another strategy; `own`: each coordinator has its own again."""
         self._strategy_changes.labels(strategy if strategy in _STRATEGIES or strategy == "own" else "other", by).inc()
+
+    # redis_cache.Counts
+    def cache_written(self, outcome: str, count: int) -> None:
+        """Outputs were stored; or dropped, because too many waited; or failed."""
+        self._cache_writes.labels(outcome).inc(count)
+
+    def redis_aside(self, *, aside: bool) -> None:
+        """Redis is left aside, or not any more."""
+        self._redis_aside.set(aside)
 
     # record.Counts
     def failover(self, kind: str, seconds: float) -> None:
