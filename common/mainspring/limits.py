@@ -221,7 +221,7 @@ cache_sweep_interval_ms: Final = 60_000  # between looks for outputs whose time 
 cache_sweep_rows_max: Final = 500  # that go in one batch
 redis_socket_timeout_ms: Final = 250  # to connect, and for each answer
 redis_wait_ms_max: Final = 500  # for all that is said at once
-redis_aside_ms: Final = 5_000  # in which nothing is said to one that failed
+redis_aside_ms: Final = 3_000  # in which nothing is said to one that failed
 cache_writes_waiting_max: Final = 10_000  # outputs on their way to Redis
 cache_bytes_waiting_max: Final = 64 * MIB
 
