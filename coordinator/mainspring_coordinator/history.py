@@ -22,7 +22,7 @@ from mainspring.v1 import client_pb2
 from mainspring.wire import clip
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, workflow_terminal
 from mainspring_coordinator.store.protocol import Reader, StoredNode
-from mainspring_coordinator.views import Sight, failure_message, first_key
+from mainspring_coordinator.views import Sight, failure_message, first_key, is_cached
 
 _SUBMITTED: Final = client_pb2.HISTORY_EVENT_TYPE_WORKFLOW_SUBMITTED
 _ENDED: Final = client_pb2.HISTORY_EVENT_TYPE_WORKFLOW_ENDED
@@ -35,6 +35,7 @@ _node_ends: Final = {
     NodeStatus.FAILED: client_pb2.HISTORY_EVENT_TYPE_NODE_FAILED,
     NodeStatus.CANCELLED: client_pb2.HISTORY_EVENT_TYPE_NODE_CANCELLED,
 }
+_cached: Final = "cached"
 # At the same time, in this order.
 _submit, _cancel, _attempt_end, _instance_end, _node_end, _expansion, _start, _own_end, _workflow_end = range(9)
 
@@ -156,5 +157,7 @@ def _of_node(sight: Sight, row: StoredNode, ended: bool) -> list[_Line]:
     if row.status is NodeStatus.FAILED and row.attempt and not is_map and not ended:
         first = rank if rank == _own_end else _attempt_end
         lines.append(_Line(row.ended_at_us, first, *key, _ATTEMPT_FAILED, row.worker, failure))
-    lines.append(_Line(row.ended_at_us, rank, *key, end, "" if is_map else row.worker, failure))
+    cached = is_cached(sight.plan, row)
+    worker = "" if is_map or cached else row.worker
+    lines.append(_Line(row.ended_at_us, rank, *key, end, worker, failure, _cached if cached else ""))
     return lines

@@ -16,6 +16,7 @@ from mainspring_coordinator.engine.events import (
     CachedOutput,
     Event,
     OutputsLoaded,
+    Read,
     ResultsExpired,
     ShardLost,
     ShardReady,
@@ -264,6 +265,16 @@ def test_it_is_explained() -> None:
     view = rig.read().view
     assert view is not None
     assert view.reasons == {0: "its output is being looked for in the result cache"}
+
+
+def test_that_it_did_not_run_is_explained() -> None:
+    rig = Rig()
+    rig.submit(define([one, after_one]))
+    answer(rig, only(rig.effects, AskCache), b"1")
+    explained = rig.step(Read(9, 0, "wf", about=("a", -1)))
+    told = only(explained, Answer).explanation
+    assert told is not None
+    assert told.nodes[0].reason == "it has ended: SUCCEEDED, with an output from the result cache"
 
 
 # -- recovery --------------------------------------------------------------------------------------------------------------

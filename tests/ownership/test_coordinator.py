@@ -1,7 +1,7 @@
 """What a coordinator says of its settings before it touches anything."""
 
 from mainspring.settings import CoordinatorSettings
-from mainspring_coordinator.app import dynamic_config, without_effect
+from mainspring_coordinator.app import dynamic_config, engine_config, without_effect
 from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
 
 
@@ -23,7 +23,9 @@ def test_the_thresholds_of_dynamic_are_the_guides_unless_they_are_set() -> None:
 
 def test_settings_of_a_later_version_are_named() -> None:
     assert without_effect(CoordinatorSettings.of()) == []
-    assert without_effect(CoordinatorSettings.of(RETENTION_DAYS=7, REDIS_URL="redis://host")) == [
-        "REDIS_URL",
-        "RETENTION_DAYS",
-    ]
+    assert without_effect(CoordinatorSettings.of(RETENTION_DAYS=7)) == ["RETENTION_DAYS"]
+
+
+def test_outputs_are_stored_in_the_database_unless_there_is_redis() -> None:
+    assert engine_config(CoordinatorSettings.of()).results_in_database
+    assert not engine_config(CoordinatorSettings.of(REDIS_URL="redis://host")).results_in_database

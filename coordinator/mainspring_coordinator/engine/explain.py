@@ -99,11 +99,12 @@ def _why(
     told: dict[int, str],
     now_us: int,
 ) -> str:
+    attempts = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
     if status in node_terminal:
-        return f"it has ended: {status.name}"
+        cached = status is NodeStatus.SUCCEEDED and not attempts and (instance >= 0 or node not in workflow.maps)
+        return f"it has ended: {status.name}{', with an output from the result cache' if cached else ''}"
     if workflow.status is not WorkflowStatus.RUNNING and status is not NodeStatus.CANCELLING:
         return f"the workflow is {workflow.status.name}: nothing of it is started any more"
-    attempts = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
     match status:
         case NodeStatus.WAITING:
             return _what_is_missing(workflow, node, instance)
