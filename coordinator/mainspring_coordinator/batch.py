@@ -89,14 +89,14 @@ class Gathered:
                 rows.append(row)
                 if type(row) is NodeChanged:
                     self.payload_bytes += len(row.output or b"")
-                elif type(row) is ResultCached:
-                    self.payload_bytes += len(row.output)
                 elif type(row) is WorkflowInserted:
                     self.payload_bytes += len(row.input)
                 elif type(row) is PlanSaved:
                     self.payload_bytes += len(row.definition)
                 elif type(row) is FailoverAffected:
                     self.payload_bytes += len(row.ids)
+                elif type(row) is ResultCached:
+                    self.payload_bytes += len(row.output)
             else:
                 outward.append(effect)
                 if type(effect) is Assign:

@@ -5,7 +5,7 @@ Nothing depends on an answer. What the cache cannot tell in time is not told, an
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final, Protocol
 
@@ -121,7 +121,18 @@ class Questions:
                 ask.workflow_id, ask.node, ask.instance, ask.number, known.get(ask.key), failed=found is None
             )
             by_shard.setdefault(ask.shard, []).append(answer)
-        most = limits.results_an_event_max
         for shard, answers in by_shard.items():
-            for start in range(0, len(answers), most):
-                self._post(CacheAnswered(shard, answers[start : start + most]))
+            for part in _parts(answers):
+                self._post(CacheAnswered(shard, part))
+
+
+def _parts(answers: Sequence[CacheAnswer]) -> Iterator[Sequence[CacheAnswer]]:
+    part, size = list[CacheAnswer](), 0
+    for answer in answers:
+        part.append(answer)
+        size += len(answer.found.output) if answer.found is not None else 0
+        if len(part) == limits.results_an_event_max or size >= limits.message_split_bytes:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

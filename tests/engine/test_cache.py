@@ -170,6 +170,15 @@ def test_a_hit_needs_no_permit() -> None:
     assert rows_of(answer(rig, second, b"1"), NodeChanged)[0].status is NodeStatus.SUCCEEDED
 
 
+def test_an_output_that_is_too_much_for_the_workflow_fails_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "workflow_payload_bytes_max", 10)
+    rig = Rig()
+    rig.submit(define([one]))
+    (changed,) = rows_of(answer(rig, only(rig.effects, AskCache), b"1" * 11), NodeChanged)
+    assert changed.status is NodeStatus.FAILED
+    assert b"PayloadTooLarge" in (changed.failure or b"")
+
+
 # -- keys ------------------------------------------------------------------------------------------------------------------
 
 

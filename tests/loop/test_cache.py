@@ -259,6 +259,17 @@ def test_many_questions_are_asked_and_answered_some_at_a_time(monkeypatch: pytes
 
 
 @story
+async def test_large_answers_come_in_several_events() -> None:
+    asking = Asking()
+    asking.questions.put([ask(number, key=number) for number in range(1, 6)])
+    await asking.settle()
+    large = CachedOutput(b"1" * limits.MIB, 1)
+    asking.cache.answers[0].set_result(dict.fromkeys(asking.cache.asked[0], large))
+    await asking.settle()
+    assert [len(event.answers) for event in asking.posted] == [2, 2, 1]
+
+
+@story
 async def test_a_new_term_asks_nothing_of_the_one_before() -> None:
     asking = Asking()
     asking.questions.put([ask(1)])

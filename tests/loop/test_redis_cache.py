@@ -19,6 +19,7 @@ from mainspring_coordinator.engine.effects import KeepResult
 from mainspring_coordinator.engine.events import CachedOutput
 from mainspring_coordinator.redis_cache import RedisCache, read_value, write_value
 from tests.loop.rig import story
+from tests.servers.certificates import Authority
 from tests.servers.ports import free_port
 from tests.servers.redis import Pretender, Redis, Talk, hang_up, nonsense, promise, silence, wrong_kinds
 
@@ -132,6 +133,32 @@ def test_one_that_stands_still_or_is_gone_is_left_aside_and_taken_up_again(tmp_p
                 clock.pass_by(limits.redis_aside_ms)
                 assert await cache.find([one], 0) == {}
                 assert not counted.aside
+
+    run(play)
+
+
+def test_it_is_reached_by_tls_and_by_a_socket_too(tmp_path: Path) -> None:
+    async def play() -> None:
+        authority = Authority(tmp_path)
+        identity, port, path = authority.sign("redis"), free_port(), tmp_path / "r.sock"
+        certificates = ("--tls-cert-file", str(identity.cert), "--tls-key-file", str(identity.key))
+        trusts = ("--tls-ca-cert-file", str(authority.path), "--tls-auth-clients", "no")
+        server = Redis(tmp_path)
+        server.start("--tls-port", str(port), *certificates, *trusts, "--unixsocket", str(path))
+        try:
+            for key, url in (
+                (one, f"rediss://:h%40sh@127.0.0.1:{port}/1?ssl_ca_certs={authority.path}"),
+                (two, f"unix://:h%40sh@{path}?db=1"),
+            ):
+                async with a_cache(url) as (cache, counted, _):
+                    cache.keep([kept(key, b"1")])
+                    await counted.until("stored", 1)
+            async with a_cache(server.url) as (cache, _, _):
+                assert set(await cache.find([one, two], 0)) == {one, two}
+            async with a_cache(f"rediss://:h%40sh@127.0.0.1:{port}/1") as (cache, counted, _):
+                await within_bounds(cache)  # whose certificate nobody vouches for
+        finally:
+            server.kill()
 
     run(play)
 

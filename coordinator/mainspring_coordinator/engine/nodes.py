@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable
+from typing import Final
 
 from mainspring import limits
 from mainspring.errors import Failure
@@ -17,6 +18,13 @@ from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, nod
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
+_too_much: Final = Failure(
+    payload_too_large,
+    f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; "
+    "store large data elsewhere and pass references",
+    non_retryable=True,
+)
+
 
 def make_ready(turn: Turn, workflow: WorkflowState, node: int) -> None:
     """All that a node depends on has ended: it may run, or, if it is a `map`, be expanded."""
@@ -24,15 +32,11 @@ def make_ready(turn: Turn, workflow: WorkflowState, node: int) -> None:
         maps.expand(turn, workflow, node)
         return
     turn.set_node(workflow, node, -1, NodeStatus.READY)
-    _begin_wait(turn, workflow, node, -1)
-
-
-def _begin_wait(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
-    """Let a node that is READY wait for a worker, or first for the result cache."""
     if workflow.plan.caches and caching.has_cache(workflow, node):
-        caching.ask(turn, workflow, (node, instance))
-    else:
-        wait_for_worker(turn, workflow, node, instance)
+        caching.ask(turn, workflow, (node, -1))
+        return
+    await_start(turn, workflow, node, -1)
+    enqueue(turn, workflow, (node, -1))
 
 
 def wait_for_worker(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
@@ -91,8 +95,9 @@ def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
 
 def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: bytes, run_us: int) -> None:
     """An attempt ended well."""
-    if (failure := _count_payload(workflow, output)) is not None:
-        failed(turn, workflow, assignment, failure, run_us)
+    workflow.payload_bytes += len(output)
+    if workflow.payload_bytes > limits.workflow_payload_bytes_max and workflow.status is WorkflowStatus.RUNNING:
+        failed(turn, workflow, assignment, _too_much, run_us)
         return
     turn.state.attempts_ended += 1
     _change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
@@ -104,8 +109,9 @@ def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, outpu
 def taken_from_cache(turn: Turn, workflow: WorkflowState, item: Item, output: bytes) -> None:
     """A node that is READY has the output of another one. Its row has no attempt, which tells it from those that ran."""
     node, instance = item
-    if (failure := _count_payload(workflow, output)) is not None:
-        never_ran(turn, workflow, node, instance, failure)
+    workflow.payload_bytes += len(output)
+    if workflow.payload_bytes > limits.workflow_payload_bytes_max:
+        never_ran(turn, workflow, node, instance, _too_much)
         return
     turn.set_node(workflow, node, instance, NodeStatus.SUCCEEDED)
     attempts, index = (workflow.attempts, node) if instance < 0 else (workflow.maps[node].attempts, instance)
@@ -127,18 +133,6 @@ def taken_from_cache(turn: Turn, workflow: WorkflowState, item: Item, output: by
         )
     )
     _has_output(turn, workflow, node, instance, output)
-
-
-def _count_payload(workflow: WorkflowState, output: bytes) -> Failure | None:
-    """Count an output; return with what its node fails if the workflow has too much of them."""
-    workflow.payload_bytes += len(output)
-    if workflow.payload_bytes <= limits.workflow_payload_bytes_max or workflow.status is not WorkflowStatus.RUNNING:
-        return None
-    message = (
-        f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; "
-        "store large data elsewhere and pass references"
-    )
-    return Failure(payload_too_large, message, non_retryable=True)
 
 
 def _has_output(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
@@ -280,7 +274,10 @@ def retry_due(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
         return
     workflow.retry_at_us.pop((node, instance), None)
     turn.set_node(workflow, node, instance, NodeStatus.READY)
-    _begin_wait(turn, workflow, node, instance)
+    if caching.has_cache(workflow, node):
+        caching.ask(turn, workflow, (node, instance))
+    else:
+        wait_for_worker(turn, workflow, node, instance)
 
 
 def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:
