@@ -142,13 +142,16 @@ def test_only_what_is_younger_than_the_nodes_own_time_is_taken(age_s: float, tak
 def test_a_failed_attempt_keeps_nothing_and_the_next_one_asks_again() -> None:
     rig = Rig()
     rig.attach()
-    rig.submit(define([{**one, "retry": {"max_attempts": 2, "initial": "1s", "jitter": 0}}]))
+    rig.submit(define([{**one, "retry": {"max_attempts": 2, "initial": "1s", "jitter": 0}}, after_one]))
     answer(rig, asked(rig.effects)[0])
     assert rows_of(rig.fail("a"), ResultCached) == []
     again = only(rig.after(1), AskCache)
     assert rig.running() == []
     (changed,) = rows_of(answer(rig, again, b"1"), NodeChanged)
     assert (changed.status, changed.attempt, changed.retry_at_us) == (NodeStatus.SUCCEEDED, 0, 0)
+    view = rig.read().view
+    assert view is not None
+    assert list(view.attempts) == [0, 1]
 
 
 def test_nodes_without_a_cache_ask_nothing_beside_those_with_one() -> None:
@@ -194,8 +197,10 @@ def test_what_makes_nodes_the_same() -> None:
         key_of(define([{**one, "input": 1}])),
         key_of(define([{**one, "cache": {"ttl": "1h", "key": "null"}}])),
         key_of(define([{**one, "executor": "work 4:x"}])),
+        key_of(define([{**one, "input": "x"}])),
+        key_of(define([{**one, "input": "y", "cache": {"ttl": "1h", "key": "x"}}])),
     ]
-    assert len({plain, *different}) == 5
+    assert len({plain, *different}) == 7
 
 
 def test_a_key_stands_in_the_place_of_the_input() -> None:

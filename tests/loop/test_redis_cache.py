@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,13 @@ class Counted:
         self.aside = aside
 
     async def until(self, outcome: str, count: int) -> None:
-        while self.written[outcome] < count:
+        await self._until(lambda: self.written[outcome] >= count)
+
+    async def until_tried(self, count: int) -> None:
+        await self._until(lambda: self.written.total() >= count)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
             self.changed.clear()
             await self.changed.wait()
 
@@ -61,12 +67,36 @@ class Clock:
         self.us += ms * 1_000
 
 
+class Cache(RedisCache):
+    """One that can be waited for, on a machine so busy that Redis is left aside."""
+
+    def __init__(self, url: str, cluster: str) -> None:
+        self.counted, self.time = Counted(), Clock()
+        super().__init__(url, cluster, self.counted, self.time)
+
+    async def found(self, *keys: bytes) -> Mapping[bytes, CachedOutput]:
+        while True:
+            try:
+                return await self.find(keys, 0)
+            except UnavailableError:
+                self.time.pass_by(limits.redis_aside_ms)
+
+    async def put_in(self, *results: KeepResult) -> None:
+        written = self.counted.written
+        while True:
+            stored, tried = written["stored"], written.total()
+            self.keep(results)
+            await self.counted.until_tried(tried + len(results))
+            if written["stored"] == stored + len(results):
+                return
+            self.time.pass_by(limits.redis_aside_ms)
+
+
 @asynccontextmanager
-async def a_cache(url: str, cluster: str = "test") -> AsyncIterator[tuple[RedisCache, Counted, Clock]]:
-    counted, clock = Counted(), Clock()
-    cache = RedisCache(url, cluster, counted, clock)
+async def a_cache(url: str, cluster: str = "test") -> AsyncIterator[tuple[Cache, Counted, Clock]]:
+    cache = Cache(url, cluster)
     try:
-        yield cache, counted, clock
+        yield cache, cache.counted, cache.time
     finally:
         await cache.close()
 
@@ -84,24 +114,23 @@ def test_what_is_put_in_comes_back_until_its_time_is_over_and_nothing_else_does(
         with Redis(tmp_path) as server:
             plain: Any = redis.Redis.from_url(server.url)
             async with a_cache(server.url) as (cache, counted, _):
-                assert await cache.find([one, two], 0) == {}
-                cache.keep([kept(one, b'{"a":1}'), kept(two, b"2", ttl_ms=1_000)])
-                await counted.until("stored", 2)
-                assert await cache.find([two, one, b"3" * 32], 0) == {
+                assert await cache.found(one, two) == {}
+                await cache.put_in(kept(one, b'{"a":1}'), kept(two, b"2", ttl_ms=100_000))
+                assert await cache.found(two, one, b"3" * 32) == {
                     one: CachedOutput(b'{"a":1}', 77),
                     two: CachedOutput(b"2", 77),
                 }
                 names = sorted(plain.keys())
                 assert names == [b"mainspring:test:result:" + key.hex().encode() for key in (one, two)]
-                assert 0 < plain.pttl(names[1]) <= 1_000 < plain.pttl(names[0]) <= 60_000
+                assert 0 < plain.pttl(names[0]) <= 60_000 < plain.pttl(names[1]) <= 100_000
                 async with a_cache(server.url, "another") as (other, _, _):
-                    assert await other.find([one], 0) == {}
+                    assert await other.found(one) == {}
                 for wrong in (b"", b"x", plain.get(names[1]), plain.get(names[0])[:-1], b"x" * 3_000_000):
                     plain.set(names[0], wrong)
-                    assert await cache.find([one, two], 0) == {two: CachedOutput(b"2", 77)}
+                    assert await cache.found(one, two) == {two: CachedOutput(b"2", 77)}
                 plain.delete(names[0])
                 plain.lpush(names[0], b"x")
-                assert await cache.find([one, two], 0) == {two: CachedOutput(b"2", 77)}
+                assert await cache.found(one, two) == {two: CachedOutput(b"2", 77)}
                 assert not counted.aside
 
     run(play)
@@ -111,8 +140,7 @@ def test_one_that_stands_still_or_is_gone_is_left_aside_and_taken_up_again(tmp_p
     async def play() -> None:
         with Redis(tmp_path) as server:
             async with a_cache(server.url) as (cache, counted, clock):
-                cache.keep([kept(one, b"1")])
-                await counted.until("stored", 1)
+                await cache.put_in(kept(one, b"1"))
                 server.pause()
                 await within_bounds(cache)
                 assert counted.aside
@@ -120,18 +148,18 @@ def test_one_that_stands_still_or_is_gone_is_left_aside_and_taken_up_again(tmp_p
                 for _ in range(100):
                     with pytest.raises(UnavailableError):
                         await cache.find([one], 0)
-                assert time.monotonic() - began < bound_s
+                assert time.monotonic() - began < 10 * bound_s
                 cache.keep([kept(two, b"2")])
                 await counted.until("failed", 1)
                 server.resume()
                 clock.pass_by(limits.redis_aside_ms)
-                assert await cache.find([one, two], 0) == {one: CachedOutput(b"1", 77)}
+                assert await cache.found(one, two) == {one: CachedOutput(b"1", 77)}
                 assert not counted.aside
                 server.kill()
                 await within_bounds(cache)
                 server.start()
                 clock.pass_by(limits.redis_aside_ms)
-                assert await cache.find([one], 0) == {}
+                assert await cache.found(one) == {}
                 assert not counted.aside
 
     run(play)
@@ -150,12 +178,11 @@ def test_it_is_reached_by_tls_and_by_a_socket_too(tmp_path: Path) -> None:
                 (one, f"rediss://:h%40sh@127.0.0.1:{port}/1?ssl_ca_certs={authority.path}"),
                 (two, f"unix://:h%40sh@{path}?db=1"),
             ):
-                async with a_cache(url) as (cache, counted, _):
-                    cache.keep([kept(key, b"1")])
-                    await counted.until("stored", 1)
+                async with a_cache(url) as (cache, _, _):
+                    await cache.put_in(kept(key, b"1"))
             async with a_cache(server.url) as (cache, _, _):
-                assert set(await cache.find([one, two], 0)) == {one, two}
-            async with a_cache(f"rediss://:h%40sh@127.0.0.1:{port}/1") as (cache, counted, _):
+                assert set(await cache.found(one, two)) == {one, two}
+            async with a_cache(f"rediss://:h%40sh@127.0.0.1:{port}/1") as (cache, _, _):
                 await within_bounds(cache)  # whose certificate nobody vouches for
         finally:
             server.kill()
@@ -167,24 +194,27 @@ def test_one_that_is_full_goes_on_answering(tmp_path: Path, capsys: pytest.Captu
     async def play() -> None:
         with Redis(tmp_path) as server:
             async with a_cache(server.url) as (cache, counted, _):
-                cache.keep([kept(one, b"1")])
-                await counted.until("stored", 1)
+                await cache.put_in(kept(one, b"1"))
                 plain: Any = redis.Redis.from_url(server.url)
                 plain.config_set("maxmemory", 1)
                 for _ in range(2):
                     cache.keep([kept(two, b"2")])
                 await counted.until("failed", 2)
-                assert await cache.find([one, two], 0) == {one: CachedOutput(b"1", 77)}
+                assert await cache.found(one, two) == {one: CachedOutput(b"1", 77)}
                 assert not counted.aside
 
     run(play)
     assert capsys.readouterr().out.count("redis_refuses") == 1
 
 
-def test_a_wrong_password_is_told_and_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_password_or_a_right_that_is_missing_is_told_and_no_password_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def play() -> None:
         with Redis(tmp_path) as server:
-            for url in (server.url.replace("h%40sh", "w%40ong"), server.url.replace(":h%40sh@", "")):
+            plain: Any = redis.Redis.from_url(server.url)
+            plain.execute_command("ACL", "SETUSER", "weak", "on", ">w@ong", "~*", "+@all", "-getrange")
+            for url in (server.url.replace("h%40sh", "w%40ong"), server.url.replace(":h%40sh", "weak:w%40ong")):
                 async with a_cache(url) as (cache, counted, _):
                     await within_bounds(cache)
                     assert counted.aside
@@ -196,12 +226,12 @@ def test_a_wrong_password_is_told_and_not_shown(tmp_path: Path, capsys: pytest.C
     assert "w%40ong" not in said
 
 
-async def within_bounds(cache: RedisCache) -> None:
+async def within_bounds(cache: Cache) -> None:
     """Nobody can tell, and that is known in time."""
     began = time.monotonic()
     with pytest.raises(UnavailableError):
         await cache.find([one, two], 0)
-    assert time.monotonic() - began < 2 * bound_s + 1
+    assert time.monotonic() - began < 10 * bound_s
 
 
 @pytest.mark.parametrize("talk", [silence, hang_up, nonsense, promise])
@@ -212,6 +242,7 @@ def test_one_that_talks_no_redis_is_left_aside_in_bounded_time_and_leaves_no_thr
                 # A thread that hung on the first would not be there for the next.
                 await within_bounds(cache)
                 assert counted.aside
+                await asyncio.get_running_loop().run_in_executor(cache._asking, clock.now_us)
                 clock.pass_by(limits.redis_aside_ms)
             cache.keep([kept(one, b"1")])
             await counted.until("failed", 1)
