@@ -30,12 +30,13 @@ env: .venv/.installed-dev  ## Make .venv with the project and the tools, at pinn
 demo: .venv/.installed-demo  ## Clean up real calendars on an embedded cluster, and show what happened
 	@$(PY) -m examples.calendar_cleanup.demo $(ARGS)
 
-test: env  ## Run all tests (ARGS="-k name" for some); gets MariaDB, MySQL, Prometheus and nginx when none are there
+test: env  ## Run all tests (ARGS="-k name" for some); gets MariaDB, MySQL, Prometheus, nginx and Redis when none are there
 	@.ci/mariadb
 	@.ci/mysql
 	@.ci/prometheus
 	@.ci/mariadb-dump
 	@.ci/nginx
+	@.ci/redis
 	@.ci/schemas
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 

@@ -151,6 +151,8 @@ class NodeInfo:
     """When the next attempt is due, 0 if none is."""
     waiting_reason: str
     """Why it is not running, in words."""
+    cached: bool = False
+    """It did not run: its output is that of another node, from the result cache."""
 
     @property
     def label(self) -> str:

@@ -133,6 +133,7 @@ def node_info(message: client_pb2.Node) -> NodeInfo:
         instances_ended=message.instances_ended,
         retry_at_us=message.retry_at_us,
         waiting_reason=message.waiting_reason,
+        cached=message.cached,
     )
 
 

@@ -25,6 +25,7 @@ from mainspring.reading import item_path
 from mainspring.workflow import (
     ABSENT,
     Affinity,
+    Cache,
     Concurrency,
     Definition,
     Json,
@@ -143,6 +144,7 @@ class Workflow:
         stop_on_disconnect: bool = False,
         priority: int | None = None,
         concurrency: Concurrency | None = None,
+        cache: Cache | None = None,
     ) -> NodeReference:
         """Add a node that runs once, after the nodes in `after` and those that its input names."""
         waits_for = [after] if isinstance(after, str | NodeReference) else after
@@ -162,6 +164,7 @@ class Workflow:
                 stop_on_disconnect=stop_on_disconnect,
                 priority=priority,
                 concurrency=concurrency,
+                cache=cache,
             )
         )
         return NodeReference(node_id)
@@ -185,6 +188,7 @@ class Workflow:
         stop_on_disconnect: bool = False,
         priority: int | None = None,
         concurrency: Concurrency | None = None,
+        cache: Cache | None = None,
     ) -> NodeReference:
         """Add a node that runs once for each element of a list; its output is the list of theirs, in the same order.
 
@@ -205,6 +209,7 @@ class Workflow:
             stop_on_disconnect=stop_on_disconnect,
             priority=priority,
             concurrency=concurrency,
+            cache=cache,
         )
         self._nodes[-1] = replace(self._nodes[-1], map=MapOver(str(over), max_parallel))
         return reference

@@ -16,7 +16,17 @@ from mainspring.errors import DefinitionError, Problem
 from mainspring.json_text import read_json, read_json_in_parts, trimmed
 from mainspring.limits import MIB, definition_bytes_max
 from mainspring.reading import item_path, read_definition
-from mainspring.workflow import ABSENT, Affinity, Definition, Json, Needed, Node, Retry, default_priority, default_retry
+from mainspring.workflow import (
+    ABSENT,
+    Affinity,
+    Definition,
+    Json,
+    Needed,
+    Node,
+    Retry,
+    default_priority,
+    default_retry,
+)
 
 __all__ = [
     "canonical_bytes",
@@ -147,8 +157,18 @@ def _node_to_json(node: Node) -> Json:
         value["stop_on_disconnect"] = True
     if node.priority is not None:
         value["priority"] = node.priority
+    if node.concurrency is not None or node.cache is not None:
+        value.update(_sharing_to_json(node))
+    return value
+
+
+def _sharing_to_json(node: Node) -> dict[str, Json]:
+    value: dict[str, Json] = {}
     if node.concurrency is not None:
         value["concurrency"] = {"key": node.concurrency.key, "limit": node.concurrency.limit}
+    if node.cache is not None:
+        key: dict[str, Json] = {} if node.cache.key is None else {"key": node.cache.key}
+        value["cache"] = {**key, "ttl": format_duration(node.cache.ttl_ms)}
     return value
 
 

@@ -19,6 +19,7 @@ from mainspring.problems import Problems
 from mainspring.workflow import (
     ABSENT,
     Affinity,
+    Cache,
     Definition,
     Json,
     Needed,
@@ -54,6 +55,8 @@ class Graph:
     """The compiled input of each node."""
     overs: tuple[Template | None, ...]
     """The compiled list of each `map` node."""
+    cache_keys: tuple[Template | None, ...]
+    """The compiled cache key of each node that has one; empty if no node has."""
     output: Template | None
     """The compiled output of the workflow, None when the definition has none."""
     _children: "Edges"
@@ -222,14 +225,18 @@ class _Check:
         if node.concurrency is not None:
             self._text("concurrency.key", node.concurrency.key, limits.concurrency_key_bytes_max, node.id)
             self._range("concurrency.limit", node.concurrency.limit, limits.concurrency_limit_max, node.id, low=1)
+        if node.cache is not None:
+            self._time("cache.ttl", node.cache.ttl_ms, limits.cache_ttl_ms_max, node.id, low_ms=limits.cache_ttl_ms_min)
+            if node.cache.key is not None:
+                self._text("cache.key", node.cache.key, limits.cache_key_bytes_max, node.id)
 
     def _range(self, field: str, value: float, high: float, node_id: str, *, low: float = 0) -> None:
         if not low <= value <= high:
             self._say("OUT_OF_RANGE", f"{value} is not within {low} to {high}", node_id, field)
 
-    def _time(self, field: str, ms: int, high_ms: int, node_id: str) -> None:
-        if not 0 <= ms <= high_ms:
-            message = f"{format_duration(ms)} is not within 0s to {format_duration(high_ms)}"
+    def _time(self, field: str, ms: int, high_ms: int, node_id: str, *, low_ms: int = 0) -> None:
+        if not low_ms <= ms <= high_ms:
+            message = f"{format_duration(ms)} is not within {format_duration(low_ms)} to {format_duration(high_ms)}"
             self._say("OUT_OF_RANGE", message, node_id, field)
 
     def _text(self, field: str, value: str, bytes_max: int, node_id: str, *, least: int = 1) -> None:
@@ -291,6 +298,7 @@ class _Check:
     def _compile(self) -> None:
         inputs: list[Template] = []
         overs: list[Template | None] = []
+        cache_keys: list[Template | None] = []
         offsets, targets = array("I", [0]), array("I")
         # A reserved name is never a node in a data path; a node that has one is told already.
         index = {name: place for name, place in self.index.items() if name not in reserved_names}
@@ -300,10 +308,13 @@ class _Check:
             names = set(node.depends_on)
             if made is not None:
                 if made.references:
-                    allowed = _everywhere | _in_map if node.map is not None else _everywhere
-                    self._known_roots(made, allowed, node.id, "input")
+                    self._known_roots(made, _allowed(node), node.id, "input")
                     names |= made.references
                 inputs.append(made)
+            key = None if node.cache is None else self._cache_key(node, node.cache)
+            if key is not None:
+                names |= key.references
+            cache_keys.append(key)
             if over is not None:
                 self._known_roots(over, _everywhere, node.id, "map.over")
                 names |= over.references
@@ -323,7 +334,14 @@ class _Check:
             message = f"it has {len(targets)} dependencies, more than the {limits.edges_max} allowed; split it into several workflows"
             self._say("TOO_MANY_EDGES", message, field="nodes")
             return
-        self._arrange(tuple(inputs), tuple(overs), output, Edges(offsets, targets))
+        keys = tuple(cache_keys) if any(key is not None for key in cache_keys) else ()
+        self._arrange(tuple(inputs), tuple(overs), keys, output, Edges(offsets, targets))
+
+    def _cache_key(self, node: Node, cache: Cache) -> Template | None:
+        key = None if cache.key is None else self._template(cache.key, node.id, "cache.key")
+        if key is not None:
+            self._known_roots(key, _allowed(node), node.id, "cache.key")
+        return key
 
     def _over(self, node: Node) -> Template | None:
         if node.map is None:
@@ -339,6 +357,7 @@ class _Check:
         self,
         inputs: tuple[Template, ...],
         overs: tuple[Template | None, ...],
+        cache_keys: tuple[Template | None, ...],
         output: Template | None,
         parents: Edges,
     ) -> None:
@@ -360,10 +379,16 @@ class _Check:
             order,
             inputs,
             overs,
+            cache_keys,
             output,
             children,
             parents,
         )
+
+
+def _allowed(node: Node) -> frozenset[str]:
+    """Return the names that data paths of a node may begin with, beside other nodes'."""
+    return _everywhere | _in_map if node.map is not None else _everywhere
 
 
 def turned(edges: Edges) -> Edges:

@@ -21,6 +21,7 @@ labels_max: Final = 64
 values_a_label_max: Final = 64
 affinity_key_bytes_max: Final = 128
 concurrency_key_bytes_max: Final = 128
+cache_key_bytes_max: Final = 4 * KIB  # as it is written, with its data paths
 host_bytes_max: Final = 255
 version_bytes_max: Final = 32
 
@@ -43,6 +44,8 @@ json_depth_max: Final = 200
 non_retryable_max: Final = 64
 priority_max: Final = 9
 concurrency_limit_max: Final = 1_000
+cache_ttl_ms_min: Final = 1_000
+cache_ttl_ms_max: Final = 365 * 24 * 3600 * 1000
 fairness_key_bytes_max: Final = 128
 priority_ageing_ms_max: Final = 24 * 3600 * 1000
 problems_max: Final = 100
@@ -185,6 +188,7 @@ backlogged_workers_max: Final = 64
 idle_classes_max: Final = 1_000
 origins_max: Final = 65_536  # workers of which it is known where their outputs were made
 affinity_keys_max: Final = 100_000  # with the workers that have them; others are hashed
+cache_wait_ms_max: Final = 1_000  # that a node waits for what the result cache says
 permit_restate_ms: Final = (
     1_000  # what was stated of permits is said again then, and a permit that nobody used is put back
 )
@@ -231,6 +235,17 @@ lock_wait_timeout_s: Final = 5
 database_start_wait_ms_max: Final = 30_000
 epoch_max: Final = 2**31 - 1
 assignment_number_max: Final = 2**31 - 1
+
+# The result cache
+cache_questions_waiting_max: Final = 50_000  # of one coordinator; what is more is answered at once: nobody can tell
+cache_keys_a_read_max: Final = 64
+cache_sweep_interval_ms: Final = 60_000  # between looks for outputs whose time is over
+cache_sweep_rows_max: Final = 500  # that go in one batch
+redis_socket_timeout_ms: Final = 250  # to connect, and for each answer
+redis_wait_ms_max: Final = 500  # for all that is said at once
+redis_aside_ms: Final = 3_000  # in which nothing is said to one that failed
+cache_writes_waiting_max: Final = 10_000  # outputs on their way to Redis
+cache_bytes_waiting_max: Final = 64 * MIB
 
 # Metrics
 label_values_max: Final = 100  # of a label whose values come from users; the others are one series together

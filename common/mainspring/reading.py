@@ -5,10 +5,12 @@ from typing import Any, Final
 
 from mainspring.durations import parse_duration
 from mainspring.graph import check
+from mainspring.limits import cache_ttl_ms_min
 from mainspring.problems import Problems
 from mainspring.workflow import (
     ABSENT,
     Affinity,
+    Cache,
     Concurrency,
     Definition,
     MapOver,
@@ -35,6 +37,7 @@ _node_fields: Final = (
     "stop_on_disconnect",
     "priority",
     "concurrency",
+    "cache",
 )
 _only_text: Final[frozenset[type]] = frozenset({str})
 _usual_fields: Final = frozenset({"id", "executor", "input", "depends_on"})
@@ -43,6 +46,7 @@ _map_fields: Final = ("over", "max_parallel")
 _retry_fields: Final = ("max_attempts", "initial", "multiplier", "max_interval", "jitter", "non_retryable")
 _affinity_fields: Final = ("key", "mode")
 _concurrency_fields: Final = ("key", "limit")
+_cache_fields: Final = ("key", "ttl")
 _timeout_fields: Final = ("start_to_close", "schedule_to_start")
 item_path: Final = "${item}"
 """The input of a `map` node that has none of its own: each instance gets its element."""
@@ -141,6 +145,7 @@ class _Reading:
             stop_on_disconnect=self._flag(fields, "stop_on_disconnect"),
             priority=self._whole_number(fields, "priority", 0, "priority") if "priority" in fields else None,
             concurrency=self._concurrency(fields["concurrency"]) if "concurrency" in fields else None,
+            cache=self._cache(fields["cache"]) if "cache" in fields else None,
         )
 
     def _map(self, value: object) -> MapOver | None:
@@ -187,6 +192,17 @@ class _Reading:
             self._say("MISSING", message, "concurrency.limit")
         return Concurrency(
             self._text(fields, "key", "concurrency.key"), self._whole_number(fields, "limit", 1, "concurrency.limit")
+        )
+
+    def _cache(self, value: object) -> Cache | None:
+        fields = self._fields(value, "cache", _cache_fields)
+        if fields is None:
+            return None
+        if fields.get("ttl") is None:
+            self._say("MISSING", "`ttl` must be given: how long an output counts, such as '1h'", "cache.ttl")
+        return Cache(
+            self._duration(fields, "ttl", cache_ttl_ms_min, "cache.ttl"),
+            self._optional_text(fields, "key", "cache.key"),
         )
 
     def _fields(self, value: object, at: str, known: tuple[str, ...]) -> dict[str, Any] | None:

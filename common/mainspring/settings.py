@@ -56,10 +56,10 @@ class CoordinatorSettings(Instance):
     )
     redis_url: str | None = declare(
         "REDIS_URL",
-        "the cache of results; taken, and without effect in this version",
+        "where the result cache is; needs the extra `redis`",
         None,
-        allowed="`redis://host:6379`, `rediss://…`, `unix://…`",
-        shown="none",
+        allowed="`redis://:password@host:6379/0`, `rediss://…`, `unix://…`",
+        shown="none: in the database",
         secret=True,
         pattern=r"^(rediss?|unix)://.+",
     )

@@ -93,6 +93,16 @@ class Concurrency:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """A node takes the output of one that was the same, if it succeeded not long ago, and does not run then."""
+
+    ttl_ms: int
+    """How long an output counts: a younger one is taken, and its own is kept so long for others."""
+    key: str | None = None
+    """What makes nodes of one executor the same, with data paths as in `input`; None: what they get, their input."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A step of the graph."""
 
@@ -126,6 +136,8 @@ class Node:
     """Which of the nodes that wait goes first, 0 to 9: the higher one; None: as the workflow."""
     concurrency: Concurrency | None = None
     """With which other nodes it may not run beyond a number; each instance of a `map` counts as one."""
+    cache: Cache | None = None
+    """Whose output it may take instead of running; each instance of a `map` for itself."""
 
 
 @dataclass(frozen=True, slots=True)

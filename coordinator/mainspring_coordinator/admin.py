@@ -18,7 +18,8 @@ from mainspring_coordinator.engine.status import FailoverKind, Subject
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.record import read_failover
-from mainspring_coordinator.store.protocol import CoordinatorRow, Reader, ShardRow, StoredFailover
+from mainspring_coordinator.store.protocol import CoordinatorRow, Reader, ShardRow
+from mainspring_coordinator.store.stored_record import StoredFailover
 from mainspring_coordinator.strategies import Strategies
 from mainspring_coordinator.worker_acts import WorkerActs
 from mainspring_coordinator.workflow_reads import moment_and_id, page_size, place, to_token

@@ -31,13 +31,13 @@ from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.admin import Build
 from mainspring_coordinator.auth.gate import Gate
+from mainspring_coordinator.cache_sweep import CacheSweep
+from mainspring_coordinator.configuration import dynamic_config, engine_config
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
-from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.events import EvictionsSeen, PausesSeen, PeersSeen, StrategySeen
 from mainspring_coordinator.engine.eviction import incarnations_of
 from mainspring_coordinator.engine.pauses import ClusterPauses
-from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.epoch import View
 from mainspring_coordinator.loop import ControlLoop
@@ -46,6 +46,7 @@ from mainspring_coordinator.plans import PlanCache
 from mainspring_coordinator.probes import metrics_handler, page_handler, probe_handlers, ready_checks
 from mainspring_coordinator.readings import Fleet, Reading
 from mainspring_coordinator.record import Record
+from mainspring_coordinator.redis_cache import RedisCache
 from mainspring_coordinator.retention import Retention
 from mainspring_coordinator.services import Services, add_services
 from mainspring_coordinator.session import FleetTimings
@@ -63,49 +64,13 @@ if TYPE_CHECKING:
 
 _log: Final = structlog.get_logger(__name__)
 _version: Final = version("mainspring")
-_reading_threads: Final = 2
+_reading_threads: Final = 3
 _server_grace_s: Final = 1.0
 _collect_after: Final = (50_000, 20, 1_000)
 """Allocations before the young are collected, and so on. A full collection looks at all workflows in memory and holds the loop for it,
 while hardly anything here is part of a cycle: at Python's own thresholds it took a fifth of the time under load."""
 _thread_switch_s: Final = 0.0005
 """The journal's thread and the event loop take turns in the interpreter; the default of 5 ms would be added to many a commit."""
-
-
-def engine_config(settings: CoordinatorSettings) -> EngineConfig:
-    """Return what the engine needs of the settings."""
-    return EngineConfig(
-        max_retries=settings.max_retries,
-        stream_grace_us=settings.stream_grace_ms * 1_000,
-        priority_ageing_us=settings.priority_ageing_ms * 1_000,
-        strategy=settings.assignment_strategy,
-        cpu_weight=settings.cpu_weight,
-        memory_weight=settings.memory_weight,
-        workflow_weight=settings.workflow_weight,
-        locality_wait_us=settings.locality_wait_ms * 1_000,
-        instance=settings.engine_instance_id,
-        failover=settings.enable_failover,
-        rates=settings.rates,
-        open_workflows_a_shard=settings.max_open_workflows,
-    )
-
-
-def dynamic_config(settings: CoordinatorSettings) -> DynamicConfig:
-    """Return what `dynamic` needs of the settings."""
-    return DynamicConfig(
-        cpu_percent=settings.dynamic_cpu_threshold,
-        round_trip_us=settings.dynamic_round_trip_threshold_ms * 1_000,
-        failed_share=settings.dynamic_failure_threshold,
-        attempts_min=settings.dynamic_failure_attempts,
-        hysteresis=settings.dynamic_hysteresis,
-        dwell_us=settings.dynamic_dwell_ms * 1_000,
-    )
-
-
-def without_effect(settings: CoordinatorSettings) -> Sequence[str]:
-    """Return the settings that are set and that only a later version will obey."""
-    later = {"REDIS_URL": settings.redis_url}
-    return [name for name, value in later.items() if value]
 
 
 class Coordinator:
@@ -130,6 +95,8 @@ class Coordinator:
         self._usage = Usage()
         self._metrics = Metrics(settings.engine_instance_id, self._usage)
         self._traces = self._open_traces()
+        redis_url = settings.redis_url
+        self._redis = RedisCache(redis_url, settings.cluster_name, self._metrics, self._clock) if redis_url else None
         self._threads = ThreadPoolExecutor(_reading_threads, thread_name_prefix="recovery")
         self._plans = PlanCache()
         self._authenticator = Authenticator(settings)
@@ -150,6 +117,7 @@ class Coordinator:
         self._record: Record | None = None
         self._dynamic: Dynamic | None = None
         self._retention: Retention | None = None
+        self._sweep: CacheSweep | None = None
         self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
         self._strategy = ""
         self._pauses = ClusterPauses()
@@ -202,10 +170,6 @@ class Coordinator:
     async def start(self) -> None:
         """Begin; return when the first term has begun and calls are served. Raises as `Election.start`."""
         settings = self._settings
-        for name in without_effect(settings):
-            _log.warning(
-                "setting_without_effect", setting=name, action="this version takes it and does nothing with it"
-            )
         await self._http.start()
         self._election = Election(
             self._store,
@@ -226,6 +190,7 @@ class Coordinator:
             new_batch_id=lambda: secrets.token_bytes(16),
             observer=self._traces or self._metrics,
             give_up=self._election.give_up,
+            cache=self._redis,
         )
         self._metrics.watch(self._read)
         self._loop.on_shard_lost(self._metrics.shard_lost)
@@ -282,6 +247,8 @@ class Coordinator:
             is_behind=self._is_behind,
         )
         self._retention.start()
+        self._sweep = CacheSweep(self._loop, self._services.reads)
+        self._sweep.start()
         await self._server.start()
         await self._services.set_serving(True)
         self._healthy = True
@@ -298,7 +265,7 @@ class Coordinator:
     async def stop(self) -> None:
         """Give up the shards for others to take at once, say goodbye, and end; bounded."""
         self._draining = True
-        for passes in (self._record, self._dynamic, self._retention):
+        for passes in (self._record, self._dynamic, self._retention, self._sweep):
             if passes is not None:
                 await passes.close()
         if self._services is not None:
@@ -311,6 +278,8 @@ class Coordinator:
         if hasattr(self, "_election"):
             await self._election.stop()
             self._loop.end_term("the coordinator stops")
+        if self._redis is not None:
+            await self._redis.close()
         await self._http.stop()
         if self._traces is not None:
             await self._traces.close()

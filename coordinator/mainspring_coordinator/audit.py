@@ -28,7 +28,7 @@ from mainspring_coordinator.engine.rows import AuditEntry
 from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded, sent_along
 from mainspring_coordinator.ports import Directory, Loop
 from mainspring_coordinator.reads import Reads
-from mainspring_coordinator.store.protocol import StoredAuditEntry
+from mainspring_coordinator.store.stored_record import StoredAuditEntry
 from mainspring_coordinator.workflow_reads import check_answer, moment_and_id, page_size, to_token
 
 _T = TypeVar("_T")

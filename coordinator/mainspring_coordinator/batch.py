@@ -20,7 +20,14 @@ from mainspring_coordinator.engine.effects import (
     Stop,
     Store,
 )
-from mainspring_coordinator.engine.rows import FailoverAffected, NodeChanged, PlanSaved, Row, WorkflowInserted
+from mainspring_coordinator.engine.rows import (
+    FailoverAffected,
+    NodeChanged,
+    PlanSaved,
+    ResultCached,
+    Row,
+    WorkflowInserted,
+)
 from mainspring_coordinator.store.protocol import ExistingWorkflow
 
 OutwardEffect = Effect
@@ -94,6 +101,8 @@ class Gathered:
                     self.payload_bytes += len(row.definition)
                 elif type(row) is FailoverAffected:
                     self.payload_bytes += len(row.ids)
+                elif type(row) is ResultCached:
+                    self.payload_bytes += len(row.output)
             else:
                 outward.append(effect)
                 if type(effect) is Assign:

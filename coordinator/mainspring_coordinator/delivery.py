@@ -16,6 +16,7 @@ from mainspring_coordinator.engine.effects import (
     Ack,
     Answer,
     AnswerCode,
+    AskCache,
     Assign,
     Changed,
     EchoCredit,
@@ -23,6 +24,7 @@ from mainspring_coordinator.engine.effects import (
     Ended,
     EpochSpent,
     GrantPermits,
+    KeepResult,
     LoadOutputs,
     LoadWorkflow,
     Refuse,
@@ -56,6 +58,7 @@ class Delivery:
         self._ended = ended
         self._strategy_failed = strategy_failed
         self.pass_on_permits: Callable[[Sequence[PermitEffect]], None] = _nowhere
+        self.pass_to_cache: Callable[[Sequence[AskCache | KeepResult]], None] = _nowhere
         self._outlets: dict[int, Outlet] = {}
         self._callers: dict[int, asyncio.Future[Answer]] = {}
         self._watchers = _Audience(limits.watchers_max)
@@ -110,8 +113,7 @@ class Delivery:
     def let_out(self, effects: Sequence[Effect]) -> None:
         """Deliver the effects of a batch that is committed."""
         by_session: dict[int, list[SessionEffect]] = {}
-        failures: list[StrategyFailed] = []
-        spent: dict[int, EpochSpent] = {}
+        rare: list[StrategyFailed | EpochSpent | AskCache | KeepResult] = []
         permits: list[PermitEffect] = []
         for effect in effects:
             if isinstance(effect, _session_effects):
@@ -125,19 +127,22 @@ class Delivery:
                 self._watchers.tell(effect)
             elif isinstance(effect, StatePermits | GrantPermits):
                 permits.append(effect)
-            elif isinstance(effect, EpochSpent):
-                spent[effect.shard] = effect
-            elif isinstance(effect, StrategyFailed):
-                failures.append(effect)
+            elif isinstance(effect, StrategyFailed | EpochSpent | AskCache | KeepResult):
+                rare.append(effect)
             elif isinstance(effect, LoadOutputs | LoadWorkflow):
                 self._load(effect)
         self.pass_on_permits(permits)
-        self._tell_failures(failures)
-        self._raise_epochs(spent)
+        if rare:
+            self._let_out_rare(rare)
         for session, items in by_session.items():
             outlet = self._outlets.get(session)
             if outlet is not None:
                 outlet.deliver(items)
+
+    def _let_out_rare(self, effects: Sequence[StrategyFailed | EpochSpent | AskCache | KeepResult]) -> None:
+        self._tell_failures([effect for effect in effects if isinstance(effect, StrategyFailed)])
+        self._raise_epochs({effect.shard: effect for effect in effects if isinstance(effect, EpochSpent)})
+        self.pass_to_cache([effect for effect in effects if isinstance(effect, AskCache | KeepResult)])
 
     def _raise_epochs(self, spent: Mapping[int, EpochSpent]) -> None:
         for shard, effect in spent.items():
@@ -183,8 +188,8 @@ class Delivery:
             future.set_result(answer)
 
 
-def _nowhere(effects: Sequence[PermitEffect]) -> None:
-    """Let what is said of permits be lost, as long as nobody is there to pass it on."""
+def _nowhere(effects: Sequence[Effect]) -> None:
+    """Let what may be lost be lost, as long as nobody is there to pass it on."""
     del effects
 
 

@@ -23,7 +23,7 @@ from mainspring.v1 import client_pb2
 from mainspring.wire import clip
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, workflow_terminal
 from mainspring_coordinator.store.protocol import Reader, StoredNode
-from mainspring_coordinator.views import Sight, failure_message, first_key
+from mainspring_coordinator.views import Sight, failure_message, first_key, is_cached
 
 _SUBMITTED: Final = client_pb2.HISTORY_EVENT_TYPE_WORKFLOW_SUBMITTED
 _ENDED: Final = client_pb2.HISTORY_EVENT_TYPE_WORKFLOW_ENDED
@@ -37,6 +37,7 @@ _node_ends: Final = {
     NodeStatus.CANCELLED: client_pb2.HISTORY_EVENT_TYPE_NODE_CANCELLED,
     NodeStatus.SKIPPED: client_pb2.HISTORY_EVENT_TYPE_NODE_SKIPPED,
 }
+_cached: Final = "cached"
 # At the same time, in this order.
 _submit, _cancel, _attempt_end, _instance_end, _node_end, _expansion, _start, _own_end, _workflow_end = range(9)
 
@@ -164,7 +165,8 @@ def _of_node(sight: Sight, row: StoredNode, ended: bool) -> list[_Line]:
         first = rank if rank == _own_end else _attempt_end
         lines.append(_Line(row.ended_at_us, first, *key, _ATTEMPT_FAILED, row.worker, failure))
     by_operator = row.status in (NodeStatus.SUCCEEDED, NodeStatus.SKIPPED) and row.failure is not None
-    worker = "" if is_map or by_operator else row.worker
-    note = failure_from_json(failure).message if by_operator else ""
+    cached = not by_operator and is_cached(sight.plan, row)
+    worker = "" if is_map or by_operator or cached else row.worker
+    note = failure_from_json(failure).message if by_operator else _cached if cached else ""
     lines.append(_Line(row.ended_at_us, rank, *key, end, worker, b"" if by_operator else failure, note))
     return lines

@@ -39,6 +39,7 @@ from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.holdings import Holdings, Proofs, owned_elsewhere, reject, resolve
 from mainspring_coordinator.ports import Observer, Outlet, PermitEffect
+from mainspring_coordinator.result_cache import Questions, ResultCache
 from mainspring_coordinator.shard_loader import ShardLoader
 from mainspring_coordinator.store.protocol import Batch, ExistingWorkflow, Journal, ShardRow
 from mainspring_coordinator.tasks import Tasks
@@ -66,8 +67,9 @@ class ControlLoop:
         give_up: Callable[[str], None],
         clock: Clock | None = None,
         threads: Threads | None = None,
+        cache: ResultCache | None = None,
     ) -> None:
-        """`now_us` is database time; `fresh` tells whether the lease allows us to speak; `give_up` ends the term."""
+        """`now_us` is database time; `fresh` tells whether the lease lets us speak; `give_up` ends the term; `cache`: if not the table."""
         self._config = config
         self.shards_total = shards_total
         self._loader = loader
@@ -81,6 +83,9 @@ class ControlLoop:
         self._aio = asyncio.get_running_loop()
         self._holdings = Holdings()
         self._delivery = Delivery(self._load, self._raise_epoch, observer.ended, observer.strategy_failed)
+        cache, clock_us = cache or loader.cache(), self._clock_us
+        self._questions = Questions(cache, self._post_unbounded, now_us=now_us, clock_us=clock_us)
+        self._delivery.pass_to_cache = self._questions.put
         self._writer: Writer | None = None
         self._term = self._session = 0
         self._reset()
@@ -96,6 +101,7 @@ class ControlLoop:
         self._alarm = Alarm(self._aio, self._schedule)
         self._refused_seen = 0
         self._tasks = Tasks(self._aio, self._give_up)
+        self._questions.begin(self._tasks)
         self._flushing: list[asyncio.Future[None]] = []
         self._flushed: list[asyncio.Future[None]] = []
         self._proofs = Proofs()

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from mainspring.callers import Refusal
 from mainspring.clock import BootClock, Clock
@@ -37,7 +37,10 @@ _STRATEGIES: Final = frozenset((*strategy_names, dynamic))
 
 
 class Metrics:
-    """Implements `election.Measures`, `ports.Observer`, and `Counts` of `record`, `retention` and `dynamic`; for any thread."""
+    """Implements `election.Measures`, `ports.Observer` and the `Counts` of `record`, `retention`, `dynamic` and `redis_cache`.
+
+    What it is told may come from any thread.
+    """
 
     def __init__(self, engine_id: str, usage: Usage, *, clock: Clock | None = None) -> None:
         """`engine_id` is ENGINE_INSTANCE_ID."""
@@ -129,6 +132,12 @@ class Metrics:
         self._refused_calls = Counter(
             "mainspring_refused_calls_total", "Calls that the gate did not let in", ("reason",), registry=registry
         )
+        self._cache_writes = Counter(
+            "mainspring_cache_writes_total", "Outputs on their way to Redis", ("outcome",), registry=registry
+        )
+        self._redis_aside = Gauge(
+            "mainspring_redis_left_aside", "1 while nothing is said to Redis, because it failed", registry=registry
+        )
         self._begin_at_zero()
         self._jumps = Counter(
             "mainspring_database_time_jumps_total", "Jumps of database time over 2 s", registry=registry
@@ -148,6 +157,8 @@ class Metrics:
             self._retention.labels(sweep.kind)
         for reason in Refusal:
             self._refused_calls.labels(reason)
+        for outcome in ("stored", "dropped", "failed"):
+            self._cache_writes.labels(outcome)
 
     def watch(self, read: Callable[[], Reading]) -> None:
         """Read this whenever the metrics are asked for."""
@@ -232,6 +243,15 @@ class Metrics:
     def deleted(self, kind: str, count: int) -> None:
         """So many things of a kind were deleted for their age."""
         self._retention.labels(kind).inc(count)
+
+    # redis_cache.Counts
+    def cache_written(self, outcome: str, count: int) -> None:
+        """Outputs were stored; or dropped, because too many waited; or failed."""
+        self._cache_writes.labels(outcome).inc(count)
+
+    def redis_aside(self, *, aside: bool) -> None:
+        """Redis is left aside, or not any more."""
+        self._redis_aside.set(aside)
 
     # record.Counts
     def failover(self, kind: str, seconds: float) -> None:

@@ -187,6 +187,14 @@ def _counters(reading: Reading) -> Iterator[Metric]:
     attempts.add_metric(("failed",), failed)
     attempts.add_metric(("succeeded",), reading.state.attempts_ended - failed)
     yield attempts
+    cache = CounterMetricFamily(
+        "mainspring_cache",
+        "Questions of nodes to the result cache, since this coordinator's term began",
+        labels=("result",),
+    )
+    for result, count in reading.state.cache_answers.items():
+        cache.add_metric((result,), count)
+    yield cache
     streams = CounterMetricFamily(
         "mainspring_streams_ended",
         "Workers' streams that ended: with a goodbye of the worker, or without a word",

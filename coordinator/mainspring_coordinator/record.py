@@ -24,7 +24,8 @@ from mainspring_coordinator.epoch import View
 from mainspring_coordinator.ports import Loop
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.shard_loader import ShardLoader
-from mainspring_coordinator.store.protocol import Reader, ShardRow, StoredFailover
+from mainspring_coordinator.store.protocol import Reader, ShardRow
+from mainspring_coordinator.store.stored_record import StoredFailover
 from mainspring_coordinator.webhook import AlertError, Webhook
 
 _log: Final = structlog.get_logger(__name__)

@@ -33,6 +33,7 @@ from mainspring_coordinator.engine.events import (
 from mainspring_coordinator.engine.failovers import id_chunks, node_name
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.status import NodeStatus
+from mainspring_coordinator.result_cache import DatabaseCache
 from mainspring_coordinator.store.protocol import Reader, ShardRow, StoredNode, StoredWorkflow
 
 _T = TypeVar("_T")
@@ -69,6 +70,10 @@ class ShardLoader:
         self._reader = reader
         self._threads = threads
         self._plans: dict[bytes, Plan] = {}
+
+    def cache(self) -> DatabaseCache:
+        """Return the result cache where it is a table."""
+        return DatabaseCache(self._reader, self._threads)
 
     async def until_read(self, read: Callable[[], Awaitable[_T]], wanted: Callable[[], bool]) -> _T | None:
         """Read as often as it takes until the database answers; None once nobody wants it any more."""

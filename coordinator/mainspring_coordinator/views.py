@@ -63,6 +63,13 @@ class Sight:
         return NodeStatus(expanded.statuses[instance])
 
 
+def is_cached(plan: Plan, row: StoredNode) -> bool:
+    """Tell whether a node took the output of another one: it has succeeded without an attempt, and is not a `map` as a whole."""
+    whole_map = row.instance < 0 and plan.nodes[row.node].map is not None
+    by_operator = row.failure is not None
+    return row.status is NodeStatus.SUCCEEDED and not row.attempt and not whole_map and not by_operator
+
+
 def workflow_status(status: WorkflowStatus) -> "workflow_pb2.WorkflowStatus.ValueType":
     """Return a workflow's state as the wire has it; the numbers are the same."""
     return cast("workflow_pb2.WorkflowStatus.ValueType", status.value)
@@ -175,8 +182,10 @@ def node_message(reader: Reader, sight: Sight, node: int, instance: int, row: St
     )
     if row is not None:
         message.attempt = row.attempt
-        message.worker = row.worker
-        message.started_at_us = row.started_at_us
+        message.cached = is_cached(sight.plan, row)
+        if not message.cached:  # else these are of an attempt that failed before
+            message.worker = row.worker
+            message.started_at_us = row.started_at_us
         message.width = row.width
         # A row that was read after the view may be ahead of it: the end of an attempt that is shown as running comes with that version.
         if view is None or row.version <= view.version or status in node_terminal:

@@ -297,8 +297,8 @@ def _read_node(reader: Reader, sight: Sight, node: int, instance: int) -> client
     )
     if row is None:
         return response
-    ran = row.attempt > 0 and (definition.map is None or instance >= 0)
-    given = _input_of(reader, sight, node, instance) if ran else None
+    begun = views.is_cached(sight.plan, row) or (row.attempt > 0 and (definition.map is None or instance >= 0))
+    given = _input_of(reader, sight, node, instance) if begun else None
     if given is not None:
         response.input.CopyFrom(to_payload(given))
     if row.status is NodeStatus.SUCCEEDED:

@@ -40,8 +40,10 @@ def test_get_shows_each_node_with_attempt_worker_time_error_and_reason(served: S
             waiting_reason="no worker runs executor X",
         ),
     ]
+    nodes.append(node("sum", NODE_SUCCEEDED, attempt=0, worker="", started_at_us=0, cached=True))
     got = asked(served, "get", "w", Get=[GET], ListNodes=[client_pb2.ListNodesResponse(nodes=nodes)])
     lines = [" ".join(line.split()) for line in got.stdout.splitlines()]
+    assert "sum SUCCEEDED cached" in lines
     assert "fetch SUCCEEDED 1 worker-1 1970-01-01 00:00:01 1.0 s" in lines
     assert "delete BACKOFF 2 worker-1 1970-01-01 00:00:01 IOError: 503" in lines
     assert "mail READY no worker runs executor X" in lines
@@ -62,6 +64,18 @@ def test_get_of_a_node_shows_input_output_stack_progress_and_attempts(served: Se
     for part in ("fetch[3]", '"year": 2024', '"halfway"', 'File "tasks.py", line 3', "worker-9"):
         assert part in got.stdout
     assert (scripted.requests["GetNode"][0].node_id, scripted.requests["GetNode"][0].instance) == ("fetch", 3)
+
+
+def test_get_of_a_node_that_did_not_run_shows_what_it_would_have_got(served: Served) -> None:
+    detail = client_pb2.GetNodeResponse(
+        node=node("fetch", NODE_SUCCEEDED, attempt=0, worker="", started_at_us=0, cached=True),
+        input=workflow_pb2.Payload(data=b'{"year":2024}'),
+        output=workflow_pb2.Payload(data=b"7"),
+    )
+    got = asked(served, "get", "w", "fetch", GetNode=[detail])
+    lines = [" ".join(line.split()) for line in got.stdout.splitlines()]
+    assert {"attempt cached", "output 7"} <= {*lines}
+    assert '"year": 2024' in got.stdout
 
 
 def test_get_of_a_map_lists_its_first_failed_instances_and_says_how_to_look_at_one(served: Served) -> None:

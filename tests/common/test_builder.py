@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 import mainspring
-from mainspring import Concurrency, Retry, Workflow
+from mainspring import Cache, Concurrency, Retry, Workflow
 from mainspring.builder import Reference
 from mainspring.definition import parse_definition
 from mainspring.errors import DefinitionError
@@ -132,6 +132,15 @@ def test_nodes_and_maps_may_share_a_concurrency_key() -> None:
     assert '"concurrency"' in flow.to_json()
 
 
+def test_nodes_and_maps_may_have_a_cache_whose_key_names_data() -> None:
+    flow = Workflow("n")
+    first = flow.node("a", "work", cache=Cache(60_000, f"day {flow.input['date']}"))
+    flow.map("b", "work", over=first["days"], cache=Cache(3_600_000))
+    definition = flow.definition()
+    assert [node.cache for node in definition.nodes] == [Cache(60_000, "day ${input.date}"), Cache(3_600_000)]
+    assert '"ttl": "1m"' in flow.to_json()
+
+
 def test_a_reference_cannot_be_looped_over_or_decided_on() -> None:
     reference = Workflow("n").node("a", "work")["list"]
     with pytest.raises(TypeError, match=r"\$\{a\.list\} has no elements before the workflow runs; use Workflow\.map"):
@@ -170,4 +179,4 @@ def test_all_problems_are_raised_at_the_end() -> None:
 
 
 def test_the_package_offers_these_names() -> None:
-    assert mainspring.__all__ == ["Affinity", "Concurrency", "Retry", "Workflow"]
+    assert mainspring.__all__ == ["Affinity", "Cache", "Concurrency", "Retry", "Workflow"]

@@ -18,7 +18,7 @@ from mainspring.definition import (
 )
 from mainspring.durations import format_duration, parse_duration
 from mainspring.errors import DefinitionError
-from mainspring.workflow import ABSENT, Affinity, Concurrency, Definition, MapOver, Node, Retry, strategies
+from mainspring.workflow import ABSENT, Affinity, Cache, Concurrency, Definition, MapOver, Node, Retry, strategies
 
 FULL = """
 name: calendar-cleanup
@@ -138,7 +138,7 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
             {"name": "n", "nodes": [5]},
             (
                 "node '#1': it must be an object with the fields id, executor, input, depends_on, map, retry, timeouts, "
-                "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority, concurrency"
+                "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority, concurrency, cache"
             ),
         ),
         ({"name": "n", "nodes": [{"executor": "work"}]}, "node '#1', id: `id` must be given, as a string"),
@@ -198,6 +198,17 @@ def test_a_map_node_without_input_gets_its_element_unless_it_says_null() -> None
             with_node(concurrency={"key": "db", "limit": 3, "mode": "hard"}),
             "node 'a', concurrency.mode: there is no field 'mode'; there are key, limit",
         ),
+        (with_node(cache="1h"), "node 'a', cache: it must be an object with the fields key, ttl"),
+        (
+            with_node(cache={"key": "k"}),
+            "node 'a', cache.ttl: `ttl` must be given: how long an output counts, such as '1h'",
+        ),
+        (
+            with_node(cache={"ttl": 60}),
+            "node 'a', cache.ttl: 60 has no unit; write it with a unit, such as '60s' or '60ms'",
+        ),
+        (with_node(cache={"ttl": "1h", "key": 7}), "node 'a', cache.key: `key` is a string; put it in quotes"),
+        (with_node(cache={"ttl": "1h", "age": 1}), "node 'a', cache.age: there is no field 'age'; there are key, ttl"),
     ],
 )
 def test_what_has_the_wrong_form_is_told_in_one_sentence(value: Any, problem: str) -> None:
@@ -218,7 +229,7 @@ def test_form_and_meaning_are_told_together_and_nothing_twice() -> None:
         "node 'a', retry.initial: 5 has no unit; write it with a unit, such as '5s' or '5ms'",
         (
             "node 'b', surprise: there is no field 'surprise'; there are id, executor, input, depends_on, map, retry, timeouts, "
-            "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority, concurrency"
+            "allow_failure, requires, strategy, affinity, stop_on_disconnect, priority, concurrency, cache"
         ),
         "node '#3', id: `id` must be given, as a string",
         "node 'b', executor: `executor` must be given, as a string",
@@ -340,6 +351,7 @@ nodes = st.builds(
     stop_on_disconnect=st.booleans(),
     priority=st.none() | st.integers(0, 9),
     concurrency=st.none() | st.builds(Concurrency, key=text_values, limit=st.integers(1, 1_000)),
+    cache=st.none() | st.builds(Cache, ttl_ms=st.integers(1_000, 10**9), key=st.none() | text_values),
 )
 definitions = st.builds(
     Definition,

@@ -40,6 +40,7 @@ def block(language: str) -> str:
         ("### `timeouts`", reading._timeout_fields),
         ("### `affinity`", reading._affinity_fields),
         ("### `concurrency`", reading._concurrency_fields),
+        ("### `cache`", reading._cache_fields),
     ],
 )
 def test_every_field_has_its_row(heading: str, fields: tuple[str, ...]) -> None:
@@ -69,6 +70,9 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"it lives, whichever workflow they are of; at most {limits.affinity_key_bytes_max} bytes",
         f"node waits; 1 to {limits.concurrency_limit_max:,}",
         f"they are of; 1 to {limits.concurrency_key_bytes_max} bytes",
+        f"as in `input`; 1 to {limits.cache_key_bytes_max // limits.KIB} KiB",
+        f"for others; {format_duration(limits.cache_ttl_ms_min)} to {format_duration(limits.cache_ttl_ms_max)}",
+        f"is waited for at most {format_duration(limits.cache_wait_ms_max)}",
         f"at most {limits.map_width_max:,} elements",
         f"1 to {limits.attempts_max}",
         f"1 to {limits.retry_multiplier_max:,}",

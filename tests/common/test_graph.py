@@ -11,9 +11,10 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from mainspring import limits
+from mainspring.definition import canonical_bytes
 from mainspring.errors import DefinitionError
 from mainspring.graph import Graph, build_graph, check
-from mainspring.workflow import ABSENT, Affinity, Concurrency, Definition, MapOver, Node, Retry
+from mainspring.workflow import ABSENT, Affinity, Cache, Concurrency, Definition, MapOver, Node, Retry
 
 
 def graph_of(depends: Mapping[str, Any], **rest: Any) -> Definition:
@@ -118,6 +119,22 @@ def one(**fields: Any) -> Definition:
             [
                 "node 'a', concurrency.key: '' has 0 bytes; use 1 to 128",
                 "node 'a', concurrency.limit: 0 is not within 1 to 1000",
+            ],
+        ),
+        (
+            one(cache=Cache(999, "")),
+            [
+                "node 'a', cache.ttl: 999ms is not within 1s to 365d",
+                "node 'a', cache.key: '' has 0 bytes; use 1 to 4096",
+            ],
+        ),
+        (
+            one(cache=Cache(limits.cache_ttl_ms_max + 1, "${item.name} of ${a}, ${nobody}")),
+            [
+                "node 'a', cache.ttl: 31536000001ms is not within 1s to 365d",
+                "node 'a', cache.key: its data path names the node itself",
+                "node 'a', cache.key: `item` is known only in the input of a `map` node",
+                "node 'a', cache.key: a data path names 'nobody', which is no node",
             ],
         ),
         (
@@ -312,3 +329,23 @@ def test_the_largest_chain_needs_no_recursion() -> None:
     graph = build_graph(Definition("test", tuple(nodes)))
     assert list(graph.order) == list(range(size))
     assert graph.sinks == (size - 1,)
+
+
+def test_a_cache_key_makes_dependencies_as_an_input_does() -> None:
+    nodes = (
+        Node("a", "work"),
+        Node("b", "work", cache=Cache(1_000, "${a.day}")),
+        Node("c", "work", cache=Cache(1_000)),
+        Node("d", "work", input="${item}", map=MapOver("${input}"), cache=Cache(1_000, "${item} ${b}")),
+    )
+    graph = build_graph(Definition("n", nodes))
+    assert [[*graph.parents_of(place)] for place in range(4)] == [[], [0], [], [1]]
+    assert [key is not None for key in graph.cache_keys] == [False, True, False, True]
+    assert build_graph(Definition("n", (Node("a", "work"),))).cache_keys == ()
+
+
+def test_definitions_without_a_cache_have_the_hash_that_they_had() -> None:
+    canonical = canonical_bytes(Definition("n", (Node("a", "work"),)))
+    assert canonical == b'{"name":"n","nodes":[{"executor":"work","id":"a"}]}'
+    cached = canonical_bytes(Definition("n", (Node("a", "work", cache=Cache(90_000, "k")),)))
+    assert cached == b'{"name":"n","nodes":[{"cache":{"key":"k","ttl":"90s"},"executor":"work","id":"a"}]}'

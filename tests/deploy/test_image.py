@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_it_is_made_of_files_that_exist_and_that_the_builder_gets() -> None:
     assert [source for source in sources if not (root / source).exists()] == []
     sent = [line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     assert [source for source in sources if source.split("/")[0] not in sent] == []
+
+
+def test_it_has_what_each_setting_of_the_compose_file_needs() -> None:
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any("pip install" in rest and "'.[all]'" in rest for _, rest in stages()[0])
+    assert {"coordinator", "worker", "jwt", "redis"} <= {*re.findall(r"\w+", extras["all"][0])}
 
 
 def test_it_is_not_run_by_root_and_says_where_it_listens() -> None:

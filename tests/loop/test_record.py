@@ -19,7 +19,7 @@ from mainspring_coordinator.engine.failovers import event_id
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, Subject
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.record import Record
-from mainspring_coordinator.store.protocol import StoredFailover
+from mainspring_coordinator.store.stored_record import StoredFailover
 from mainspring_coordinator.webhook import AlertError, Webhook, signature
 from tests.engine.rig import define
 from tests.loop.rig import LoopRig, a_loop, story

@@ -1,7 +1,7 @@
 """What a coordinator says of its settings before it touches anything."""
 
 from mainspring.settings import CoordinatorSettings
-from mainspring_coordinator.app import dynamic_config, without_effect
+from mainspring_coordinator.configuration import dynamic_config, engine_config
 from mainspring_coordinator.engine.placement.dynamic import DynamicConfig
 
 
@@ -21,12 +21,12 @@ def test_the_thresholds_of_dynamic_are_the_guides_unless_they_are_set() -> None:
     assert own == DynamicConfig(50, 7_000, 0.5, 3, 0, 1_000_000)
 
 
-def test_settings_of_a_later_version_are_named() -> None:
-    assert without_effect(CoordinatorSettings.of()) == []
-    assert without_effect(CoordinatorSettings.of(RETENTION_DAYS=7, REDIS_URL="redis://host")) == ["REDIS_URL"]
-
-
 def test_retention_may_be_a_part_of_a_day() -> None:
     assert CoordinatorSettings.of().retention_ms == 0
     assert CoordinatorSettings.of(RETENTION_DAYS="0.5").retention_ms == 12 * 3_600_000
     assert CoordinatorSettings.of(RETENTION_DAYS=1e-12).retention_ms == 1, "0 would be: for ever"
+
+
+def test_outputs_are_stored_in_the_database_unless_there_is_redis() -> None:
+    assert engine_config(CoordinatorSettings.of()).results_in_database
+    assert not engine_config(CoordinatorSettings.of(REDIS_URL="redis://host")).results_in_database

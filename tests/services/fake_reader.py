@@ -7,18 +7,17 @@ from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal
 from mainspring_coordinator.store.aged import ChunkKey, RowKey
+from mainspring_coordinator.store.cached_results import StoredResult
 from mainspring_coordinator.store.protocol import (
     ClusterRow,
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
-    StoredAuditEntry,
-    StoredFailover,
     StoredNode,
-    StoredStrategyChange,
     StoredWorkflow,
     WorkflowFilter,
 )
+from mainspring_coordinator.store.stored_record import StoredAuditEntry, StoredFailover, StoredStrategyChange
 
 shards_total = 4
 
@@ -201,6 +200,16 @@ class FakeReader:
     def permits(self, shard: int, after: tuple[str, int], limit: int) -> Sequence[HeldPermits]:
         del shard, after, limit
         self._read("permits")
+        return []
+
+    def cached_results(self, keys: Sequence[bytes], now_us: int) -> Sequence[StoredResult]:
+        del keys, now_us
+        self._read("cached_results")
+        return []
+
+    def expired_results(self, shard: int, now_us: int, limit: int) -> Sequence[tuple[bytes, int]]:
+        del shard, now_us, limit
+        self._read("expired_results")
         return []
 
 

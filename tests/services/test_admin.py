@@ -12,7 +12,8 @@ from mainspring.limits import message_split_bytes
 from mainspring.v1 import admin_pb2
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, Subject
 from mainspring_coordinator.services import service_names
-from mainspring_coordinator.store.protocol import ShardRow, StoredFailover
+from mainspring_coordinator.store.protocol import ShardRow
+from mainspring_coordinator.store.stored_record import StoredFailover
 from tests.services.rig import INCARNATIONS, Host, WorkerEnd, lease, story
 
 

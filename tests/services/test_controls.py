@@ -14,7 +14,7 @@ from mainspring_coordinator.audit import entry_key, user_key
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import Audited, Cancel, StrategySet
 from mainspring_coordinator.engine.status import WorkflowStatus
-from mainspring_coordinator.store.protocol import StoredAuditEntry
+from mainspring_coordinator.store.stored_record import StoredAuditEntry
 from tests.services.rig import Host, error_of, fields_in, plan_of, story
 
 as_alice = ((user_key, "alice@ops1"),)

@@ -19,7 +19,7 @@ from mainspring_coordinator.engine.events import (
     WorkerEvicted,
     WorkerResumed,
 )
-from mainspring_coordinator.store.protocol import StoredAuditEntry
+from mainspring_coordinator.store.stored_record import StoredAuditEntry
 from tests.services.rig import INCARNATIONS, Host, WorkerEnd, error_of, fields_in, story
 
 OURS, OTHERS, MINE = "a" * 32, "b" * 32, "c" * 32

@@ -358,6 +358,35 @@ async def test_history_tells_a_cancel_with_its_reason_and_final_failures() -> No
 
 
 @story
+async def test_what_took_an_output_from_the_cache_is_shown_as_cached() -> None:
+    async with Host() as host:
+        failure = failure_to_json(Failure("E", "first"))
+        host.store("wf-1", plan_of(A, EACH), WorkflowStatus.SUCCEEDED)
+        # Its first attempt failed before; of that the row still has the worker and the time.
+        host.add_row("wf-1", 0, -1, NodeStatus.SUCCEEDED, attempt=0, started_at_us=2_000, output=b'{"list":[1]}')
+        host.reader.attempt_rows["wf-1"] = [StoredAttempt(0, -1, 1, "w1", 2_000, 2_500, 3, failure)]
+        host.add_row("wf-1", 1, -1, NodeStatus.SUCCEEDED, attempt=0, width=1, worker="", started_at_us=3_000)
+        host.add_row("wf-1", 1, 0, NodeStatus.SUCCEEDED, attempt=0, worker="", started_at_us=0, output=b"1")
+        listed = (await host.workflows.ListNodes(client_pb2.ListNodesRequest(workflow_id="wf-1"))).nodes
+        told = [(node.node_id, node.instance, node.cached, node.worker, node.started_at_us) for node in listed]
+        assert told == [("a", -1, True, "", 0), ("each", -1, False, "", 3_000), ("each", 0, True, "", 0)]
+        asked = client_pb2.GetNodeRequest(workflow_id="wf-1", node_id="each", instance=0)
+        detail = await host.workflows.GetNode(asked)
+        assert (detail.input.data, detail.output.data) == (b'{"it":1,"at":0}', b"1")
+        page = await host.workflows.GetHistory(client_pb2.GetHistoryRequest(workflow_id="wf-1"))
+        assert [
+            (client_pb2.HistoryEventType.Name(event.type)[19:], event.worker, event.note)
+            for event in page.events
+            if (event.node_id, event.instance) in (("a", -1), ("each", 0))
+        ] == [
+            ("ATTEMPT_STARTED", "w1", ""),
+            ("ATTEMPT_FAILED", "w1", ""),
+            ("NODE_SUCCEEDED", "", "cached"),
+            ("NODE_SUCCEEDED", "", "cached"),
+        ]
+
+
+@story
 async def test_workflows_are_listed_by_page_newest_first() -> None:
     async with Host() as host:
         for number in range(7):

@@ -14,7 +14,12 @@ definition: Definition = definition_from_json(
         "timeout": "1h",
         "strategy": "locality",
         "nodes": [
-            {"id": "fetch", "executor": "fetch", "input": "${input.year}"},
+            {
+                "id": "fetch",
+                "executor": "fetch",
+                "input": "${input.year}",
+                "cache": {"ttl": "1h", "key": "${input.year}"},
+            },
             {
                 "id": "drop",
                 "executor": "drop",
@@ -55,7 +60,7 @@ def test_each_node_takes_as_long_as_its_last_attempt_and_wishes_stay() -> None:
     assert recording.widths == {"drop": 2}
     assert recording.critical_path_us() == 700
     fetch, drop, last = recording.definition.nodes
-    assert (fetch.input, drop.depends_on, last.depends_on) == (None, ("fetch",), ("drop",))
+    assert (fetch.input, fetch.cache, drop.depends_on, last.depends_on) == (None, None, ("fetch",), ("drop",))
     assert drop.map is not None
     assert (drop.map.max_parallel, drop.requires, recording.definition.strategy) == (2, {"zone": "a"}, "locality")
     assert recording.input == {"w0": [0, 1]}

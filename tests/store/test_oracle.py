@@ -32,6 +32,8 @@ from mainspring_coordinator.engine.rows import (
     PlanDeleted,
     PlanSaved,
     ProgressSaved,
+    ResultCached,
+    ResultDropped,
     RetryDue,
     Row,
     WorkersEvicted,
@@ -194,6 +196,8 @@ def row(draw: st.DrawFn, run: int, version: Callable[[], int]) -> Row:
         NodesDeleted(shard, name, node, instance),
         WorkflowDeleted(shard, name),
         PlanDeleted(shard, "", plan_hash(run, node)),
+        ResultCached(shard, name, plan_hash(run, node), draw(payloads) or b"", attempt, 10 * attempt),
+        ResultDropped(shard, "", plan_hash(run, node), 10 * attempt),
         *_of_the_record(f"{run:030d}{node:02d}", shard, node, attempt, draw(texts)),
     ]
     return draw(st.sampled_from(others))
@@ -319,6 +323,11 @@ def _dump(store: Store, run: int) -> Any:
             for shard in range(shards_total)
         ],
         "chunks": reader.affected_keys(events, 5),
+        "results": [reader.cached_results([plan_hash(run, node) for node in range(3)], now) for now in (0, 10, 20)],
+        "expired": [
+            [one for one in reader.expired_results(shard, 20, 1_000_000) if one[0][:31] == run.to_bytes(31)]
+            for shard in range(shards_total)
+        ],
         "audit": [one for one in reader.audit(None, 1_000) if one.entry_id.startswith(f"{run:030d}")],
         "plans": [reader.plan(shard, plan_hash(run, node)) for shard in range(shards_total) for node in range(3)],
     }

@@ -6,7 +6,8 @@ import pytest
 
 from mainspring.errors import FencedError
 from mainspring_coordinator.engine.rows import StrategyChanged
-from mainspring_coordinator.store.protocol import Attempts, Store, StoredStrategyChange
+from mainspring_coordinator.store.protocol import Attempts, Store
+from mainspring_coordinator.store.stored_record import StoredStrategyChange
 from tests.store.members import join, lease, me, rival, shard_row
 
 REASON = "weil's so ist \\ \U0001f600"

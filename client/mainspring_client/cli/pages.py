@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mainspring_client.cli.output import Output, first_line, json_text, moment, since, span
-from mainspring_client.cli.progress import duration, trouble
+from mainspring_client.cli.progress import attempts, duration, trouble
 from mainspring_client.nouns import NodeDetail, NodeInfo, NodeStatus, Pause, WorkflowInfo
 
 failed_shown_max: Final = 10
@@ -48,8 +48,15 @@ def paused(pause: Pause | None) -> str:
 
 def node_row(node: NodeInfo) -> list[str]:
     """Return a node's row in the table of its workflow."""
-    attempt = f"{node.instances_ended}/{node.width}" if node.width else str(node.attempt or "")
-    return [node.label, node.status, attempt, node.worker, moment(node.started_at_us), duration(node), trouble(node)]
+    return [
+        node.label,
+        node.status,
+        attempts(node),
+        node.worker,
+        moment(node.started_at_us),
+        duration(node),
+        trouble(node),
+    ]
 
 
 def show_node(out: Output, workflow_id: str, detail: NodeDetail, failed: Sequence[NodeInfo] = ()) -> None:
@@ -65,13 +72,13 @@ def show_node(out: Output, workflow_id: str, detail: NodeDetail, failed: Sequenc
             ("waits for", node.waiting_reason),
             ("depends on", ", ".join(node.depends_on)),
             ("instances", f"{node.instances_ended} of {node.width} ended" if node.width else ""),
-            ("attempt", str(node.attempt or "")),
+            ("attempt", "" if node.width else attempts(node)),
             ("worker", node.worker),
             ("started", moment(node.started_at_us)),
             ("time", duration(node)),
             ("ran", span(node.run_us) if node.run_us else ""),
             ("next attempt", moment(node.retry_at_us)),
-            ("input", json_text(detail.input) if node.attempt else ""),
+            ("input", json_text(detail.input) if node.attempt or node.cached else ""),
             ("output", json_text(detail.output) if node.status is NodeStatus.SUCCEEDED else ""),
             ("progress", json_text(detail.progress) if detail.progress is not None else ""),
             ("error", f"{failure.type}: {failure.message}" if failure is not None else ""),

@@ -172,14 +172,20 @@ class _Screen:
 
 
 def _columns(node: NodeInfo) -> list[str]:
-    attempt = f"{node.instances_ended}/{node.width}" if node.width else str(node.attempt or "")
-    return [attempt, node.worker, duration(node), trouble(node)]
+    return [attempts(node), node.worker, duration(node), trouble(node)]
 
 
 def _story(node: NodeInfo) -> list[str]:
-    attempt = f"attempt {node.attempt}" if node.attempt > 1 else ""
+    attempt = f"attempt {node.attempt}" if node.attempt > 1 else "cached" if node.cached else ""
     width = f"{node.instances_ended}/{node.width} instances" if node.width else ""
     return [attempt, width, node.worker, duration(node) if node.status.terminal else "", trouble(node)]
+
+
+def attempts(node: NodeInfo) -> str:
+    """Return how far a node's instances or attempts are: how many have ended, the latest one, or that it was not tried at all."""
+    if node.width:
+        return f"{node.instances_ended}/{node.width}"
+    return "cached" if node.cached else str(node.attempt or "")
 
 
 def duration(node: NodeInfo) -> str:

@@ -642,6 +642,7 @@ class Node(_message.Message):
     INSTANCES_ENDED_FIELD_NUMBER: _builtins.int
     RETRY_AT_US_FIELD_NUMBER: _builtins.int
     WAITING_REASON_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node's id. At most 128 bytes."""
     instance: _builtins.int
@@ -668,6 +669,8 @@ class Node(_message.Message):
     """When the next attempt is due, 0 if none is."""
     waiting_reason: _builtins.str
     """Why it is not running, in words; empty when it runs or has ended. At most 1 KiB."""
+    cached: _builtins.bool
+    """It did not run: its output is that of another node, from the result cache."""
     @_builtins.property
     def failure(self) -> _workflow_pb2.Failure:
         """The last failure, absent when there was none."""
@@ -694,10 +697,11 @@ class Node(_message.Message):
         instances_ended: _builtins.int = ...,
         retry_at_us: _builtins.int = ...,
         waiting_reason: _builtins.str = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "depends_on", b"depends_on", "ended_at_us", b"ended_at_us", "executor", b"executor", "failure", b"failure", "instance", b"instance", "instances_ended", b"instances_ended", "node_id", b"node_id", "retry_at_us", b"retry_at_us", "run_us", b"run_us", "started_at_us", b"started_at_us", "status", b"status", "waiting_reason", b"waiting_reason", "width", b"width", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cached", b"cached", "depends_on", b"depends_on", "ended_at_us", b"ended_at_us", "executor", b"executor", "failure", b"failure", "instance", b"instance", "instances_ended", b"instances_ended", "node_id", b"node_id", "retry_at_us", b"retry_at_us", "run_us", b"run_us", "started_at_us", b"started_at_us", "status", b"status", "waiting_reason", b"waiting_reason", "width", b"width", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1060,7 +1064,7 @@ class HistoryEvent(_message.Message):
     worker: _builtins.str
     """The worker, empty where it says nothing."""
     note: _builtins.str
-    """A remark for a person: the reason of a cancel, the width of a map, what an operator did, from where a node was taken over. At most 1 KiB."""
+    """A remark for a person: the reason of a cancel, the width of a map, what an operator did, from where a node was taken over, "cached". At most 1 KiB."""
     @_builtins.property
     def failure(self) -> _workflow_pb2.Failure:
         """The failure, absent otherwise."""

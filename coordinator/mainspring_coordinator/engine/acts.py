@@ -105,6 +105,8 @@ def _do(turn: Turn, workflow: WorkflowState, node: int, event: ActOnNode) -> Non
     instance = event.instance
     key = (node, instance)
     nodes.dequeue(turn, workflow, key)
+    if workflow.asked:
+        workflow.asked.pop(key, None)
     for waits in (workflow.retry_at_us, workflow.start_by_us, workflow.near_until_us, workflow.redeliveries):
         waits.pop(key, None)
     assignment = next((one for one in workflow.live.values() if (one.node, one.instance) == key), None)

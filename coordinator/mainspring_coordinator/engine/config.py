@@ -41,5 +41,7 @@ class EngineConfig:
     """How many unfinished workflows a shard takes; whoever submits more is told to come back."""
     step_nodes: int = limits.step_nodes_max
     """How many nodes a step of a long act takes on; the rest is left to the steps that follow."""
+    results_in_database: bool = True
+    """The result cache is a table, written with what led to it; off: it is elsewhere, and is told of outputs once they are committed."""
     payload_cache_bytes: int = limits.payload_cache_bytes_max
     """How many bytes of outputs are kept in memory for nodes that still need them."""

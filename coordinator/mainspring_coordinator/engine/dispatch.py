@@ -14,6 +14,7 @@ from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
 from mainspring_coordinator.engine import alone, crowding, fleet, maps, nodes
 from mainspring_coordinator.engine.asking import missing_permit, use_permit
+from mainspring_coordinator.engine.caching import key_at_start
 from mainspring_coordinator.engine.choices import Candidates
 from mainspring_coordinator.engine.effects import Assign, ReportBacklog, StrategyFailed
 from mainspring_coordinator.engine.payloads import input_of, lacking, load
@@ -426,6 +427,8 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
         session,
         worker.last_ordinal,
     )
+    if workflow.plan.caches:
+        assignment.cache_key = key_at_start(workflow, node, instance, data)
     turn.set_node(workflow, node, instance, NodeStatus.RUNNING)
     state.add_live(workflow, assignment)
     crowding.given(state, workflow, turn.now_us)

@@ -386,6 +386,34 @@ class GrantPermits:
     reply: Reply
 
 
+@dataclass(frozen=True, slots=True)
+class AskCache:
+    """A node wants to know whether its output is in the result cache; answered by `CacheAnswered`, or not at all."""
+
+    shard: int
+    workflow_id: str
+    node: int
+    instance: int
+    number: int
+    """That of the question."""
+    key: bytes
+    """32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepResult:
+    """An output is to be put into the result cache, which is not in the database. Nothing depends on whether that is done."""
+
+    shard: int
+    workflow_id: str
+    key: bytes
+    """32 bytes."""
+    output: bytes
+    stored_at_us: int
+    ttl_ms: int
+    """How long it is to be kept."""
+
+
 Effect: TypeAlias = (
     Store
     | Assign
@@ -405,4 +433,6 @@ Effect: TypeAlias = (
     | StrategyFailed
     | StatePermits
     | GrantPermits
+    | AskCache
+    | KeepResult
 )

@@ -519,6 +519,52 @@ class PermitsGranted:
 Call: TypeAlias = Submit | Cancel | Read | WorkflowPauseSet | ActOnNode | CopyNodes | Rerun
 """What a client or an operator asks of a workflow, and is answered."""
 
+# -- the result cache ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CachedOutput:
+    """An output that the result cache has."""
+
+    output: bytes
+    stored_at_us: int
+    """When it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheAnswer:
+    """What the result cache says to one question."""
+
+    workflow_id: str
+    node: int
+    instance: int
+    number: int
+    """That of the question."""
+    found: CachedOutput | None
+    """None: there is nothing, or nobody could tell."""
+    failed: bool = False
+    """Nobody could tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheAnswered:
+    """The result cache answers questions of one shard."""
+
+    shard: int
+    answers: Sequence[CacheAnswer]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsExpired:
+    """Outputs of the result cache are over their time: they are to go; answered once that is stored."""
+
+    token: int
+    shard: int
+    """Under whose fence they were stored."""
+    results: Sequence[tuple[bytes, int]]
+    """Key, and when its time was over."""
+
+
 Event: TypeAlias = (
     Tick
     | Submit
@@ -561,4 +607,6 @@ Event: TypeAlias = (
     | PermitsLoaded
     | PermitsStated
     | PermitsGranted
+    | CacheAnswered
+    | ResultsExpired
 )

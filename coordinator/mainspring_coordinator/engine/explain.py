@@ -17,6 +17,7 @@ _reasons_max: Final = 1_000
 _nodes_max: Final = 100
 _parents_max: Final = 10
 _able: Final = "could take it; its turn has not come yet"
+_asked: Final = "its output is being looked for in the result cache"
 _order: Final = (
     *(NodeStatus.READY, NodeStatus.BACKOFF, NodeStatus.CANCELLING, NodeStatus.RUNNING),
     NodeStatus.WAITING,
@@ -26,20 +27,10 @@ _order: Final = (
 
 def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
     """Say for each READY node of a workflow, and each `map` node with an instance to start, what it waits for; at most 1,000."""
-    found: dict[int, str] = {}
-    by_class: dict[ClassKey, str] = {}
-    for node, status in enumerate(workflow.statuses):
-        expanded = workflow.maps.get(node)
-        if status != NodeStatus.READY and not (
-            status == NodeStatus.RUNNING and expanded is not None and expanded.queued
-        ):
-            continue
-        if len(found) == _reasons_max:
-            break
-        key = workflow.plan.class_keys[node]
-        if key not in by_class:
-            by_class[key] = _pause_reason(state, workflow, key) or _class_reason(state, workflow, key)
-        found[node] = by_class[key]
+    found = _of_classes(state, workflow)
+    for node, _ in workflow.asked:
+        if node in found or len(found) < _reasons_max:
+            found[node] = _asked
     by_place: dict[str, str] = {}
     tied = state.ready.tied_items_of(workflow.key)
     for place, (node, _) in tied:
@@ -54,6 +45,25 @@ def reasons(state: State, workflow: WorkflowState) -> dict[int, str]:
         if must_run_alone(workflow, *item) and item not in items and (item[0] in found or len(found) < _reasons_max):
             key = workflow.plan.class_keys[item[0]]
             found[item[0]] = _pause_reason(state, workflow, key) or _alone_reason(state, workflow, item)
+    return found
+
+
+def _of_classes(state: State, workflow: WorkflowState) -> dict[int, str]:
+    """Say of nodes what those of their class wait for."""
+    found: dict[int, str] = {}
+    by_class: dict[ClassKey, str] = {}
+    for node, status in enumerate(workflow.statuses):
+        expanded = workflow.maps.get(node)
+        if status != NodeStatus.READY and not (
+            status == NodeStatus.RUNNING and expanded is not None and expanded.queued
+        ):
+            continue
+        if len(found) == _reasons_max:
+            break
+        key = workflow.plan.class_keys[node]
+        if key not in by_class:
+            by_class[key] = _pause_reason(state, workflow, key) or _class_reason(state, workflow, key)
+        found[node] = by_class[key]
     return found
 
 
@@ -100,11 +110,12 @@ def _why(
     told: dict[int, str],
     now_us: int,
 ) -> str:
+    attempts = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
     if status in node_terminal:
-        return f"it has ended: {status.name}"
+        cached = status is NodeStatus.SUCCEEDED and not attempts and (instance >= 0 or node not in workflow.maps)
+        return f"it has ended: {status.name}{', with an output from the result cache' if cached else ''}"
     if workflow.status is not WorkflowStatus.RUNNING and status is not NodeStatus.CANCELLING:
         return f"the workflow is {workflow.status.name}: nothing of it is started any more"
-    attempts = workflow.attempts[node] if instance < 0 else workflow.maps[node].attempts[instance]
     match status:
         case NodeStatus.WAITING:
             return _what_is_missing(workflow, node, instance)

@@ -8,7 +8,7 @@ from mainspring import limits
 from mainspring.errors import Failure
 from mainspring.failures import map_too_wide, not_a_list, path_error, payload_too_large
 from mainspring.paths import NotAListError, PathError
-from mainspring_coordinator.engine import nodes, workflows
+from mainspring_coordinator.engine import caching, nodes, workflows
 from mainspring_coordinator.engine.payloads import elements_of, keep_output, lacking, load
 from mainspring_coordinator.engine.ready import Item, next_instance
 from mainspring_coordinator.engine.rows import MapExpanded, NodeChanged
@@ -63,11 +63,13 @@ def _expand_in_parts(turn: Turn, workflow: WorkflowState, node: int) -> Act:
     turn.set_node(workflow, node, -1, NodeStatus.RUNNING)
     version = turn.state.touch(workflow, node)
     turn.store(MapExpanded(workflow.shard, workflow.id, node, version, width, turn.now_us))
-    if width:
+    if not width:
+        collect(turn, workflow, node)
+    elif caching.has_cache(workflow, node):
+        turn.begin(caching.ask_in_parts(turn, workflow, node))
+    else:
         nodes.await_start(turn, workflow, node, -1)
         offer(turn, workflow, node)
-    else:
-        collect(turn, workflow, node)
 
 
 def _goes_on(turn: Turn, workflow: WorkflowState) -> bool:

@@ -2,12 +2,13 @@
 
 from array import array
 from collections.abc import Iterable
+from typing import Final
 
 from mainspring import limits
 from mainspring.errors import Failure
 from mainspring.failures import failure_to_json, payload_too_large, schedule_to_start_timeout, worker_lost
 from mainspring.retry import delay_ms, draw_for
-from mainspring_coordinator.engine import maps, workflows
+from mainspring_coordinator.engine import caching, maps, workflows
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.payloads import keep_output
 from mainspring_coordinator.engine.ready import Item, next_instance
@@ -17,6 +18,13 @@ from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, nod
 from mainspring_coordinator.engine.timers import Timer, TimerKind
 from mainspring_coordinator.engine.turn import Act, Turn
 
+_too_much: Final = Failure(
+    payload_too_large,
+    f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; "
+    "store large data elsewhere and pass references",
+    non_retryable=True,
+)
+
 
 def make_ready(turn: Turn, workflow: WorkflowState, node: int) -> None:
     """All that a node depends on has ended: it may run, or, if it is a `map`, be expanded."""
@@ -24,8 +32,20 @@ def make_ready(turn: Turn, workflow: WorkflowState, node: int) -> None:
         maps.expand(turn, workflow, node)
         return
     turn.set_node(workflow, node, -1, NodeStatus.READY)
+    if workflow.plan.caches and caching.has_cache(workflow, node):
+        caching.ask(turn, workflow, (node, -1))
+        return
     await_start(turn, workflow, node, -1)
     enqueue(turn, workflow, (node, -1))
+
+
+def wait_for_worker(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
+    """Let a node that is READY wait for a worker."""
+    if instance < 0:
+        await_start(turn, workflow, node, instance)
+        enqueue(turn, workflow, (node, instance))
+    else:
+        maps.start_again(turn, workflow, node, instance)
 
 
 def await_start(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> None:
@@ -66,7 +86,9 @@ def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
     """What an item waited for in memory is there, unless it has left again."""
     node, instance = item
     status = workflow.statuses[node]
-    if instance == next_instance:
+    if workflow.asked and item in workflow.asked:
+        caching.ask(turn, workflow, item)
+    elif instance == next_instance:
         maps.offer(turn, workflow, node)
     elif instance >= 0:
         if workflow.maps[node].statuses[instance] == NodeStatus.READY:
@@ -80,17 +102,48 @@ def unpark(turn: Turn, workflow: WorkflowState, item: Item) -> None:
 
 def succeeded(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: bytes, run_us: int) -> None:
     """An attempt ended well."""
-    node, instance = assignment.node, assignment.instance
     workflow.payload_bytes += len(output)
     if workflow.payload_bytes > limits.workflow_payload_bytes_max and workflow.status is WorkflowStatus.RUNNING:
-        message = (
-            f"the workflow's payloads are over {limits.workflow_payload_bytes_max} bytes; "
-            "store large data elsewhere and pass references"
-        )
-        failed(turn, workflow, assignment, Failure(payload_too_large, message, non_retryable=True), run_us)
+        failed(turn, workflow, assignment, _too_much, run_us)
         return
     turn.state.attempts_ended += 1
     change(turn, workflow, assignment, NodeStatus.SUCCEEDED, run_us, output=output)
+    if workflow.plan.caches:
+        caching.keep(turn, workflow, assignment, output)
+    _has_output(turn, workflow, assignment.node, assignment.instance, output)
+
+
+def taken_from_cache(turn: Turn, workflow: WorkflowState, item: Item, output: bytes) -> None:
+    """A node that is READY has the output of another one. Its row has no attempt, which tells it from those that ran."""
+    node, instance = item
+    workflow.payload_bytes += len(output)
+    if workflow.payload_bytes > limits.workflow_payload_bytes_max:
+        never_ran(turn, workflow, node, instance, _too_much)
+        return
+    turn.set_node(workflow, node, instance, NodeStatus.SUCCEEDED)
+    attempts, index = (workflow.attempts, node) if instance < 0 else (workflow.maps[node].attempts, instance)
+    attempts[index] = 0
+    if workflow.progress:
+        workflow.progress.pop((node, instance), None)
+    version = turn.state.touch(workflow, node, instance)
+    turn.store(
+        NodeChanged(
+            workflow.shard,
+            workflow.id,
+            node,
+            instance,
+            version,
+            NodeStatus.SUCCEEDED,
+            0,
+            output=output,
+            ended_at_us=turn.now_us,
+        )
+    )
+    _has_output(turn, workflow, node, instance, output)
+
+
+def _has_output(turn: Turn, workflow: WorkflowState, node: int, instance: int, output: bytes) -> None:
+    """A node has succeeded: what waits for it may go on."""
     if instance >= 0:
         maps.instance_ended(turn, workflow, node, instance, output)
         return
@@ -233,11 +286,10 @@ def try_again(turn: Turn, workflow: WorkflowState, node: int, instance: int) -> 
     """A node in BACKOFF waits no longer for its time, but for a worker."""
     workflow.retry_at_us.pop((node, instance), None)
     turn.set_node(workflow, node, instance, NodeStatus.READY)
-    if instance < 0:
-        await_start(turn, workflow, node, instance)
-        enqueue(turn, workflow, (node, -1))
+    if caching.has_cache(workflow, node):
+        caching.ask(turn, workflow, (node, instance))
     else:
-        maps.start_again(turn, workflow, node, instance)
+        wait_for_worker(turn, workflow, node, instance)
 
 
 def start_overdue(turn: Turn, workflow: WorkflowState, timer: Timer) -> None:

@@ -84,7 +84,17 @@ def elements_of(workflow: WorkflowState, node: int) -> tuple[int, Iterator[bytes
 
 def input_of(workflow: WorkflowState, node: int, instance: int) -> bytes:
     """Return the input of a node or an instance; raises `PathError`. All it names is in memory."""
-    template = workflow.plan.graph.inputs[node]
+    return _filled(workflow, node, instance, workflow.plan.graph.inputs[node])
+
+
+def key_of(workflow: WorkflowState, node: int, instance: int) -> bytes:
+    """Return the cache key of a node or an instance, which has one; raises `PathError`. All it names is in memory."""
+    template = workflow.plan.graph.cache_keys[node]
+    assert template is not None
+    return _filled(workflow, node, instance, template)
+
+
+def _filled(workflow: WorkflowState, node: int, instance: int, template: Template) -> bytes:
     if template.is_literal:
         return template.render({})
     item = b""

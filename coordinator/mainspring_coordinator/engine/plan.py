@@ -12,7 +12,7 @@ from mainspring.definition import canonical_bytes, definition_hash
 from mainspring.graph import Graph, build_graph
 from mainspring.limits import priority_max
 from mainspring.paths import Template
-from mainspring.workflow import Affinity, Concurrency, Definition, Needed, Node
+from mainspring.workflow import Affinity, Cache, Concurrency, Definition, Needed, Node
 from mainspring_coordinator.engine.ready import ClassKey, Rank
 
 _own_workflow: Final = Affinity()
@@ -44,8 +44,10 @@ class Plan:
     """By node: which others go to the same worker, where affinity is the strategy."""
     concurrency: tuple[Concurrency | None, ...]
     """By node: of what it needs a permit. Empty if no node needs one."""
+    caches: tuple[Cache | None, ...]
+    """By node: whether it may take the output of another one. Empty if no node may."""
     input_refs: tuple[tuple[int, ...], ...]
-    """By node: the nodes whose outputs its input names."""
+    """By node: the nodes whose outputs its input names, or the key of its cache."""
     over_refs: tuple[tuple[int, ...], ...]
     """By node: the nodes whose outputs its `map` names."""
     output_refs: tuple[int, ...]
@@ -97,6 +99,9 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
     ranks = (by_priority[definition.priority if node.priority is None else node.priority] for node in definition.nodes)
     affinity = definition.affinity or _own_workflow
     input_refs = tuple(_indexes(graph, template) for template in graph.inputs)
+    if graph.cache_keys:
+        key_refs = (_indexes(graph, template) for template in graph.cache_keys)
+        input_refs = tuple(tuple(sorted({*refs, *more})) for refs, more in zip(input_refs, key_refs, strict=True))
     over_refs = tuple(_indexes(graph, template) for template in graph.overs)
     output_refs = _indexes(graph, graph.output) if graph.output is not None else tuple(graph.sinks)
     needed = bytearray(len(definition.nodes))
@@ -117,6 +122,7 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
         ranks=tuple(ranks),
         affinities=tuple(node.affinity or affinity for node in definition.nodes),
         concurrency=_concurrency(definition),
+        caches=_caches(definition),
         input_refs=input_refs,
         over_refs=over_refs,
         output_refs=output_refs,
@@ -126,6 +132,11 @@ def compile_plan(definition: Definition, canonical: bytes | None = None) -> Plan
 
 def _concurrency(definition: Definition) -> tuple[Concurrency | None, ...]:
     found = tuple(node.concurrency for node in definition.nodes)
+    return found if any(found) else ()
+
+
+def _caches(definition: Definition) -> tuple[Cache | None, ...]:
+    found = tuple(node.cache for node in definition.nodes)
     return found if any(found) else ()
 
 

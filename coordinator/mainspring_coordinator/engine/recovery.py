@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from mainspring import limits
 from mainspring.errors import Failure
 from mainspring.failures import rows_refused
-from mainspring_coordinator.engine import asking, eviction, granting, maps, nodes, workflows
+from mainspring_coordinator.engine import asking, caching, eviction, granting, maps, nodes, workflows
 from mainspring_coordinator.engine.alone import must_run_alone
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.events import (
@@ -313,9 +313,10 @@ def _resume_node(turn: Turn, workflow: WorkflowState, node: int, status: NodeSta
 def _resume_map(turn: Turn, workflow: WorkflowState, node: int) -> Part:
     expanded = workflow.maps[node]
     maps.pass_over_ended(expanded)
+    has_cache = caching.has_cache(workflow, node)
+    begun = (NodeStatus.READY,) if has_cache else (NodeStatus.READY, NodeStatus.WAITING)
     for instance in range(expanded.next):
-        status = expanded.statuses[instance]
-        if status not in (NodeStatus.WAITING, NodeStatus.READY):
+        if expanded.statuses[instance] not in begun:
             continue
         if turn.left <= 0:
             turn = yield
@@ -332,6 +333,8 @@ def _resume_map(turn: Turn, workflow: WorkflowState, node: int) -> Part:
     if expanded.ended == expanded.width:
         maps.collect(turn, workflow, node)
     else:
+        if has_cache:
+            turn.begin(caching.ask_in_parts(turn, workflow, node))
         maps.offer(turn, workflow, node)
     return turn
 

@@ -332,6 +332,35 @@ class PermitsHeld:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultCached:
+    """An output that other nodes may take; it replaces the one that this shard had of the key.
+
+    Each shard has rows of its own, so that no two coordinators ever write the same one and wait for each other.
+    """
+
+    shard: int
+    workflow_id: str
+    """The workflow that it is of."""
+    key: bytes
+    """32 bytes."""
+    output: bytes
+    stored_at_us: int
+    expires_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDropped:
+    """An output that is over its time goes, unless it has been replaced."""
+
+    shard: int
+    workflow_id: str
+    """Always empty."""
+    key: bytes
+    expires_at_us: int
+    """That of the output that goes."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeletionBegun:
     """An ended workflow, too large for one transaction, is being deleted: from here on nobody sees it, and its id cannot be used yet."""
 
@@ -447,5 +476,7 @@ WriteRow: TypeAlias = (
     | WorkflowPaused
     | AuditEntry
     | WorkersEvicted
+    | ResultCached
+    | ResultDropped
 )
 Row: TypeAlias = WriteRow | DeleteRow

@@ -8,7 +8,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mainspring import limits
 from mainspring_coordinator.engine.backlog import Backlog
@@ -25,6 +25,9 @@ from mainspring_coordinator.engine.ready import ClassKey, ReadyQueue, WorkflowKe
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, Timers
 from mainspring_coordinator.engine.worker import WorkerState
+
+cache_outcomes: Final = ("hit", "miss", "error", "late")
+"""What comes of a question to the result cache."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +51,8 @@ class Assignment:
     cancelling: bool = False
     accompanied: bool = False
     """Its worker has had something else of ours beside it."""
+    cache_key: bytes = b""
+    """Under what its output goes into the result cache; empty: it does not, or that has to be worked out anew."""
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +126,8 @@ class WorkflowState:
     """By READY (node, instance) with such a deadline: when it must have been assigned. An attempt may wait more than once."""
     near_until_us: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     """By items that wait, or have waited, for a worker near their inputs: until when. All instances of a `map` wait as one, once."""
+    asked: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    """By READY (node, instance) that waits for the result cache: the number of its question; 0: what it gets is being loaded first."""
     places: "array[int] | None" = None
     """By node: the number in `State.origins` of the worker that had its last attempt, 0 if not known. None before the first."""
     loading: set[int] = field(default_factory=set[int])
@@ -271,6 +278,10 @@ class State:
     small: WorkflowKey = (-1, "")
     """The workflow with few nodes under way that was given one last, and when (`crowding`)."""
     small_us: int = -limits.small_workflow_us - 1
+    questions: int = 0
+    """How many the result cache was asked."""
+    cache_answers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(cache_outcomes, 0))
+    """What came of them."""
     unsaid: dict[tuple[int, str], None] = field(default_factory=dict[tuple[int, str], None])
     """Shards and concurrency keys of which the home may have to be told something."""
 

@@ -49,6 +49,7 @@ node_transitions: Final[dict[NodeStatus, frozenset[NodeStatus]]] = {
     # WAITING to SUCCEEDED or FAILED: a map over an empty list, an input that cannot be made. What has not ended an operator may skip or
     # complete.
     _N.WAITING: frozenset({_N.READY, _N.RUNNING, _N.SUCCEEDED, _N.FAILED, _N.SKIPPED}),
+    # READY to SUCCEEDED: an operator completes it, or its output is in the result cache.
     _N.READY: frozenset({_N.RUNNING, _N.SUCCEEDED, _N.FAILED, _N.SKIPPED}),
     _N.BACKOFF: frozenset({_N.READY, _N.SUCCEEDED, _N.SKIPPED}),
     # RUNNING to READY: the assignment is known not to have arrived, or its worker is lost; the attempt is offered again.

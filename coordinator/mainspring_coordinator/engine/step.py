@@ -17,6 +17,7 @@ from mainspring_coordinator.engine import (
     absence,
     acts,
     asking,
+    caching,
     dispatch,
     eviction,
     failovers,
@@ -34,6 +35,7 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode, Changed, E
 from mainspring_coordinator.engine.events import (
     ActOnNode,
     Audited,
+    CacheAnswered,
     Call,
     Cancel,
     CopyNodes,
@@ -55,6 +57,7 @@ from mainspring_coordinator.engine.events import (
     Read,
     Rerun,
     Results,
+    ResultsExpired,
     RetentionDue,
     ShardLost,
     ShardReady,
@@ -357,6 +360,7 @@ _of_no_shard: Final[Mapping[type[Event], Callable[[Turn, Any], None]]] = {
     PeersSeen: _peers_seen,
     FailoverTold: failovers.told,
     Audited: _audited,
+    ResultsExpired: caching.expired,
     RetentionDue: retention.due,
     WorkerEvicted: eviction.evict,
     EvictionsSeen: eviction.seen,
@@ -387,6 +391,7 @@ _of_a_loading_shard: Final[Mapping[type[Event], Callable[[Turn, ShardState, Any]
     WorkflowEvicted: workflows.existed,
     ShardReady: _shard_ready,
     DeathsFound: failovers.deaths_found,
+    CacheAnswered: caching.answered,
 }
 """What handles an event that came from the database, in the order in which they came."""
 _of_a_shard: Final[Mapping[TimerKind, Callable[[Turn, ShardState, Timer], None]]] = {
@@ -414,6 +419,8 @@ def _holds(state: State, timer: Timer) -> bool:
             return timer.number in shard.live
         case TimerKind.SCHEDULE_TO_START:
             return workflow.start_by_us.get((timer.node, timer.instance)) == timer.due_us
+        case TimerKind.CACHE:
+            return workflow.asked.get((timer.node, timer.instance)) == timer.number
         case _:
             return True
 
@@ -454,3 +461,5 @@ def _fire_in_shard(turn: Turn, timer: Timer) -> None:
             dispatch.patience_over(turn, workflow, timer)
         case TimerKind.CLOSING:
             workflows.closing_overdue(turn, workflow)
+        case TimerKind.CACHE:
+            caching.overdue(turn, workflow, timer)

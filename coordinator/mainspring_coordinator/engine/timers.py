@@ -40,6 +40,8 @@ class TimerKind(IntEnum):
     """What a shard stated of its permits may have to be said again: `workflow_id` the key, `number` the statement."""
     PERMITS_SILENT = 11
     """Shards that have permits from this home are asked for them: `number` the epoch."""
+    CACHE = 12
+    """A node waits no longer for what the result cache says: `workflow_id`, `node`, `instance`, `number` that of the question."""
 
 
 class Timer(NamedTuple):

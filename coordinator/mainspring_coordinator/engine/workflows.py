@@ -213,6 +213,7 @@ def _close(turn: Turn, workflow: WorkflowState, status: WorkflowStatus) -> None:
     turn.state.ready.drop_workflow(workflow.plan.classes, workflow.key)
     end_pause(turn, workflow)
     workflow.parked.clear()
+    workflow.asked.clear()
     forget_outputs(turn.state, workflow)
     workflow.closing_until_us = turn.now_us + turn.state.config.cancel_grace_us
     stop_all(turn, workflow)

@@ -57,7 +57,7 @@ class Recording:
 def plain_definition(definition: Definition, widths: Mapping[str, int]) -> Definition:
     """Return a definition with the same graph and the same wishes, but no data: what is recorded is when things ran, not with what.
 
-    Each `map` node goes over a list in the workflow's input, of its recorded width; each node is tried once.
+    Each `map` node goes over a list in the workflow's input, of its recorded width; each node is tried once, and takes no output of others.
     """
     graph = build_graph(definition)
     lists = {id_: MapOver(f"${{input.{_width_name(at)}}}") for at, id_ in enumerate(sorted(widths))}
@@ -66,7 +66,7 @@ def plain_definition(definition: Definition, widths: Mapping[str, int]) -> Defin
         parents = tuple(graph.ids[parent] for parent in graph.parents_of(place))
         over = replace(node.map, over=lists[node.id].over) if node.map is not None else None
         plain = replace(node, input=None, depends_on=parents, map=over, retry=Retry(max_attempts=1))
-        nodes.append(replace(plain, start_to_close_ms=0, schedule_to_start_ms=0))
+        nodes.append(replace(plain, start_to_close_ms=0, schedule_to_start_ms=0, cache=None))
     return replace(definition, nodes=tuple(nodes), output=len(nodes), timeout_ms=0)
 
 

@@ -29,6 +29,8 @@ from mainspring_coordinator.engine.rows import (
     PermitsHeld,
     PlanSaved,
     ProgressSaved,
+    ResultCached,
+    ResultDropped,
     RetryDue,
     Row,
     StrategyChanged,
@@ -223,6 +225,11 @@ paused_shape: Final = Shape("workflow_pauses", Mode.UPSERT, ("workflow_id",), ("
 goes_on_shape: Final = Shape("workflow_pauses", Mode.DELETE, paused_shape.keys, ())
 no_permits_shape: Final = Shape("permits", Mode.DELETE, permits_shape.keys, ())
 
+result_shape: Final = Shape(
+    "result_cache", Mode.UPSERT, ("cache_key", "shard_id"), ("stored_at_us", "expires_at_us", "output")
+)
+no_result_shape: Final = Shape("result_cache", Mode.DELETE, (*result_shape.keys, "expires_at_us"), ())
+
 _Key: TypeAlias = tuple[str, int, int]
 _Folded: TypeAlias = dict[str, Value]
 _running: Final = int(NodeStatus.RUNNING)
@@ -317,6 +324,10 @@ class _Folding:
     """Here, too; it says whether there is to be one at all."""
     paused: dict[Values, WorkflowPaused] = field(default_factory=dict[Values, WorkflowPaused])
     """As well."""
+    results: dict[Values, ResultCached] = field(default_factory=dict[Values, ResultCached])
+    """Here, too."""
+    results_dropped: dict[Values, dict[int, None]] = field(default_factory=dict[Values, dict[int, None]])
+    """By key and shard: those that ended at one of these times go, unless the batch stores another one afterwards."""
 
     @property
     def by_kind(self) -> Mapping[type[WriteRow], Callable[[Any], None]]:
@@ -343,6 +354,8 @@ class _Folding:
             WorkflowPaused: self._add_paused,
             AuditEntry: self._add_audit,
             WorkersEvicted: self._add_evicted,
+            ResultCached: self._add_result,
+            ResultDropped: self._drop_result,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -456,6 +469,13 @@ class _Folding:
     def _add_paused(self, row: WorkflowPaused) -> None:
         self.paused[row.workflow_id,] = row
 
+    def _add_result(self, row: ResultCached) -> None:
+        self.results[row.key, row.shard] = row
+        self.results_dropped.pop((row.key, row.shard), None)
+
+    def _drop_result(self, row: ResultDropped) -> None:
+        self.results_dropped.setdefault((row.key, row.shard), {})[row.expires_at_us] = None
+
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""
         yield self._once(plan_shape)
@@ -477,6 +497,12 @@ class _Folding:
             paused_shape, [(*key, row.since_us, row.who, row.reason) for key, row in pauses if row.since_us]
         )
         yield TableWrite(goes_on_shape, [key for key, row in pauses if not row.since_us])
+        results = sorted(self.results.items(), key=itemgetter(0))
+        yield TableWrite(
+            result_shape, [(*key, row.stored_at_us, row.expires_at_us, row.output) for key, row in results]
+        )
+        dropped = [(*key, at_us) for key, times in sorted(self.results_dropped.items()) for at_us in sorted(times)]
+        yield TableWrite(no_result_shape, dropped)
 
     def _once(self, shape: Shape) -> TableWrite:
         found = self.once[shape]

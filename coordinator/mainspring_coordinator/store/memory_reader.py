@@ -14,6 +14,7 @@ from mainspring_coordinator.engine.rows import (
 )
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
 from mainspring_coordinator.engine.strategy import home
+from mainspring_coordinator.store.cached_results import StoredResult
 from mainspring_coordinator.store.memory_aged import MemoryAgedReader
 from mainspring_coordinator.store.memory_tables import MemoryTables
 from mainspring_coordinator.store.protocol import (
@@ -21,13 +22,11 @@ from mainspring_coordinator.store.protocol import (
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
-    StoredAuditEntry,
-    StoredFailover,
     StoredNode,
-    StoredStrategyChange,
     StoredWorkflow,
     WorkflowFilter,
 )
+from mainspring_coordinator.store.stored_record import StoredAuditEntry, StoredFailover, StoredStrategyChange
 
 __all__ = ["MemoryReader", "MemoryTables"]
 
@@ -201,6 +200,20 @@ class MemoryReader(MemoryAgedReader):
             found = [row for (home, _, _), row in self._tables.permits.items() if home == shard]
         beyond = [row for row in found if (row.key.encode(), row.holder) > (after[0].encode(), after[1])]
         return sorted(beyond, key=lambda row: (row.key.encode(), row.holder))[:limit]
+
+    def cached_results(self, keys: Sequence[bytes], now_us: int) -> Sequence[StoredResult]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = [row for row in self._tables.results.values() if row.key in keys and row.expires_at_us > now_us]
+        youngest = {row.key: row for row in sorted(rows, key=lambda row: (row.stored_at_us, row.shard))}
+        return [StoredResult(key, row.output, row.stored_at_us) for key, row in sorted(youngest.items())]
+
+    def expired_results(self, shard: int, now_us: int, limit: int) -> Sequence[tuple[bytes, int]]:
+        """See `Reader`."""
+        with self._tables.lock:
+            rows = [row for row in self._tables.results.values() if row.shard == shard]
+        over = [(row.key, row.expires_at_us) for row in rows if row.expires_at_us <= now_us]
+        return sorted(over, key=lambda one: (one[1], one[0]))[:limit]
 
     def _failovers(self) -> list[StoredFailover]:
         with self._tables.lock:

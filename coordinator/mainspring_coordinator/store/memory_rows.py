@@ -26,6 +26,8 @@ from mainspring_coordinator.engine.rows import (
     PlanDeleted,
     PlanSaved,
     ProgressSaved,
+    ResultCached,
+    ResultDropped,
     RetryDue,
     Row,
     StrategyChanged,
@@ -90,15 +92,17 @@ def _apply(tables: MemoryTables, row: WriteRow) -> None:
             tables.attempts.setdefault(key, ended)
         case GraceEnded() | DeathsRecorded() | WorkersEvicted() | StrategyChanged() | PausesChanged():
             _apply_to_fence(tables, row)
-        case WorkflowPaused() | AuditEntry() | PermitsHeld():
+        case WorkflowPaused() | AuditEntry():
             _apply_beside(tables, row)
+        case PermitsHeld() | ResultCached() | ResultDropped():
+            _apply_to_keys(tables, row)
         case FailoverRecorded() | FailoverAffected() | FailoverMarked():
             _apply_to_record(tables, row)
         case _:
             _apply_to_node(tables, row)
 
 
-def _apply_beside(tables: MemoryTables, row: WorkflowPaused | AuditEntry | PermitsHeld) -> None:
+def _apply_beside(tables: MemoryTables, row: WorkflowPaused | AuditEntry) -> None:
     match row:
         case WorkflowPaused():
             tables.pauses.pop(row.workflow_id, None)
@@ -108,11 +112,21 @@ def _apply_beside(tables: MemoryTables, row: WorkflowPaused | AuditEntry | Permi
             entry = tables.audit.setdefault(row.entry_id, replace(row, ended_at_us=0, outcome=""))
             if row.outcome:
                 tables.audit[row.entry_id] = replace(entry, ended_at_us=row.ended_at_us, outcome=row.outcome)
+
+
+def _apply_to_keys(tables: MemoryTables, row: PermitsHeld | ResultCached | ResultDropped) -> None:
+    match row:
         case PermitsHeld():
             tables.permits.pop((row.shard, row.key, row.holder), None)
             if row.count:
                 held = HeldPermits(row.key, row.holder, row.epoch, row.count)
                 tables.permits[row.shard, row.key, row.holder] = held
+        case ResultCached():
+            tables.results[row.key, row.shard] = row
+        case ResultDropped():
+            stored = tables.results.get((row.key, row.shard))
+            if stored is not None and stored.expires_at_us == row.expires_at_us:
+                del tables.results[row.key, row.shard]
 
 
 def _apply_to_fence(

@@ -10,6 +10,7 @@ from mainspring_coordinator.engine.rows import (
     FailoverAffected,
     FailoverMarked,
     FailoverRecorded,
+    ResultCached,
     StrategyChanged,
 )
 from mainspring_coordinator.engine.status import Subject, workflow_terminal
@@ -51,6 +52,8 @@ class MemoryTables:
     audit: dict[str, AuditEntry] = field(default_factory=dict[str, AuditEntry])
     permits: dict[tuple[int, str, int], HeldPermits] = field(default_factory=dict[tuple[int, str, int], HeldPermits])
     """By home, key and the shard that has them."""
+    results: dict[tuple[bytes, int], ResultCached] = field(default_factory=dict[tuple[bytes, int], ResultCached])
+    """By key and the shard that stored them."""
     pauses: dict[str, Pause] = field(default_factory=dict[str, Pause])
     """By workflow."""
 

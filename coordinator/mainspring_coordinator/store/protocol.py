@@ -19,8 +19,10 @@ from typing import Final, Protocol
 from mainspring_coordinator.engine.pauses import Pause
 from mainspring_coordinator.engine.permits import HeldPermits
 from mainspring_coordinator.engine.rows import Row
-from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, NodeStatus, Subject, WorkflowStatus
+from mainspring_coordinator.engine.status import NodeStatus, Subject, WorkflowStatus
 from mainspring_coordinator.store.aged import AgedReader
+from mainspring_coordinator.store.cached_results import ResultReader
+from mainspring_coordinator.store.stored_record import StoredAuditEntry, StoredFailover, StoredStrategyChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,54 +216,6 @@ class StoredAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFailover:
-    """An event of the record, without the ids."""
-
-    event_id: str
-    kind: FailoverKind
-    failed_engine: str
-    failed_incarnation: str
-    takeover_engine: str
-    takeover_incarnation: str
-    detected_at_us: int
-    settles_at_us: int
-    stage: FailoverStage
-    announced_at_us: int
-    alerted_at_us: int
-    recovered_at_us: int
-    """When the last part of it was recorded, which happens once that part's work goes on."""
-    workflows_count: int
-    nodes_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredStrategyChange:
-    """A change of the strategy that holds for the whole cluster."""
-
-    changed_at_us: int
-    before: str
-    after: str
-    """Empty: each coordinator's own."""
-    by: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAuditEntry:
-    """What an operator did; `AuditEntry` has the fields' meanings."""
-
-    entry_id: str
-    began_at_us: int
-    ended_at_us: int
-    act: str
-    subject: str
-    reason: str
-    who: str
-    coordinator: str
-    outcome: str
-
-
-@dataclass(frozen=True, slots=True)
 class WorkflowFilter:
     """Which workflows a list shows; what is empty or 0 excludes nothing."""
 
@@ -272,7 +226,7 @@ class WorkflowFilter:
     submitted_before_us: int = 0
 
 
-class Reader(AgedReader, Protocol):
+class Reader(AgedReader, ResultReader, Protocol):
     """Reads. Nothing here promises to be current beyond the moment of the read."""
 
     def cluster(self) -> ClusterRow | None:

@@ -17,7 +17,7 @@ from mainspring_coordinator.store import tables
 
 _log: Final = structlog.get_logger(__name__)
 
-revision_wanted: Final = "0010"
+revision_wanted: Final = "0011"
 """The revision that this build needs; a test holds it to the last of `migrations/versions`."""
 readable_from: Final = "0005"
 """Builds that need this revision or a later one can use a schema at `revision_wanted`: that of the version before, as a rule."""

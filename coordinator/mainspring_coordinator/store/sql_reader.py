@@ -19,6 +19,7 @@ from mainspring_coordinator.engine.status import (
 )
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.store import tables
+from mainspring_coordinator.store.cached_results import StoredResult
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import (
     Attempts,
@@ -27,14 +28,12 @@ from mainspring_coordinator.store.protocol import (
     CoordinatorRow,
     ShardRow,
     StoredAttempt,
-    StoredAuditEntry,
-    StoredFailover,
     StoredNode,
-    StoredStrategyChange,
     StoredWorkflow,
     WorkflowFilter,
 )
 from mainspring_coordinator.store.sql_aged import SqlAgedReader
+from mainspring_coordinator.store.stored_record import StoredAuditEntry, StoredFailover, StoredStrategyChange
 
 _w: Final = tables.workflows.c
 _n: Final = tables.nodes.c
@@ -45,6 +44,7 @@ _s: Final = tables.strategy_changes.c
 _au: Final = tables.audit.c
 _p: Final = tables.permits.c
 _wp: Final = tables.workflow_pauses.c
+_rc: Final = tables.result_cache.c
 _ids_a_statement_max: Final = 1_000
 
 _nodes_version: Final = (
@@ -389,6 +389,27 @@ class SqlReader(SqlAgedReader):
             .limit(limit)
         )
         return [HeldPermits(row[0].decode(), *row[1:]) for row in self._rows(query)]
+
+    def cached_results(self, keys: Sequence[bytes], now_us: int) -> Sequence[StoredResult]:
+        """See `Reader`. Several shards may have an output of a key; only the youngest one is read."""
+        where = (_rc.cache_key.in_(sorted(set(keys))), _rc.expires_at_us > now_us)
+        there = self._rows(select(_rc.cache_key, _rc.stored_at_us, _rc.shard_id).where(*where))
+        youngest = {key: shard for key, _, shard in sorted(there)}
+        if not youngest:
+            return []
+        chosen = or_(*(and_(_rc.cache_key == key, _rc.shard_id == shard) for key, shard in youngest.items()))
+        query = select(_rc.cache_key, _rc.output, _rc.stored_at_us).where(chosen).order_by(_rc.cache_key)
+        return [StoredResult(*row) for row in self._rows(query)]
+
+    def expired_results(self, shard: int, now_us: int, limit: int) -> Sequence[tuple[bytes, int]]:
+        """See `Reader`."""
+        query = (
+            select(_rc.cache_key, _rc.expires_at_us)
+            .where(_rc.shard_id == shard, _rc.expires_at_us <= now_us)
+            .order_by(_rc.expires_at_us, _rc.cache_key)
+            .limit(limit)
+        )
+        return [(key, at_us) for key, at_us in self._rows(query)]
 
 
 def _stored_failover(row: tuple[Any, ...]) -> StoredFailover:

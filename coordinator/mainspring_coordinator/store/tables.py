@@ -287,6 +287,20 @@ permits: Final = Table(
 )
 
 
+# A row a shard, so that no two coordinators ever write the same one and wait for each other.
+result_cache: Final = Table(
+    "result_cache",
+    metadata,
+    Column("cache_key", digest(), primary_key=True),
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    _number("stored_at_us"),
+    _number("expires_at_us"),
+    Column("output", blob(), nullable=False),
+    Index("result_cache_expires", "shard_id", "expires_at_us"),
+    **_options,
+)
+
+
 def columns_of(table: Table) -> str:
     """Return the names of a table's columns as this build knows them, for statements written by hand; the database may have more."""
     return ",".join(column.name for column in table.columns)
