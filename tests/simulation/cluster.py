@@ -38,6 +38,8 @@ class Profile:
     strategy: str = "load-balanced"
     limited: bool = False
     """Whether workflows have nodes with concurrency keys."""
+    operated: bool = False
+    """Whether operators act on it."""
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,9 @@ from mainspring_coordinator import permits_wire
 from mainspring_coordinator.election import Election, Vitals
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Effect, Ended, StatePermits, StrategyFailed
-from mainspring_coordinator.engine.events import PeersSeen, PermitsGranted, PermitsStated, StrategySeen
+from mainspring_coordinator.engine.events import PeersSeen, PermitsGranted, PermitsStated
+from mainspring_coordinator.engine.eviction import incarnations_of
+from mainspring_coordinator.engine.operator_events import EvictionsSeen, PausesSeen, StrategySeen
 from mainspring_coordinator.engine.ready import ReadyQueue
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.epoch import View
@@ -209,7 +211,14 @@ class Coordinator:
         """See `Listener`."""
         epochs = {shard: row.epoch for shard, row in view.shards.items()}
         have_workers = view.peers_have_workers(self.election.incarnation)
-        self.loop.looked(epochs, PeersSeen(have_workers, len(view.live)), StrategySeen(view.shards[0].strategy))
+        evicted = [name for row in view.shards.values() for name in incarnations_of(row.evicted)]
+        self.loop.looked(
+            epochs,
+            PeersSeen(have_workers, len(view.live)),
+            StrategySeen(view.shards[0].strategy),
+            PausesSeen(view.shards[0].pauses),
+            EvictionsSeen(evicted),
+        )
         live = self.election.coordinators()
         if live != self._known:
             self._known = live

@@ -62,12 +62,18 @@ def _check_placement(state: State) -> Iterator[tuple[int, str]]:
 def _check_flow(state: State, flow: WorkflowState) -> Iterator[tuple[int, str]]:
     if not goes_on(state, flow):
         yield 5, f"nothing brings {flow.id} ({flow.status.name}) forward: {list(flow.statuses)}"
+    if _is_paused(state, flow):
+        return  # for as long as that lasts nobody asks for what it waits for
     for place, item in state.ready.tied_items_of(flow.key):
         if not _is_untied_some_day(state, flow, place, item):
             yield 5, f"{flow.id} waits for {place}, and nothing ends that"
     for worker in state.workers.values():
         if _may_take(state, worker, flow):
             yield 7, f"{flow.id} has nodes that are ready, and {worker.name} has room for them"
+
+
+def _is_paused(state: State, flow: WorkflowState) -> bool:
+    return flow.pause is not None or state.ready.pauses.over("work") is not None
 
 
 def _is_untied_some_day(state: State, flow: WorkflowState, place: str, item: tuple[int, int]) -> bool:

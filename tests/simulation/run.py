@@ -11,12 +11,15 @@ from tests.simulation.bounds import small_bounds
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster, Profile
 from tests.simulation.faults import Faults
+from tests.simulation.operators import Operators
 from tests.simulation.world import SECOND, World
 
 _longest_us = 600 * SECOND
 _settling_us = 60 * SECOND
 _unlimited = 20
 """Beyond this seed every third run has workflows with limits."""
+_left_alone = 60
+"""Beyond this seed every fourth run has operators who act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def profile_of(seed: int) -> Profile:
         strategy=chance.choice(strategy_names),
         # Not drawn, so that the others are as they would be without; and those that `mutations` names are among these.
         limited=seed > _unlimited and seed % 3 == 0,
+        operated=seed > _left_alone and seed % 4 == 1,
     )
 
 
@@ -73,6 +77,7 @@ class Run:
         self.world = World(seed)
         self.cluster = Cluster(self.world, profile_of(seed))
         self.clients = Clients(self.cluster)
+        self.operators = Operators(self.cluster, self.clients)
         self.faults = Faults(self.cluster, on=faults)
         self._events = events
 

@@ -31,10 +31,15 @@ from mainspring_coordinator.engine.rows import (
     NodeAssigned,
     NodeChanged,
     PermitsHeld,
+    RetryDue,
+    Row,
+    WorkersEvicted,
     WorkflowInserted,
+    WorkflowPaused,
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import (
+    NodeAct,
     NodeStatus,
     WorkflowStatus,
     node_terminal,
@@ -118,6 +123,10 @@ class Witness:
         """By concurrency key and shard: how many permits the rows say that it has."""
         self._limited: dict[str, set[Place]] = {}
         """By concurrency key: the nodes that are with workers."""
+        self._paused: set[str] = set()
+        """Workflows that are paused."""
+        self._evicted: dict[str, set[str]] = {}
+        """By incarnation of a coordinator: the workers' that it evicted."""
         self._runs: list[tuple[int, int]] = []
         """By number: the (shard, id) that code was started for."""
 
@@ -189,19 +198,32 @@ class Witness:
                 case WorkflowUpdated():
                     self._updated(row)
                 case NodeAssigned():
+                    evicted = row.incarnation in self._evicted.get(incarnation, ())
+                    self.hold(not evicted, 12, f"{row.workflow_id} goes to {row.incarnation}, which was evicted")
                     self._assigned(row, batch.epochs[row.shard])
                 case NodeChanged():
                     self._changed(row)
-                case PermitsHeld():
-                    self._permits[row.key, row.holder] = row.count
-                    continue
                 case MapExpanded():
                     self.nodes[row.workflow_id, row.node, -1] = Node(_N.RUNNING)
                     self._seen(self.flows[row.workflow_id], row.version)
                 case _:
+                    self._noted(incarnation, row)
                     continue
             self.hold(row.workflow_id not in ended, 4, f"{row.workflow_id} had ended, and changes")
         self._limits_hold()
+
+    def _noted(self, incarnation: str, row: Row) -> None:
+        match row:
+            case PermitsHeld():
+                self._permits[row.key, row.holder] = row.count
+            case WorkersEvicted():
+                self._evicted.setdefault(incarnation, set()).update(row.evicted.split())
+            case RetryDue():
+                self._seen(self.flows[row.workflow_id], row.version)
+            case WorkflowPaused():
+                (self._paused.add if row.since_us else self._paused.discard)(row.workflow_id)
+            case _:
+                pass
 
     def _limits_hold(self) -> None:
         for key, places in self._limited.items():
@@ -235,8 +257,9 @@ class Witness:
     def _updated(self, row: WorkflowUpdated) -> None:
         flow = self.flows[row.workflow_id]
         allowed = row.status in workflow_transitions[flow.status] or (
-            # One that ends in the batch in which it began to: one row says both.
-            row.status in workflow_terminal and flow.status is WorkflowStatus.RUNNING
+            # One that ends in the batch in which it began to: one row says both. A pause leaves it RUNNING.
+            flow.status is WorkflowStatus.RUNNING
+            and (row.status in workflow_terminal or row.status is WorkflowStatus.RUNNING)
         )
         self.hold(allowed, 4, f"{row.workflow_id} goes from {flow.status.name} to {row.status.name}")
         self.hold(row.version >= flow.version, 4, f"{row.workflow_id} goes back to version {row.version}")
@@ -251,6 +274,7 @@ class Witness:
         flow = self.flows[row.workflow_id]
         self.hold(epoch_of(row.assignment) == epoch, 4, f"assignment {key} is minted by epoch {epoch}")
         self.hold(key not in self._minted, 4, f"assignment {key} is minted twice")
+        self.hold(row.workflow_id not in self._paused, 12, f"{place} is assigned, though it is paused")
         self.hold(flow.status is WorkflowStatus.RUNNING, 1, f"{place} is assigned, though it is {flow.status.name}")
         self.hold(_N.RUNNING in _reachable[node.status], 4, f"{place} is assigned, though it is {node.status.name}")
         self._parents_ended(row.workflow_id, row.node, "is assigned")
@@ -276,7 +300,7 @@ class Witness:
         key = (flow.shard, node.assignment)
         self.hold(key not in self._closed, 4, f"the end of {key} counts twice")
         self._closed.add(key)
-        if row.status is _N.SUCCEEDED and row.output is not None:
+        if row.status is _N.SUCCEEDED and row.output is not None and row.failure is None:
             run = self._runs[orjson.loads(row.output)["run"]]
             self.hold(run == key, 4, f"{place} gets a result of {run}, though {key} is current")
             self.hold(run not in self._refused, 4, f"the result of {run} was refused, and is recorded")
@@ -289,8 +313,15 @@ class Witness:
         plan = self.plans[name]
         for parent in plan.graph.parents_of(node):
             row = self.nodes.get((name, parent, -1))
-            over = row is not None and row.status in (_N.SUCCEEDED, _N.FAILED)
+            over = row is not None and row.status in (_N.SUCCEEDED, _N.FAILED, _N.SKIPPED)
             self.hold(over, 4, f"node {node} of {name} {act} before node {parent} has ended")
+
+    def acted(self, place: Place, act: NodeAct, answer: Answer) -> None:
+        """An operator's act on a node is answered: what was said to be done is committed."""
+        if answer.code is AnswerCode.OK and act is not NodeAct.RETRY:
+            node = self.nodes.get(place)
+            done = node is not None and node.status in (_N.SKIPPED, _N.SUCCEEDED)
+            self.hold(done, 2, f"{act.name} of {place} is answered, and is not committed")
 
     # -- what leaves a coordinator -----------------------------------------------------------------------------------------
 

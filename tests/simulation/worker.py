@@ -9,7 +9,7 @@ from mainspring_worker.context import Context
 from mainspring_worker.executors import Executor, describe
 from mainspring_worker.pulse import stall_limit_us
 from mainspring_worker.surroundings import Surroundings
-from mainspring_worker.worker import Worker
+from mainspring_worker.worker import EvictedError, Worker
 from tests.simulation.process import Process
 from tests.simulation.wire import Wires
 from tests.simulation.witness import Witness
@@ -64,6 +64,8 @@ class SimWorker:
             await self.worker.run()
         except asyncio.CancelledError:
             raise
+        except EvictedError:
+            self._world.tell(self.name, "is evicted")
         except Exception as error:
             self.process.faults.append(f"{self.name}: {error!r}")
         self.stopped = True
