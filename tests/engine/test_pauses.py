@@ -15,16 +15,8 @@ from mainspring_coordinator.engine.effects import (
     ReportBacklog,
     Verdict,
 )
-from mainspring_coordinator.engine.events import (
-    CreditSet,
-    PauseSet,
-    PausesSeen,
-    Read,
-    ShardLost,
-    ShardReady,
-    ShardTaken,
-    WorkflowPauseSet,
-)
+from mainspring_coordinator.engine.events import CreditSet, Read, ShardLost, ShardReady, ShardTaken
+from mainspring_coordinator.engine.operator_events import PauseSet, PausesSeen, WorkflowPauseSet
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause, utc
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.ready import ClassKey, Rank, ReadyQueue
@@ -145,6 +137,16 @@ def test_to_pause_twice_and_to_resume_what_is_not_paused_change_nothing_and_say_
     assert only(step(rig, kind, paused=False), Answer).created
     answer = only(step(rig, kind, paused=False), Answer)
     assert (answer.created, answer.pause) == (False, None)
+
+
+def test_a_pause_is_not_older_than_its_workflow_though_the_databases_clock_went_back() -> None:
+    rig = Rig()
+    submitted_us = rig.now_us
+    rig.submit(fan(1))
+    rig.now_us -= 3 * SECOND
+    pause(rig, "workflow")
+    # Else who reads it would take it for that of an earlier workflow of this id.
+    assert rows_of(rig.effects, WorkflowPaused)[-1].since_us == submitted_us
 
 
 def test_only_a_workflow_that_is_there_and_goes_on_is_paused() -> None:

@@ -3,7 +3,7 @@
 from mainspring import limits
 from mainspring_coordinator.engine.asking import speak_of_all
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import PauseSet, PausesSeen, WorkflowPauseSet
+from mainspring_coordinator.engine.operator_events import PauseSet, PausesSeen, WorkflowPauseSet
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.engine.rows import PausesChanged, WorkflowPaused, WorkflowUpdated
 from mainspring_coordinator.engine.state import ShardState, WorkflowState
@@ -66,7 +66,9 @@ def workflow_pause_set(turn: Turn, shard: ShardState, event: WorkflowPauseSet) -
     before = workflow.pause
     changed = workflow.status is WorkflowStatus.RUNNING and event.paused == (before is None)
     if changed and event.paused:
-        pause = workflow.pause = Pause(turn.now_us, event.who, event.reason)
+        # One from before its submit counts as that of an earlier workflow of its id: the database's clock may have gone back.
+        since_us = max(turn.now_us, workflow.submitted_at_us)
+        pause = workflow.pause = Pause(since_us, event.who, event.reason)
         keep_apart(turn, workflow)
         turn.store(WorkflowPaused(shard.shard, workflow.id, pause.since_us, pause.who, pause.reason))
     elif changed:
