@@ -16,8 +16,8 @@ WORKERS = 100
 WINDOW_S = 3.0
 QUERIES_A_SECOND_MAX = 30.0
 """Of one coordinator: five looks at its peers and a renewal of its lease a second, each a few statements."""
-CONNECTIONS_MAX = 6
-"""Of one coordinator: the lock's, the journal's, and at most four for what is read, opened when so many are read at once."""
+CONNECTIONS_MAX = 4
+"""Of one coordinator: the lock's, the journal's, and at most two for what is read."""
 
 
 async def noop(value: Any) -> Any:

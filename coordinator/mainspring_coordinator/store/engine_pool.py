@@ -8,7 +8,8 @@ from mainspring.limits import query_timeout_ms
 from mainspring_coordinator.store import mysql_connection, sqlite_connection
 from mainspring_coordinator.store.url import Address, FileAddress
 
-_connections_max: Final = 4
+_connections_max: Final = 2
+"""With the journal's and the lock's a coordinator has four. Reads take a millisecond or two, and wait for each other in their threads."""
 _pool_wait_s: Final = 10
 _recycle_s: Final = 240
 
