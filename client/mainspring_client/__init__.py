@@ -2,15 +2,25 @@
 
 from mainspring.failovers import Failover
 from mainspring_client.client import Client
-from mainspring_client.handle import Handle
-from mainspring_client.nouns import (
-    AttemptInfo,
+from mainspring_client.cluster_nouns import (
     AuditEntry,
     CancelledPage,
     CoordinatorInfo,
     CoordinatorStrategy,
     DrainedWorker,
     EvictedWorker,
+    PausedDispatch,
+    PauseOutcome,
+    ReleasedInstance,
+    RerunInfo,
+    ShardInfo,
+    StrategyChange,
+    StrategyInfo,
+    WorkerInfo,
+)
+from mainspring_client.handle import Handle
+from mainspring_client.nouns import (
+    AttemptInfo,
     Explanation,
     HistoryEvent,
     NodeDetail,
@@ -18,17 +28,9 @@ from mainspring_client.nouns import (
     NodeInfo,
     NodeStatus,
     Pause,
-    PausedDispatch,
-    PauseOutcome,
-    ReleasedInstance,
-    RerunInfo,
     Result,
-    ShardInfo,
-    StrategyChange,
-    StrategyInfo,
     Submission,
     WatchUpdate,
-    WorkerInfo,
     WorkersExplanation,
     WorkflowFilter,
     WorkflowInfo,

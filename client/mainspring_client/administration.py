@@ -14,7 +14,7 @@ from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip, to_payload
 from mainspring.workflow import Json
 from mainspring_client import wire_nouns
-from mainspring_client.nouns import (
+from mainspring_client.cluster_nouns import (
     AuditEntry,
     CancelledPage,
     DrainedWorker,
@@ -23,8 +23,8 @@ from mainspring_client.nouns import (
     PauseOutcome,
     ReleasedInstance,
     RerunInfo,
-    WorkflowFilter,
 )
+from mainspring_client.nouns import WorkflowFilter
 from mainspring_client.payload import encode_json
 from mainspring_client.transport import Transport
 

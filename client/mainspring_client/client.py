@@ -23,29 +23,31 @@ from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip
 from mainspring.workflow import Json
 from mainspring_client import administration, following, submitting, wire_nouns
-from mainspring_client.handle import Handle
-from mainspring_client.nouns import (
+from mainspring_client.cluster_nouns import (
     AuditEntry,
     CancelledPage,
     CoordinatorInfo,
     DrainedWorker,
     EvictedWorker,
+    PausedDispatch,
+    PauseOutcome,
+    ReleasedInstance,
+    RerunInfo,
+    ShardInfo,
+    StrategyChange,
+    StrategyInfo,
+    WorkerInfo,
+)
+from mainspring_client.handle import Handle
+from mainspring_client.nouns import (
     Explanation,
     HistoryEvent,
     NodeDetail,
     NodeInfo,
     NodeStatus,
-    PausedDispatch,
-    PauseOutcome,
-    ReleasedInstance,
-    RerunInfo,
     Result,
-    ShardInfo,
-    StrategyChange,
-    StrategyInfo,
     Submission,
     WatchUpdate,
-    WorkerInfo,
     WorkflowFilter,
     WorkflowInfo,
     WorkflowStatus,

@@ -20,29 +20,31 @@ from mainspring.limits import call_timeout_ms_default, first_contact_ms_default
 from mainspring.v1 import admin_pb2
 from mainspring.workflow import Json
 from mainspring_client.client import Client
-from mainspring_client.handle import Handle
-from mainspring_client.nouns import (
+from mainspring_client.cluster_nouns import (
     AuditEntry,
     CancelledPage,
     CoordinatorInfo,
     DrainedWorker,
     EvictedWorker,
+    PausedDispatch,
+    PauseOutcome,
+    ReleasedInstance,
+    RerunInfo,
+    ShardInfo,
+    StrategyChange,
+    StrategyInfo,
+    WorkerInfo,
+)
+from mainspring_client.handle import Handle
+from mainspring_client.nouns import (
     Explanation,
     HistoryEvent,
     NodeDetail,
     NodeInfo,
     NodeStatus,
-    PausedDispatch,
-    PauseOutcome,
-    ReleasedInstance,
-    RerunInfo,
     Result,
-    ShardInfo,
-    StrategyChange,
-    StrategyInfo,
     Submission,
     WatchUpdate,
-    WorkerInfo,
     WorkflowFilter,
     WorkflowInfo,
     WorkflowStatus,

@@ -7,11 +7,19 @@ from mainspring.errors import Failure, MainspringError
 from mainspring.failovers import Failover
 from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring.wire import from_failure
-from mainspring_client.nouns import (
-    AttemptInfo,
+from mainspring_client.cluster_nouns import (
     AuditEntry,
     CoordinatorInfo,
     CoordinatorStrategy,
+    PausedDispatch,
+    PauseOutcome,
+    ShardInfo,
+    StrategyChange,
+    StrategyInfo,
+    WorkerInfo,
+)
+from mainspring_client.nouns import (
+    AttemptInfo,
     Explanation,
     HistoryEvent,
     NodeDetail,
@@ -19,13 +27,7 @@ from mainspring_client.nouns import (
     NodeInfo,
     NodeStatus,
     Pause,
-    PausedDispatch,
-    PauseOutcome,
     Result,
-    ShardInfo,
-    StrategyChange,
-    StrategyInfo,
-    WorkerInfo,
     WorkersExplanation,
     WorkflowInfo,
     WorkflowStatus,

@@ -35,8 +35,9 @@ from mainspring_coordinator.cache_sweep import CacheSweep
 from mainspring_coordinator.configuration import dynamic_config, engine_config
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
-from mainspring_coordinator.engine.events import EvictionsSeen, PausesSeen, PeersSeen, StrategySeen
+from mainspring_coordinator.engine.events import PeersSeen
 from mainspring_coordinator.engine.eviction import incarnations_of
+from mainspring_coordinator.engine.operator_events import EvictionsSeen, PausesSeen, StrategySeen
 from mainspring_coordinator.engine.pauses import ClusterPauses
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.epoch import View

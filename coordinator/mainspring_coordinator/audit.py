@@ -23,7 +23,7 @@ from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.auth.gate import caller
-from mainspring_coordinator.engine.events import Audited
+from mainspring_coordinator.engine.operator_events import Audited
 from mainspring_coordinator.engine.rows import AuditEntry
 from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded, sent_along
 from mainspring_coordinator.ports import Directory, Loop

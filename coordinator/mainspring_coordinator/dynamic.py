@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import structlog
 
 from mainspring.errors import MainspringError
-from mainspring_coordinator.engine.events import StrategyChosen
+from mainspring_coordinator.engine.operator_events import StrategyChosen
 from mainspring_coordinator.engine.placement.dynamic import Choice, DynamicConfig, Signals, choose
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.engine.strategy import dynamic, home

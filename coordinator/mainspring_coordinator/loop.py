@@ -24,17 +24,8 @@ from mainspring_coordinator.batch import Gathered, answered
 from mainspring_coordinator.delivery import Delivery, Notify, checked
 from mainspring_coordinator.engine.config import EngineConfig
 from mainspring_coordinator.engine.effects import Answer, EpochSpent, LoadOutputs, LoadWorkflow
-from mainspring_coordinator.engine.events import (
-    Event,
-    EvictionsSeen,
-    PausesSeen,
-    PeersSeen,
-    ShardLost,
-    StrategySeen,
-    SubmitExisted,
-    Tick,
-    WorkflowEvicted,
-)
+from mainspring_coordinator.engine.events import Event, PeersSeen, ShardLost, SubmitExisted, Tick, WorkflowEvicted
+from mainspring_coordinator.engine.operator_events import EvictionsSeen, PausesSeen, StrategySeen
 from mainspring_coordinator.engine.rows import WorkflowInserted
 from mainspring_coordinator.engine.step import Engine
 from mainspring_coordinator.holdings import Holdings, Proofs, owned_elsewhere, reject, resolve

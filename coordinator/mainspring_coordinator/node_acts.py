@@ -13,8 +13,8 @@ from mainspring.wire import check_payload
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.audit import Audit
 from mainspring_coordinator.engine.effects import AnswerCode
-from mainspring_coordinator.engine.events import ActOnNode
 from mainspring_coordinator.engine.failovers import node_name
+from mainspring_coordinator.engine.operator_events import ActOnNode
 from mainspring_coordinator.engine.status import NodeAct, NodeStatus
 from mainspring_coordinator.forward import Forwarder, Peer
 from mainspring_coordinator.ports import Loop

@@ -17,7 +17,7 @@ from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.audit import Audit
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import PauseSet, WorkflowPauseSet
+from mainspring_coordinator.engine.operator_events import PauseSet, WorkflowPauseSet
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.engine.strategy import home

@@ -26,7 +26,8 @@ from mainspring_coordinator.answering import Context, answers
 from mainspring_coordinator.audit import Audit, entry_of
 from mainspring_coordinator.delivery import checked
 from mainspring_coordinator.engine.effects import StatePermits
-from mainspring_coordinator.engine.events import PausesSeen, PermitsGranted, PermitsStated
+from mainspring_coordinator.engine.events import PermitsGranted, PermitsStated
+from mainspring_coordinator.engine.operator_events import PausesSeen
 from mainspring_coordinator.forward import Forwarder, Peer
 from mainspring_coordinator.ports import Loop, PermitEffect
 from mainspring_coordinator.reads import Reads

@@ -22,7 +22,7 @@ from mainspring.v1.admin_pb2_grpc import AdminServiceStub
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.audit import Audit
 from mainspring_coordinator.engine.effects import AnswerCode
-from mainspring_coordinator.engine.events import CopyNodes, Rerun
+from mainspring_coordinator.engine.operator_events import CopyNodes, Rerun
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.reruns import kept_nodes
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus

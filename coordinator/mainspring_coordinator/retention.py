@@ -17,7 +17,7 @@ import structlog
 from mainspring import limits
 from mainspring.clock import Clock
 from mainspring.errors import MainspringError, NotOwnerError
-from mainspring_coordinator.engine.events import RetentionDue
+from mainspring_coordinator.engine.operator_events import RetentionDue
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.ports import Loop
 from mainspring_coordinator.reads import Reads

@@ -22,15 +22,14 @@ from mainspring_coordinator.engine.events import (
     Event,
     LoadedNode,
     OutputsLoaded,
-    PausesSeen,
     PermitsLoaded,
     ShardReady,
     ShardTaken,
-    StrategySeen,
     WorkflowAbsent,
     WorkflowLoaded,
 )
 from mainspring_coordinator.engine.failovers import id_chunks, node_name
+from mainspring_coordinator.engine.operator_events import PausesSeen, StrategySeen
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.status import NodeStatus
 from mainspring_coordinator.result_cache import DatabaseCache

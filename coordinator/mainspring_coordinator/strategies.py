@@ -11,7 +11,7 @@ from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceStub
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.dynamic import Counts
-from mainspring_coordinator.engine.events import StrategySet
+from mainspring_coordinator.engine.operator_events import StrategySet
 from mainspring_coordinator.engine.placement import strategy_names
 from mainspring_coordinator.engine.strategy import ClusterStrategy, dynamic, home
 from mainspring_coordinator.forward import Forwarder, Peer

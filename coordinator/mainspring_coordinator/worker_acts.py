@@ -20,7 +20,7 @@ from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceStub
 from mainspring_coordinator.answering import Context
 from mainspring_coordinator.audit import Audit
-from mainspring_coordinator.engine.events import WorkerEvicted
+from mainspring_coordinator.engine.operator_events import WorkerEvicted
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded
 from mainspring_coordinator.ports import Directory, Loop

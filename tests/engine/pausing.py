@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mainspring_coordinator.engine.effects import Answer, Assign, Effect
-from mainspring_coordinator.engine.events import PauseSet, WorkflowPauseSet
+from mainspring_coordinator.engine.operator_events import PauseSet, WorkflowPauseSet
 from mainspring_coordinator.engine.plan import Plan
 from tests.engine.rig import Rig, define, of, only
 

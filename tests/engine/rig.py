@@ -27,7 +27,6 @@ from mainspring_coordinator.engine.effects import (
     Store,
 )
 from mainspring_coordinator.engine.events import (
-    ActOnNode,
     Cancel,
     CreditSet,
     Event,
@@ -44,6 +43,7 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkerDetached,
 )
+from mainspring_coordinator.engine.operator_events import ActOnNode
 from mainspring_coordinator.engine.plan import Plan, compile_plan
 from mainspring_coordinator.engine.rows import Row
 from mainspring_coordinator.engine.status import NodeAct, NodeStatus

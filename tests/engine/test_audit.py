@@ -1,7 +1,7 @@
 """What operators do is stored for whoever owns the shard that it is stored under."""
 
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import Audited
+from mainspring_coordinator.engine.operator_events import Audited
 from mainspring_coordinator.engine.rows import AuditEntry
 from tests.engine.rig import Rig, only, rows_of
 

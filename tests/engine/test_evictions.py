@@ -8,7 +8,6 @@ from mainspring import limits
 from mainspring.ids import shard_of
 from mainspring_coordinator.engine.effects import Ack, Answer, AnswerCode, Assign, Effect, Ended, Refuse, Welcomed
 from mainspring_coordinator.engine.events import (
-    EvictionsSeen,
     ResultItem,
     Results,
     ShardLost,
@@ -16,10 +15,10 @@ from mainspring_coordinator.engine.events import (
     ShardTaken,
     WorkerAttached,
     WorkerDraining,
-    WorkerEvicted,
     WorkerResumed,
 )
 from mainspring_coordinator.engine.eviction import incarnations_of, text_of
+from mainspring_coordinator.engine.operator_events import EvictionsSeen, WorkerEvicted
 from mainspring_coordinator.engine.rows import FailoverRecorded, NodeAssigned, NodeChanged, WorkersEvicted
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from tests.engine.replay import fold

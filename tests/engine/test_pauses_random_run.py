@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mainspring.ids import shard_of
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Effect, Ended
-from mainspring_coordinator.engine.events import PauseSet, PausesSeen, WorkflowPauseSet
+from mainspring_coordinator.engine.operator_events import PauseSet, PausesSeen, WorkflowPauseSet
 from mainspring_coordinator.engine.rows import PausesChanged
 from tests.engine import test_random_run
 from tests.engine.rig import define

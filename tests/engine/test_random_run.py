@@ -18,11 +18,9 @@ from mainspring.errors import Failure
 from mainspring.ids import shard_of
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Effect, Ended, LoadOutputs, Refuse, Store
 from mainspring_coordinator.engine.events import (
-    ActOnNode,
     Cancel,
     CreditSet,
     Event,
-    EvictionsSeen,
     Inventory,
     OutputsLoaded,
     ProgressReported,
@@ -34,9 +32,9 @@ from mainspring_coordinator.engine.events import (
     Tick,
     WorkerAttached,
     WorkerDraining,
-    WorkerEvicted,
     WorkerResumed,
 )
+from mainspring_coordinator.engine.operator_events import ActOnNode, EvictionsSeen, WorkerEvicted
 from mainspring_coordinator.engine.rows import NodeChanged
 from mainspring_coordinator.engine.state import WorkflowState
 from mainspring_coordinator.engine.status import NodeAct, NodeStatus, WorkflowStatus
@@ -278,7 +276,9 @@ class Run:
         back = WorkerAttached(
             worker.session + 10**6, worker.name, worker.incarnation, "host", "", {}, frozenset({"work"}), 3, 100
         )
-        assert [effect.reason for effect in rig.step(back) if isinstance(effect, Refuse)] == ["EVICTED"]
+        effects = rig.step(back)
+        assert [effect.reason for effect in effects if isinstance(effect, Refuse)] == ["EVICTED"]
+        self.look(effects)
 
     def attach(self, name: str, incarnation: str = "", running: dict[tuple[int, int], Assign] | None = None) -> None:
         before = len(self.rig.effects)

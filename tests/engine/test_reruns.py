@@ -9,16 +9,15 @@ from mainspring.graph import Graph
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Ended, LoadOutputs, LoadWorkflow
 from mainspring_coordinator.engine.events import (
     Cancel,
-    CopyNodes,
     LoadedNode,
     OutputsLoaded,
-    Rerun,
     ShardLost,
     Submit,
     SubmitExisted,
     WorkflowAbsent,
     WorkflowLoaded,
 )
+from mainspring_coordinator.engine.operator_events import CopyNodes, Rerun
 from mainspring_coordinator.engine.reruns import kept_nodes
 from mainspring_coordinator.engine.rows import NodesCopied, PlanSaved, WorkflowInserted
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus

@@ -1,15 +1,8 @@
 """What a look at the database found to be old goes, but for what has come into memory since."""
 
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import (
-    ResultItem,
-    Results,
-    RetentionDue,
-    ShardLost,
-    ShardReady,
-    ShardTaken,
-    WorkflowEvicted,
-)
+from mainspring_coordinator.engine.events import ResultItem, Results, ShardLost, ShardReady, ShardTaken, WorkflowEvicted
+from mainspring_coordinator.engine.operator_events import RetentionDue
 from mainspring_coordinator.engine.rows import (
     DeleteRow,
     DeletionBegun,

@@ -4,7 +4,8 @@ import pytest
 
 from mainspring_coordinator.batch import needs_proof
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Effect, StrategyFailed
-from mainspring_coordinator.engine.events import ShardLost, StrategyChosen, StrategySeen, StrategySet
+from mainspring_coordinator.engine.events import ShardLost
+from mainspring_coordinator.engine.operator_events import StrategyChosen, StrategySeen, StrategySet
 from mainspring_coordinator.engine.rows import StrategyChanged
 from mainspring_coordinator.engine.strategy import ClusterStrategy
 from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config

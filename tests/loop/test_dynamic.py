@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts, signals
-from mainspring_coordinator.engine.events import StrategySet
+from mainspring_coordinator.engine.operator_events import StrategySet
 from mainspring_coordinator.engine.placement.dynamic import DynamicConfig, Signals
 from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.store.protocol import Attempts, ConnectionId, CoordinatorRow

@@ -6,7 +6,7 @@ import pytest
 
 from mainspring.errors import NotOwnerError
 from mainspring_coordinator.engine.effects import Assign, ReportBacklog
-from mainspring_coordinator.engine.events import PauseSet, PausesSeen, WorkflowPauseSet
+from mainspring_coordinator.engine.operator_events import PauseSet, PausesSeen, WorkflowPauseSet
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from tests.engine.rig import define
 from tests.loop.rig import LoopRig, a_loop, story

@@ -3,7 +3,8 @@
 import asyncio
 
 from mainspring_coordinator.engine.effects import AnswerCode, Assign
-from mainspring_coordinator.engine.events import ActOnNode, CopyNodes, Rerun, ResultItem, Results
+from mainspring_coordinator.engine.events import ResultItem, Results
+from mainspring_coordinator.engine.operator_events import ActOnNode, CopyNodes, Rerun
 from mainspring_coordinator.engine.rows import NodesCopied, WorkflowInserted
 from mainspring_coordinator.engine.status import NodeAct, NodeStatus, WorkflowStatus
 from tests.engine.rig import define

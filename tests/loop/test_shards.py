@@ -12,7 +12,8 @@ import pytest
 from mainspring import limits
 from mainspring.errors import NotOwnerError, PoisonBatchError, StoreUnavailableError, UnavailableError
 from mainspring_coordinator.engine.effects import Ack, AnswerCode, Assign, Disposition
-from mainspring_coordinator.engine.events import Inventory, PeersSeen, ResultItem, Results, StrategySeen
+from mainspring_coordinator.engine.events import Inventory, PeersSeen, ResultItem, Results
+from mainspring_coordinator.engine.operator_events import StrategySeen
 from mainspring_coordinator.engine.rows import WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.memory import MemoryJournal

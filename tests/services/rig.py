@@ -21,7 +21,8 @@ from mainspring.v1.client_pb2_grpc import WorkflowsServiceStub
 from mainspring.v1.worker_pb2_grpc import FleetServiceStub
 from mainspring_coordinator.admin import Build
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Assign, Ended, NodeView, View, Welcomed
-from mainspring_coordinator.engine.events import Audited, Cancel, Event, Read, Submit, WorkerAttached
+from mainspring_coordinator.engine.events import Cancel, Event, Read, Submit, WorkerAttached
+from mainspring_coordinator.engine.operator_events import Audited
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.plans import PlanCache, compile_bytes
@@ -42,8 +43,7 @@ def story(told: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     def test() -> None:
         asyncio.run(told())
 
-    # pytest would look through the wrapper and see a coroutine.
-    del test.__wrapped__
+    del test.__wrapped__  # else pytest would look through it and see a coroutine
     return test
 
 

@@ -12,7 +12,8 @@ from mainspring.limits import reason_bytes_max
 from mainspring.v1 import admin_pb2
 from mainspring_coordinator.audit import entry_key, user_key
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import Audited, Cancel, StrategySet
+from mainspring_coordinator.engine.events import Cancel
+from mainspring_coordinator.engine.operator_events import Audited, StrategySet
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.store.stored_record import StoredAuditEntry
 from tests.services.rig import Host, error_of, fields_in, plan_of, story

@@ -12,7 +12,7 @@ from mainspring.limits import payload_bytes_max
 from mainspring.v1 import admin_pb2, workflow_pb2
 from mainspring.wire import to_payload
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import ActOnNode, Audited
+from mainspring_coordinator.engine.operator_events import ActOnNode, Audited
 from mainspring_coordinator.engine.status import NodeAct, NodeStatus, WorkflowStatus
 from tests.services.rig import Host, error_of, fields_in, plan_of, story
 

@@ -11,7 +11,7 @@ from mainspring.v1 import admin_pb2, client_pb2, peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring_coordinator.audit import user_key
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import Audited, PauseSet, PausesSeen, WorkflowPauseSet
+from mainspring_coordinator.engine.operator_events import Audited, PauseSet, PausesSeen, WorkflowPauseSet
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.store.stored_record import StoredAuditEntry

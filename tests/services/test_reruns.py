@@ -12,7 +12,7 @@ from mainspring.failures import completed_by_operator, failure_to_json, skipped_
 from mainspring.ids import is_workflow_id
 from mainspring.v1 import admin_pb2, client_pb2, workflow_pb2
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import CopyNodes, Rerun
+from mainspring_coordinator.engine.operator_events import CopyNodes, Rerun
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.reruns import rerun_id
 from tests.services.rig import Host, error_of, fields_in, plan_of, reason_in, shards_total, story

@@ -8,7 +8,7 @@ import pytest
 from mainspring.limits import reason_bytes_max
 from mainspring.v1 import admin_pb2
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import StrategySet
+from mainspring_coordinator.engine.operator_events import StrategySet
 from mainspring_coordinator.store.protocol import ShardRow
 from mainspring_coordinator.store.stored_record import StoredStrategyChange
 from tests.services.rig import Host, error_of, fields_in, lease, story

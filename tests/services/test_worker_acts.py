@@ -11,14 +11,8 @@ from mainspring import limits
 from mainspring.errors import UnavailableError
 from mainspring.v1 import admin_pb2, worker_pb2
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Refuse
-from mainspring_coordinator.engine.events import (
-    Audited,
-    Inventory,
-    WorkerDetached,
-    WorkerDraining,
-    WorkerEvicted,
-    WorkerResumed,
-)
+from mainspring_coordinator.engine.events import Inventory, WorkerDetached, WorkerDraining, WorkerResumed
+from mainspring_coordinator.engine.operator_events import Audited, WorkerEvicted
 from mainspring_coordinator.store.stored_record import StoredAuditEntry
 from tests.services.rig import INCARNATIONS, Host, WorkerEnd, error_of, fields_in, story
 

@@ -16,22 +16,22 @@ from mainspring_coordinator.engine.rows import (
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
-from mainspring_coordinator.store.coalesce import (
-    Mode,
-    assigned_shape,
-    changed_shape,
-    coalesce,
-    inserted_shape,
-    no_permits_shape,
-    permits_shape,
-    plan_shape,
-)
+from mainspring_coordinator.store.coalesce import coalesce
 from mainspring_coordinator.store.errors import Trouble, errors_met, message_of, translate, trouble_of
 from mainspring_coordinator.store.link import Claim
 from mainspring_coordinator.store.mysql_lock import lock_prefix
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import ShardRow
 from mainspring_coordinator.store.settle import Outcome, decide
+from mainspring_coordinator.store.shapes import (
+    Mode,
+    assigned_shape,
+    changed_shape,
+    inserted_shape,
+    no_permits_shape,
+    permits_shape,
+    plan_shape,
+)
 from mainspring_coordinator.store.sql_words import RowTooLargeError, bytes_literal, mysql_words, text_literal
 from mainspring_coordinator.store.url import FileAddress, ServerAddress, parse_url
 from tests.store.members import assigned, succeeded, workflow

@@ -28,6 +28,7 @@ from mainspring_coordinator.engine.rows import (
     StrategyChangeDeleted,
     WorkflowDeleted,
     WorkflowInserted,
+    WorkflowPaused,
     WorkflowUpdated,
 )
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, Subject, WorkflowStatus
@@ -279,6 +280,7 @@ def test_looks_and_deletes_go_by_an_index_and_sort_nothing(server_url: str) -> N
         store.check()
         one = join(store, me, 0)
         _filled(one)
+        one.commit(*(WorkflowPaused(0, f"w-1-{number:03}", 1, "", "") for number in range(50)))
         statements: list[tuple[str, Any]] = []
 
         @event.listens_for(store._engine, "before_cursor_execute")
@@ -318,5 +320,7 @@ def _check_deletes(store: SqlStore) -> None:
     ]
     found = [row for row in _explained(store, words) if row["table"]]
     used = {(row["table"], row["key"]) for row in found} - {("workflows", "workflows_plan")}
-    assert used == {(table, "PRIMARY") for table in ("attempts", "nodes", "workflows", "plan_chunks")}
+    assert used == {
+        (table, "PRIMARY") for table in ("attempts", "nodes", "workflow_pauses", "workflows", "plan_chunks")
+    }
     assert max(int(row["rows"] or 0) for row in found) <= 60, found

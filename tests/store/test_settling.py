@@ -7,9 +7,9 @@ import pymysql
 import pytest
 
 from mainspring_coordinator.engine.rows import NodesCopied
-from mainspring_coordinator.store.coalesce import TableWrite
 from mainspring_coordinator.store.link import Claim
 from mainspring_coordinator.store.protocol import Batch, ConnectionId, ExistingWorkflow, ShardRow
+from mainspring_coordinator.store.shapes import TableWrite
 from mainspring_coordinator.store.sql_journal import SqlJournal
 from tests.store.members import me, workflow
 

@@ -9,7 +9,8 @@ from mainspring.limits import step_down_s_max
 from mainspring_client.cli.app import AddressOption, JsonOption, Session, app, ask, examples, session_of
 from mainspring_client.cli.output import moment
 from mainspring_client.client import Client
-from mainspring_client.nouns import AuditEntry, WorkflowFilter
+from mainspring_client.cluster_nouns import AuditEntry
+from mainspring_client.nouns import WorkflowFilter
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept.", show_default=False)]
 

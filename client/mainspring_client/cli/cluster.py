@@ -8,7 +8,7 @@ from mainspring.failovers import Failover
 from mainspring_client.cli.app import AddressOption, JsonOption, app, ask, examples, session_of
 from mainspring_client.cli.output import Output, moment, span
 from mainspring_client.client import Client
-from mainspring_client.nouns import CoordinatorInfo
+from mainspring_client.cluster_nouns import CoordinatorInfo
 
 workers = typer.Typer(rich_markup_mode=None)
 app.add_typer(workers, name="workers")

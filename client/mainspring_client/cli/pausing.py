@@ -10,7 +10,7 @@ from mainspring_client.cli.app import AddressOption, JsonOption, Session, app, a
 from mainspring_client.cli.output import moment
 from mainspring_client.cli.pages import paused
 from mainspring_client.client import Client
-from mainspring_client.nouns import PausedDispatch, PauseOutcome
+from mainspring_client.cluster_nouns import PausedDispatch, PauseOutcome
 
 AllOption = Annotated[bool, typer.Option("--all", help="The whole cluster.")]
 ExecutorOption = Annotated[

@@ -7,7 +7,7 @@ import typer
 from mainspring_client.cli.app import AddressOption, JsonOption, Session, app, ask, examples, session_of
 from mainspring_client.cli.output import moment
 from mainspring_client.client import Client
-from mainspring_client.nouns import StrategyChange, StrategyInfo
+from mainspring_client.cluster_nouns import StrategyChange, StrategyInfo
 
 _own: Final = "own"
 _changes_shown: Final = 5

@@ -10,7 +10,7 @@ from mainspring.errors import Failure
 from mainspring.failures import completed_by_operator, failure_to_json, skipped_by_operator, superseded_by_operator
 from mainspring_coordinator.engine import maps, nodes
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, CancelCause, Stop
-from mainspring_coordinator.engine.events import ActOnNode
+from mainspring_coordinator.engine.operator_events import ActOnNode
 from mainspring_coordinator.engine.payloads import keep_output
 from mainspring_coordinator.engine.ready import next_instance
 from mainspring_coordinator.engine.rows import AttemptEnded, NodeChanged, RetryDue

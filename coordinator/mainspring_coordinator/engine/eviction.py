@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from mainspring import limits
 from mainspring_coordinator.engine.absence import held_by, offer_in_parts, remove
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Refuse
-from mainspring_coordinator.engine.events import EvictionsSeen, WorkerAttached, WorkerEvicted
+from mainspring_coordinator.engine.events import WorkerAttached
+from mainspring_coordinator.engine.operator_events import EvictionsSeen, WorkerEvicted
 from mainspring_coordinator.engine.rows import WorkersEvicted
 from mainspring_coordinator.engine.turn import Turn
 

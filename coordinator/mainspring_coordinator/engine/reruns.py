@@ -10,7 +10,7 @@ from collections.abc import Collection
 from mainspring.graph import Graph
 from mainspring_coordinator.engine import workflows
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, LoadWorkflow
-from mainspring_coordinator.engine.events import CopyNodes, Rerun
+from mainspring_coordinator.engine.operator_events import CopyNodes, Rerun
 from mainspring_coordinator.engine.rows import NodesCopied
 from mainspring_coordinator.engine.state import ShardState
 from mainspring_coordinator.engine.turn import Turn

@@ -5,7 +5,7 @@ memory stays. All else is looked at again by the transaction that deletes it.
 """
 
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import RetentionDue
+from mainspring_coordinator.engine.operator_events import RetentionDue
 from mainspring_coordinator.engine.rows import PlanDeleted
 from mainspring_coordinator.engine.state import ShardState, State
 from mainspring_coordinator.engine.turn import Turn

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
-from mainspring_coordinator.engine.events import StrategyChosen, StrategySet
+from mainspring_coordinator.engine.operator_events import StrategyChosen, StrategySet
 from mainspring_coordinator.engine.placement.dynamic import start
 from mainspring_coordinator.engine.rows import StrategyChanged
 from mainspring_coordinator.engine.turn import Turn

@@ -10,7 +10,8 @@ from mainspring.failures import failure_to_json, path_error, payload_too_large, 
 from mainspring.paths import PathError
 from mainspring_coordinator.engine import explain, nodes
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, CancelCause, Ended, MapView, NodeView, Stop, View
-from mainspring_coordinator.engine.events import Cancel, Read, Rerun, Submit, SubmitExisted, WorkflowEvicted
+from mainspring_coordinator.engine.events import Cancel, Read, Submit, SubmitExisted, WorkflowEvicted
+from mainspring_coordinator.engine.operator_events import Rerun
 from mainspring_coordinator.engine.pausing import end_pause
 from mainspring_coordinator.engine.payloads import forget_outputs, lacking, load, output_of
 from mainspring_coordinator.engine.plan import Plan

@@ -8,7 +8,6 @@ take their locks in one order cannot deadlock.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -41,108 +40,43 @@ from mainspring_coordinator.engine.rows import (
     WriteRow,
 )
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus, workflow_terminal
-
-Value: TypeAlias = int | str | bytes | None
-Values: TypeAlias = tuple[Any, ...]
-"""One row to be written, as its shape's columns; `Any` because each column has a type of its own."""
-
-
-class Mode(Enum):
-    """What a write does about a row that is there, or is not."""
-
-    INSERT = "insert"
-    """It is not there."""
-    INSERT_ONCE = "insert once"
-    """If it is there, nothing changes."""
-    UPSERT = "upsert"
-    """It is made if it is not there."""
-    UPDATE = "update"
-    """It is there; if not, that is a bug."""
-    UPDATE_IF_THERE = "update if there"
-    """If it is not there, nothing happens."""
-    DELETE = "delete"
-    """It goes, if it is there; with a part of the primary key, all rows that begin so go."""
-    DELETE_UP_TO = "delete up to"
-    """All rows go that have the first of these keys, and of which the others are, in order, at most these."""
-    DELETE_UNUSED = "delete unused"
-    """A plan goes, unless a workflow of its shard uses it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Which columns of a table are written, and how."""
-
-    table: str
-    mode: Mode
-    keys: tuple[str, ...]
-    """The primary key, first in every row."""
-    columns: tuple[str, ...]
-    """The columns beside the key."""
-    resets: tuple[str, ...] = ()
-    """Columns that a row that is there gets their default for; a new row has it anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableWrite:
-    """Rows of one shape, sorted by primary key."""
-
-    shape: Shape
-    rows: Sequence[Values]
-
-
-_node_keys: Final = ("workflow_id", "node", "instance")
-_inserted_columns: Final = (
-    "shard_id",
-    "digest",
-    "name",
-    "plan_hash",
-    "status",
-    "is_open",
-    "version",
-    "submitted_at_us",
-    "deadline_at_us",
-    "ended_at_us",
-    "closing_until_us",
-    "strategy",
-    "cancel_reason",
-    "failure",
-    "input",
-    "output",
-    "rerun_of",
+from mainspring_coordinator.store.shapes import (
+    Mode,
+    Shape,
+    TableWrite,
+    Value,
+    Values,
+    affected_shape,
+    assigned_columns,
+    assigned_shape,
+    attempt_shape,
+    audit_outcome_shape,
+    audit_shape,
+    changed_columns,
+    changed_shape,
+    deaths_shape,
+    evicted_shape,
+    expanded_columns,
+    failover_shape,
+    goes_on_shape,
+    grace_shape,
+    inserted_columns,
+    inserted_shape,
+    marked_shape,
+    no_permits_shape,
+    no_result_shape,
+    node_keys,
+    paused_shape,
+    pauses_shape,
+    permits_shape,
+    plan_shape,
+    result_shape,
+    strategy_change_shape,
+    strategy_shape,
+    updated_columns,
+    updated_shape,
 )
-_updated_columns: Final = (
-    "version",
-    "status",
-    "is_open",
-    "cancel_reason",
-    "failure",
-    "output",
-    "ended_at_us",
-    "closing_until_us",
-)
-_assigned_columns: Final = (
-    "version",
-    "status",
-    "attempt",
-    "assignment",
-    "worker",
-    "incarnation",
-    "started_at_us",
-    "redeliveries",
-)
-_assigned_resets: Final = ("ended_at_us", "run_us", "retry_at_us", "failure", "output")
-_changed_columns: Final = (
-    "version",
-    "status",
-    "attempt",
-    "output",
-    "failure",
-    "ended_at_us",
-    "run_us",
-    "retry_at_us",
-    "redeliveries",
-)
-_expanded_columns: Final = ("version", "status", "width", "started_at_us")
+
 _reset_values: Final[Mapping[str, Value]] = {
     "ended_at_us": 0,
     "run_us": 0,
@@ -151,85 +85,8 @@ _reset_values: Final[Mapping[str, Value]] = {
     "output": None,
 }
 
-plan_shape: Final = Shape("plan_chunks", Mode.INSERT_ONCE, ("shard_id", "plan_hash", "chunk"), ("data",))
-inserted_shape: Final = Shape("workflows", Mode.INSERT, ("workflow_id",), _inserted_columns)
-updated_shape: Final = Shape("workflows", Mode.UPDATE, ("workflow_id",), _updated_columns)
-assigned_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _assigned_columns, _assigned_resets)
-changed_shape: Final = Shape("nodes", Mode.UPSERT, _node_keys, _changed_columns)
 _of_rows_that_are_there: Final = frozenset({"progress", "retry_at_us", "version"})
 """If nothing else of a node's row is known, its row is not made."""
-copied_columns: Final = (
-    "status",
-    "attempt",
-    "worker",
-    "incarnation",
-    "started_at_us",
-    "ended_at_us",
-    "run_us",
-    "width",
-    "failure",
-    "output",
-)
-"""What a copy of a node's row has of it, beside its key; the rest has its default."""
-attempt_shape: Final = Shape(
-    "attempts",
-    Mode.INSERT_ONCE,
-    (*_node_keys, "attempt"),
-    ("worker", "started_at_us", "ended_at_us", "run_us", "failure"),
-)
-failover_shape: Final = Shape(
-    "failover_events",
-    Mode.INSERT_ONCE,
-    ("event_id",),
-    (
-        "kind",
-        "failed_engine",
-        "failed_incarnation",
-        "takeover_engine",
-        "takeover_incarnation",
-        "detected_at_us",
-        "settles_at_us",
-    ),
-)
-affected_shape: Final = Shape(
-    "failover_affected",
-    Mode.INSERT_ONCE,
-    ("event_id", "subject", "shard_id", "chunk"),
-    ("ids_count", "recorded_at_us", "ids"),
-)
-marked_shape: Final = Shape(
-    "failover_events", Mode.UPDATE_IF_THERE, ("event_id",), ("stage", "announced_at_us", "alerted_at_us")
-)
-strategy_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("strategy",))
-evicted_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("evicted",))
-strategy_change_shape: Final = Shape(
-    "strategy_changes",
-    Mode.INSERT_ONCE,
-    ("changed_at_us",),
-    ("strategy_before", "strategy_after", "changed_by", "reason"),
-)
-audit_shape: Final = Shape(
-    "audit",
-    Mode.INSERT_ONCE,
-    ("entry_id",),
-    ("began_at_us", "ended_at_us", "act", "subject", "reason", "who", "coordinator", "outcome"),
-)
-audit_outcome_shape: Final = Shape("audit", Mode.UPDATE_IF_THERE, ("entry_id",), ("ended_at_us", "outcome"))
-deaths_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("deaths",))
-grace_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("grace_until_us",))
-permits_shape: Final = Shape(
-    "permits", Mode.UPSERT, ("shard_id", "concurrency_key", "holder"), ("epoch", "permits_count")
-)
-pauses_shape: Final = Shape("shards", Mode.UPDATE_IF_THERE, ("shard_id",), ("pauses",))
-paused_shape: Final = Shape("workflow_pauses", Mode.UPSERT, ("workflow_id",), ("paused_at_us", "paused_by", "reason"))
-goes_on_shape: Final = Shape("workflow_pauses", Mode.DELETE, paused_shape.keys, ())
-no_permits_shape: Final = Shape("permits", Mode.DELETE, permits_shape.keys, ())
-
-result_shape: Final = Shape(
-    "result_cache", Mode.UPSERT, ("cache_key", "shard_id"), ("stored_at_us", "expires_at_us", "output")
-)
-no_result_shape: Final = Shape("result_cache", Mode.DELETE, (*result_shape.keys, "expires_at_us"), ())
-
 _Key: TypeAlias = tuple[str, int, int]
 _Folded: TypeAlias = dict[str, Value]
 _running: Final = int(NodeStatus.RUNNING)
@@ -286,8 +143,8 @@ def _fold(row: "NodeAssigned | NodeChanged | _Folded") -> _Folded:
     if isinstance(row, dict):
         return row
     if isinstance(row, NodeAssigned):
-        return dict(zip(_assigned_columns, _assigned(row)[3:], strict=True)) | dict(_reset_values)
-    return dict(zip(_changed_columns, _changed(row)[3:], strict=True))
+        return dict(zip(assigned_columns, _assigned(row)[3:], strict=True)) | dict(_reset_values)
+    return dict(zip(changed_columns, _changed(row)[3:], strict=True))
 
 
 @dataclass(slots=True)
@@ -371,7 +228,7 @@ class _Folding:
 
     def _add_expanded(self, row: MapExpanded) -> None:
         values: _Folded = dict(
-            zip(_expanded_columns, (row.version, _running, row.width, row.started_at_us), strict=True)
+            zip(expanded_columns, (row.version, _running, row.width, row.started_at_us), strict=True)
         )
         self._merge((row.workflow_id, row.node, -1), values)
 
@@ -406,14 +263,14 @@ class _Folding:
             None,
             row.rerun_of,
         )
-        self.inserted[row.workflow_id] = dict(zip(_inserted_columns, values, strict=True))
+        self.inserted[row.workflow_id] = dict(zip(inserted_columns, values, strict=True))
 
     def _add_updated(self, row: WorkflowUpdated) -> None:
         new = self.inserted.get(row.workflow_id)
         if new is None:
             self.updated[row.workflow_id] = row
         else:
-            new.update(zip(_updated_columns, _updated(row)[1:], strict=True))
+            new.update(zip(updated_columns, _updated(row)[1:], strict=True))
 
     def _add_attempt(self, row: AttemptEnded) -> None:
         key = (row.workflow_id, row.node, row.instance, row.attempt)
@@ -521,7 +378,7 @@ class _Folding:
             else:
                 assert isinstance(row, dict)
                 mode = Mode.UPDATE_IF_THERE if row.keys() <= _of_rows_that_are_there else Mode.UPSERT
-                shape = Shape("nodes", mode, _node_keys, tuple(sorted(row)))
+                shape = Shape("nodes", mode, node_keys, tuple(sorted(row)))
                 folded.setdefault(shape, []).append((*key, *(row[column] for column in shape.columns)))
         yield TableWrite(changed_shape, changed)
         yield TableWrite(assigned_shape, assigned)

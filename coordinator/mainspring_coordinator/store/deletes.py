@@ -21,7 +21,8 @@ from mainspring_coordinator.engine.rows import (
     WorkflowDeleted,
     WriteRow,
 )
-from mainspring_coordinator.store.coalesce import Mode, Shape, TableWrite, Values, coalesce
+from mainspring_coordinator.store.coalesce import coalesce
+from mainspring_coordinator.store.shapes import Mode, Shape, TableWrite, Values
 
 begun_shape: Final = Shape("workflows", Mode.UPDATE_IF_THERE, ("workflow_id",), ("deleting",))
 _of_workflow: Final = [

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mainspring_coordinator.engine.rows import NodesCopied
-from mainspring_coordinator.store.coalesce import TableWrite
 from mainspring_coordinator.store.protocol import ConnectionId, ExistingWorkflow, ShardRow
+from mainspring_coordinator.store.shapes import TableWrite
 
 
 class RowMissingError(Exception):

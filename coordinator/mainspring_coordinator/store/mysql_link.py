@@ -9,10 +9,10 @@ from mainspring.limits import statement_bytes_max
 from mainspring_coordinator.engine.rows import NodesCopied
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.store import mysql_connection
-from mainspring_coordinator.store.coalesce import Mode, TableWrite
 from mainspring_coordinator.store.errors import Trouble, message_of, trouble_of
 from mainspring_coordinator.store.link import Claim, RowMissingError
 from mainspring_coordinator.store.protocol import ConnectionId, ExistingWorkflow, ShardRow
+from mainspring_coordinator.store.shapes import Mode, TableWrite
 from mainspring_coordinator.store.sql_words import affected_by_updates, is_short, mysql_copy, mysql_words, text_literal
 from mainspring_coordinator.store.url import ServerAddress
 

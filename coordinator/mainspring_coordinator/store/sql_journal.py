@@ -22,13 +22,14 @@ from functools import partial
 from typing import Final, NoReturn, TypeVar
 
 from mainspring.errors import FencedError, PoisonBatchError, StoreUnavailableError
-from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowInserted
-from mainspring_coordinator.store.coalesce import TableWrite, copies
+from mainspring_coordinator.engine.rows import PlanSaved, Row, WorkflowDeleted, WorkflowInserted
+from mainspring_coordinator.store.coalesce import copies
 from mainspring_coordinator.store.deletes import writes_of
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.link import Claim, Link, RowMissingError
 from mainspring_coordinator.store.protocol import Batch, Committed, ConnectionId, ExistingWorkflow, ShardRow
 from mainspring_coordinator.store.settle import Outcome, decide
+from mainspring_coordinator.store.shapes import TableWrite
 from mainspring_coordinator.store.sql_words import RowTooLargeError
 
 _T = TypeVar("_T")
@@ -244,7 +245,7 @@ class SqlJournal:
         rows = batch.rows
         writes = writes_of(rows)
         before = link.round_trips
-        if not dry and not copies(rows) and (at_once := self._at_once(link, batch, writes)) is not None:
+        if not dry and is_plain(rows) and (at_once := self._at_once(link, batch, writes)) is not None:
             return self._note_committed(at_once, link.round_trips - before)
         under_way = self._fence(link, batch.batch_id, batch.epochs, free=False)
         inserted = [row.workflow_id for row in batch.rows if type(row) is WorkflowInserted]
@@ -356,6 +357,11 @@ class SqlJournal:
         link.rollback()
         self._unsettled = None
         return refused
+
+
+def is_plain(rows: Sequence[Row]) -> bool:
+    """Tell whether nothing has to be looked at between the rows: none is copied, and no id is to be made that is deleted before."""
+    return not copies(rows) and not any(type(row) is WorkflowDeleted for row in rows)
 
 
 def without(rows: Sequence[Row], existing: Mapping[str, ExistingWorkflow]) -> list[Row]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from mainspring.limits import statement_bytes_max, statement_rows_max
 from mainspring_coordinator.engine.rows import NodesCopied
-from mainspring_coordinator.store.coalesce import Mode, Shape, TableWrite, Values, copied_columns
+from mainspring_coordinator.store.shapes import Mode, Shape, TableWrite, Values, copied_columns
 from mainspring_coordinator.store.tables import metadata
 
 _deletes: Final = frozenset({Mode.DELETE, Mode.DELETE_UP_TO, Mode.DELETE_UNUSED})

@@ -8,9 +8,9 @@ from typing import Any, Final
 from mainspring_coordinator.engine.rows import NodesCopied
 from mainspring_coordinator.engine.status import WorkflowStatus
 from mainspring_coordinator.store import sqlite_connection
-from mainspring_coordinator.store.coalesce import Mode, TableWrite
 from mainspring_coordinator.store.link import Claim, RowMissingError
 from mainspring_coordinator.store.protocol import ConnectionId, ExistingWorkflow, ShardRow
+from mainspring_coordinator.store.shapes import Mode, TableWrite
 from mainspring_coordinator.store.sql_words import sqlite_copy, sqlite_words
 from mainspring_coordinator.store.url import FileAddress
 
