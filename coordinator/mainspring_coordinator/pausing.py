@@ -79,11 +79,13 @@ class Pausing:
 
         async def here() -> admin_pb2.PauseDispatchResponse:
             answer = await self._set(request, context, paused=True)
-            attached = (entry for entry in self.workers.values() if not entry.absent_since_us)
+            unseen_by = await self._let_see(request)
+            # Only now: workers come and go while the others look.
+            attached = [entry for entry in self.workers.values() if not entry.absent_since_us]
             return admin_pb2.PauseDispatchResponse(
                 changed=answer.created,
                 pause=pause_message(answer.pause),
-                unseen_by=await self._let_see(request),
+                unseen_by=unseen_by,
                 workers=sum(bool(request.executor) and request.executor in one.hello.executors for one in attached),
             )
 

@@ -179,8 +179,25 @@ def _come_back_soon(message: Any) -> None:
         message.seconds = 1
 
 
+def _pause_others(message: Any) -> None:
+    if message.WhichOneof("what") in ("all", "workflow_id"):
+        message.executor = "fuzz-none"
+    elif message.executor:
+        message.executor = f"fuzz-{message.executor}"
+
+
+def _spare_worker(message: Any) -> None:
+    message.name, message.incarnation = "fuzz-none", ""
+
+
 _harmful: Final = {
     "WorkflowsService.Cancel": _spare,
+    "AdminService.RetryNode": _spare,
+    "AdminService.SkipNode": _spare,
+    "AdminService.CompleteNode": _spare,
+    "AdminService.PauseDispatch": _pause_others,
+    "AdminService.DrainWorker": _spare_worker,
+    "AdminService.EvictWorker": _spare_worker,
     "AdminService.CancelWorkflows": _spare_many,
     "AdminService.StepDown": _come_back_soon,
 }

@@ -1,7 +1,8 @@
 """What operators pause, let go on and see, whichever coordinator they ask."""
 
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from mainspring_coordinator.engine.effects import Answer, AnswerCode
 from mainspring_coordinator.engine.operator_events import Audited, PauseSet, PausesSeen, WorkflowPauseSet
 from mainspring_coordinator.engine.pauses import ClusterPauses, Pause
 from mainspring_coordinator.engine.status import WorkflowStatus
+from mainspring_coordinator.pausing import Pausing
 from mainspring_coordinator.store.stored_record import StoredAuditEntry
 from tests.services.rig import Host, error_of, fields_in, plan_of, story
 
@@ -84,6 +86,21 @@ async def test_who_does_not_confirm_is_named_and_the_pause_holds() -> None:
         assert (answer.changed, list(answer.unseen_by)) == (True, ["deaf"])
         resumed = await host.admin.ResumeDispatch(admin_pb2.ResumeDispatchRequest(all=True))
         assert (resumed.changed, list(resumed.unseen_by)) == (True, ["deaf"])
+
+
+@story
+async def test_workers_may_come_while_the_others_look() -> None:
+    async def looks(pausing: Pausing, _request: object) -> list[str]:
+        newcomer: Any = SimpleNamespace(absent_since_us=0, hello=SimpleNamespace(executors=["work"]))
+        cast("dict[str, Any]", pausing.workers)["f" * 32] = newcomer
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pausing, "_let_see", looks)
+        async with Host("one") as host:
+            host.loop.answers[PauseSet] = answered()
+            answer = await host.admin.PauseDispatch(admin_pb2.PauseDispatchRequest(executor="work"))
+            assert answer.workers == 1
 
 
 @story
