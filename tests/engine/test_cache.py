@@ -23,9 +23,10 @@ from mainspring_coordinator.engine.events import (
     ShardTaken,
     WorkflowEvicted,
 )
+from mainspring_coordinator.engine.operator_events import ActOnNode
 from mainspring_coordinator.engine.plan import Plan
 from mainspring_coordinator.engine.rows import NodeAssigned, NodeChanged, ResultCached, ResultDropped, WorkflowUpdated
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.status import NodeAct, NodeStatus, WorkflowStatus
 from tests.engine.replay import fold
 from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
 
@@ -270,6 +271,23 @@ def test_an_answer_to_a_workflow_that_ends_says_nothing(how: str) -> None:
         rig.fail("c")
     assert answer(rig, ask, b"1") == []
     assert of(rig.after(wait_s), Assign) == []
+
+
+@pytest.mark.parametrize("act", [NodeAct.SKIP, NodeAct.COMPLETE])
+@pytest.mark.parametrize("found", [b"1", None])
+def test_an_answer_for_a_node_that_an_operator_ended_says_nothing(act: NodeAct, found: bytes | None) -> None:
+    rig = Rig()
+    rig.attach()
+    rig.submit(define([one, after_one]))
+    (ask,) = asked(rig.effects)
+    assert only(rig.step(ActOnNode(9, 0, "wf", act, "a", -1, "by hand", 0, b"7")), Answer).created
+    ended = status_of(rig)
+    assert [assign.node_id for _, assign in rig.running()] == ["b"]
+    assert not rows_of(answer(rig, ask, found), NodeChanged)
+    assert not rows_of(rig.after(wait_s), NodeChanged), "nor does its time being over"
+    assert status_of(rig) is ended
+    rig.run_to_end()
+    assert only(rows_of(rig.effects, WorkflowUpdated), WorkflowUpdated).status is WorkflowStatus.SUCCEEDED
 
 
 def test_it_is_explained() -> None:
