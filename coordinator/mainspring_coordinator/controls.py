@@ -36,23 +36,6 @@ class Controls:
     release: Callable[[ReleaseOrder], Awaitable[Released]]
     audit: Audit
     pausing: Pausing
-
-    async def pause_dispatch(
-        self, request: admin_pb2.PauseDispatchRequest, context: Context
-    ) -> admin_pb2.PauseDispatchResponse:
-        """Pause the cluster, an executor or a workflow."""
-        return await self.audit.of(
-            context, "PauseDispatch", told(request), request.reason, lambda: self.pausing.pause(request, context)
-        )
-
-    async def resume_dispatch(
-        self, request: admin_pb2.ResumeDispatchRequest, context: Context
-    ) -> admin_pb2.ResumeDispatchResponse:
-        """Let it go on."""
-        return await self.audit.of(
-            context, "ResumeDispatch", told(request), request.reason, lambda: self.pausing.resume(request, context)
-        )
-
     nodes: NodeActs
     reruns: Reruns
 
@@ -124,6 +107,22 @@ class Controls:
 
         subject = f"{request.name} ({request.incarnation}){', by force' if request.force else ''}"
         return await self.audit.of(context, "ReleaseInstance", subject, request.reason, done, even_unrecorded=True)
+
+    async def pause_dispatch(
+        self, request: admin_pb2.PauseDispatchRequest, context: Context
+    ) -> admin_pb2.PauseDispatchResponse:
+        """Pause the cluster, an executor or a workflow."""
+        return await self.audit.of(
+            context, "PauseDispatch", told(request), request.reason, lambda: self.pausing.pause(request, context)
+        )
+
+    async def resume_dispatch(
+        self, request: admin_pb2.ResumeDispatchRequest, context: Context
+    ) -> admin_pb2.ResumeDispatchResponse:
+        """Let it go on."""
+        return await self.audit.of(
+            context, "ResumeDispatch", told(request), request.reason, lambda: self.pausing.resume(request, context)
+        )
 
     def _coordinator(self, wanted: str) -> tuple[str, str]:
         """Return incarnation and name of the live coordinator that is meant."""

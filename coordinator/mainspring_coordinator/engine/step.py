@@ -89,7 +89,14 @@ from mainspring_coordinator.engine.turn import Act, Turn
 
 _OfShard: TypeAlias = Call | Inventory | ProgressReported
 _OfLoading: TypeAlias = (
-    WorkflowLoaded | WorkflowAbsent | OutputsLoaded | SubmitExisted | WorkflowEvicted | ShardReady | DeathsFound
+    WorkflowLoaded
+    | WorkflowAbsent
+    | OutputsLoaded
+    | SubmitExisted
+    | WorkflowEvicted
+    | ShardReady
+    | DeathsFound
+    | CacheAnswered
 )
 _from_workers: Final = (
     *(Results, Inventory, CreditSet, LoadReported, ProgressReported, WorkerAttached, WorkerDraining),
