@@ -217,7 +217,9 @@ alert_age_ms_max: Final = 24 * 3600 * 1000
 # Retention
 retention_workflows_a_look_max: Final = 100  # of which a batch deletes those that fit
 retention_rows_a_batch_max: Final = 400  # of nodes and attempts, 3 to 8 ms at the journal; above 1 + attempts_max
-retention_things_a_look_max: Final = 100  # failovers, entries of the audit log, definitions that are looked at
+retention_things_a_look_max: Final = (
+    100  # failovers, cached outputs, entries of the audit log, definitions that are looked at
+)
 retention_plans_a_batch_max: Final = 20  # definitions of up to definition_bytes_max
 retention_share_percent: Final = 5  # of the time, at most, that a coordinator spends on it
 retention_pause_ms_max: Final = 5_000
@@ -239,8 +241,6 @@ assignment_number_max: Final = 2**31 - 1
 # The result cache
 cache_questions_waiting_max: Final = 50_000  # of one coordinator; what is more is answered at once: nobody can tell
 cache_keys_a_read_max: Final = 64
-cache_sweep_interval_ms: Final = 60_000  # between looks for outputs whose time is over
-cache_sweep_rows_max: Final = 500  # that go in one batch
 redis_socket_timeout_ms: Final = 250  # to connect, and for each answer
 redis_wait_ms_max: Final = 500  # for all that is said at once
 redis_aside_ms: Final = 3_000  # in which nothing is said to one that failed

@@ -31,7 +31,6 @@ from mainspring.usage import Usage
 from mainspring.v1 import worker_pb2
 from mainspring_coordinator.admin import Build
 from mainspring_coordinator.auth.gate import Gate
-from mainspring_coordinator.cache_sweep import CacheSweep
 from mainspring_coordinator.configuration import dynamic_config, engine_config
 from mainspring_coordinator.dynamic import Dynamic, RecentAttempts
 from mainspring_coordinator.election import Election, Vitals
@@ -118,7 +117,6 @@ class Coordinator:
         self._record: Record | None = None
         self._dynamic: Dynamic | None = None
         self._retention: Retention | None = None
-        self._sweep: CacheSweep | None = None
         self._attempts = RecentAttempts(settings.dynamic_failure_window_ms * 1_000)
         self._strategy = ""
         self._pauses = ClusterPauses()
@@ -248,8 +246,6 @@ class Coordinator:
             is_behind=self._is_behind,
         )
         self._retention.start()
-        self._sweep = CacheSweep(self._loop, self._services.reads)
-        self._sweep.start()
         await self._server.start()
         await self._services.set_serving(True)
         self._healthy = True
@@ -266,7 +262,7 @@ class Coordinator:
     async def stop(self) -> None:
         """Give up the shards for others to take at once, say goodbye, and end; bounded."""
         self._draining = True
-        for passes in (self._record, self._dynamic, self._retention, self._sweep):
+        for passes in (self._record, self._dynamic, self._retention):
             if passes is not None:
                 await passes.close()
         if self._services is not None:

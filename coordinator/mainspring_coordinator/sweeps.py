@@ -18,6 +18,7 @@ from mainspring_coordinator.engine.rows import (
     FailoverDeleted,
     NodesDeleted,
     PlanDeleted,
+    ResultDropped,
     StrategyChangeDeleted,
     WorkflowDeleted,
 )
@@ -151,6 +152,12 @@ def find_strategy_changes(reader: Reader, look: Look) -> Found:
     return _all_of([StrategyChangeDeleted(look.shard, "", at_us) for at_us in found], look)
 
 
+def find_results(reader: Reader, look: Look) -> Found:
+    """Find outputs of the result cache whose time is over, whatever RETENTION_DAYS is."""
+    found = reader.expired_results(look.shard, look.now_us, _things)
+    return _all_of([ResultDropped(look.shard, "", key, at_us) for key, at_us in found], look)
+
+
 def _all_of(rows: Sequence[DeleteRow], look: Look) -> Found:
     return Found(rows, look.place if len(rows) == _things else None)
 
@@ -158,6 +165,7 @@ def _all_of(rows: Sequence[DeleteRow], look: Look) -> Found:
 all_sweeps: Final = (
     Sweep("workflows", WorkflowDeleted, find_workflows, everywhere=True),
     Sweep("plans", PlanDeleted, find_plans, everywhere=True),
+    Sweep("results", ResultDropped, find_results, everywhere=True),
     Sweep("failovers", FailoverDeleted, find_failovers),
     Sweep("audit_entries", AuditDeleted, find_audit),
     Sweep("strategy_changes", StrategyChangeDeleted, find_strategy_changes),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mainspring import limits
-from mainspring_coordinator.engine.effects import Answer, AnswerCode, AskCache, Assign, Effect, KeepResult, LoadOutputs
+from mainspring_coordinator.engine.effects import Answer, AskCache, Assign, Effect, KeepResult, LoadOutputs
 from mainspring_coordinator.engine.events import (
     CacheAnswer,
     CacheAnswered,
@@ -17,7 +17,6 @@ from mainspring_coordinator.engine.events import (
     Event,
     OutputsLoaded,
     Read,
-    ResultsExpired,
     ShardLost,
     ShardReady,
     ShardTaken,
@@ -25,7 +24,7 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.operator_events import ActOnNode
 from mainspring_coordinator.engine.plan import Plan
-from mainspring_coordinator.engine.rows import NodeAssigned, NodeChanged, ResultCached, ResultDropped, WorkflowUpdated
+from mainspring_coordinator.engine.rows import NodeAssigned, NodeChanged, ResultCached, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeAct, NodeStatus, WorkflowStatus
 from tests.engine.replay import fold
 from tests.engine.rig import SECOND, Rig, define, of, only, rows_of, with_config
@@ -287,7 +286,8 @@ def test_an_answer_for_a_node_that_an_operator_ended_says_nothing(act: NodeAct, 
     assert not rows_of(rig.after(wait_s), NodeChanged), "nor does its time being over"
     assert status_of(rig) is ended
     rig.run_to_end()
-    assert only(rows_of(rig.effects, WorkflowUpdated), WorkflowUpdated).status is WorkflowStatus.SUCCEEDED
+    (end,) = rows_of(rig.effects, WorkflowUpdated)
+    assert end.status is WorkflowStatus.SUCCEEDED
 
 
 def test_it_is_explained() -> None:
@@ -444,19 +444,6 @@ def test_a_wide_map_is_asked_for_in_parts() -> None:
         assert len(asked(rig.effects)) - before <= 10
     assert seen < 100 == len(asked(rig.effects))
     assert steps >= 9
-
-
-# -- the end of their time -------------------------------------------------------------------------------------------------
-
-
-def test_what_is_over_its_time_goes_under_the_fence_of_its_shard() -> None:
-    rig = Rig()
-    effects = rig.step(ResultsExpired(7, 0, ((b"k" * 32, 5), (b"l" * 32, 6))))
-    assert rows_of(effects, ResultDropped) == [ResultDropped(0, "", b"k" * 32, 5), ResultDropped(0, "", b"l" * 32, 6)]
-    assert only(effects, Answer).code is AnswerCode.OK
-    effects = rig.step(ResultsExpired(8, 3, ((b"k" * 32, 5),)))
-    assert [(effect.code, effect.token) for effect in of(effects, Answer)] == [(AnswerCode.NOT_OWNER, 8)]
-    assert len(effects) == 1
 
 
 # -- whatever is answered --------------------------------------------------------------------------------------------------

@@ -9,12 +9,10 @@ import pytest
 
 from mainspring import limits
 from mainspring.errors import StoreUnavailableError, UnavailableError
-from mainspring_coordinator.cache_sweep import CacheSweep
 from mainspring_coordinator.engine.effects import AskCache, Assign, KeepResult
 from mainspring_coordinator.engine.events import CacheAnswered, CachedOutput, Event, ResultItem, Results
 from mainspring_coordinator.engine.rows import NodeAssigned, NodeChanged, ResultCached, WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus
-from mainspring_coordinator.reads import Reads
 from mainspring_coordinator.result_cache import Questions
 from mainspring_coordinator.store.cached_results import StoredResult
 from mainspring_coordinator.tasks import Tasks
@@ -113,42 +111,6 @@ async def test_a_read_that_hangs_is_waited_for_by_no_node_longer_than_the_bound(
         rig.loop.tick()
         await outbox.wait_for(Assign)
         hanging.set()
-
-
-@story
-async def test_what_is_over_its_time_leaves_the_database_and_what_is_not_stays() -> None:
-    async with a_loop() as rig:
-        await rig.take(*range(shards_total))
-        session, outbox = rig.attach()
-        await run_one(rig, session, outbox, rig.name(0), b"1")
-        reads = Reads(rig.reader)
-        sweep = CacheSweep(rig.loop, reads)
-        await sweep.sweep()
-        assert len(rig.store.tables.results) == 1
-        before = len(rig.journal.batches)
-        rig.now += 3_600 * 1_000_000
-        await sweep.sweep()
-        assert rig.store.tables.results == {}
-        assert [batch.epochs for batch in rig.journal.batches[before:]] == [{0: 1}]
-        reads.close()
-
-
-def test_more_than_a_batch_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "cache_sweep_rows_max", 2)
-
-    @story
-    async def play() -> None:
-        async with a_loop() as rig:
-            await rig.take(*range(shards_total))
-            for at in range(5):
-                key = bytes([at]) * 32
-                rig.store.tables.results[key, at % 2] = ResultCached(at % 2, "wf", key, b"1", 0, 1)
-            reads = Reads(rig.reader)
-            await CacheSweep(rig.loop, reads).sweep()
-            assert rig.store.tables.results == {}
-            reads.close()
-
-    play()
 
 
 # -- questions -------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from mainspring_coordinator.engine.rows import (
     FailoverRecorded,
     NodesDeleted,
     PlanSaved,
+    ResultCached,
     Row,
     StrategyChanged,
     WorkflowInserted,
@@ -301,6 +302,22 @@ async def test_a_shard_that_was_lost_is_left_to_its_next_owner() -> None:
         await kept.retention.sweep()
         assert left(rig) == ["old"]
         assert not any(batch.epochs.get(0) for batch in rig.journal.batches if 0 in batch.epochs)
+
+
+@story
+async def test_cached_outputs_go_when_their_own_time_is_over_though_everything_else_is_kept_for_ever() -> None:
+    async with bounded(sweeps, "_things", 2), keeping(days=0) as (rig, kept):
+        for at in range(5):
+            key = bytes([at]) * 32
+            stored(rig, ResultCached(at % 2, "wf", key, b"1", 0, rig.now + 1 + at // 4))
+        await kept.retention.sweep()
+        assert len(rig.store.tables.results) == 5
+        rig.now += 1
+        before = len(rig.journal.batches)
+        await kept.retention.sweep()
+        assert list(rig.store.tables.results) == [(bytes([4]) * 32, 0)]
+        assert kept.counted == {"results": 4}
+        assert [batch.epochs for batch in rig.journal.batches[before:]] == [{0: 1}, {1: 1}]
 
 
 @story

@@ -51,14 +51,15 @@ def test_what_is_over_its_time_is_found_and_goes_unless_it_was_replaced(store: S
     assert reader.expired_results(1, 1_000, 10) == [(one, 10)]
 
 
-def test_what_goes_and_what_comes_in_one_batch_is_as_if_in_two(store: Store) -> None:
+def test_what_comes_in_the_batch_in_which_the_one_before_goes_stays(store: Store) -> None:
     member = join(store, me, 0)
     member.commit(cached(one, b"1", 100), cached(two, b"1", 100))
     member.commit(
-        *(ResultDropped(0, "", one, 110), cached(one, b"2", 100)),
-        *(cached(two, b"2", 100), ResultDropped(0, "", two, 110)),
+        *(ResultDropped(0, "", one, 110), cached(one, b"2", 110)),
+        *(cached(two, b"2", 110), ResultDropped(0, "", two, 110)),
     )
-    assert store.reader().cached_results([one, two], 0) == [StoredResult(one, b"2", 100)]
+    found = store.reader().cached_results([one, two], 0)
+    assert found == [StoredResult(one, b"2", 110), StoredResult(two, b"2", 110)]
 
 
 def test_it_is_written_with_the_end_of_its_node_or_not_at_all(store: Store) -> None:

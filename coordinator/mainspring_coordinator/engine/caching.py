@@ -15,11 +15,11 @@ from mainspring.errors import Failure
 from mainspring.failures import path_error
 from mainspring.paths import PathError
 from mainspring_coordinator.engine import maps, nodes
-from mainspring_coordinator.engine.effects import Answer, AnswerCode, AskCache, KeepResult
-from mainspring_coordinator.engine.events import CacheAnswered, CachedOutput, ResultsExpired
+from mainspring_coordinator.engine.effects import AskCache, KeepResult
+from mainspring_coordinator.engine.events import CacheAnswered, CachedOutput
 from mainspring_coordinator.engine.payloads import input_of, key_of, lacking, load
 from mainspring_coordinator.engine.ready import Item
-from mainspring_coordinator.engine.rows import ResultCached, ResultDropped
+from mainspring_coordinator.engine.rows import ResultCached
 from mainspring_coordinator.engine.state import Assignment, ShardState, WorkflowState
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.engine.timers import Timer, TimerKind
@@ -133,14 +133,6 @@ def keep(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: by
         turn.store(ResultCached(workflow.shard, workflow.id, key, output, turn.now_us, expires_at_us))
     else:
         turn.emit(KeepResult(workflow.shard, workflow.id, key, output, turn.now_us, cache.ttl_ms))
-
-
-def expired(turn: Turn, event: ResultsExpired) -> None:
-    """Outputs are over their time: let them go."""
-    ours = event.shard in turn.state.shards
-    for key, expires_at_us in event.results if ours else ():
-        turn.store(ResultDropped(event.shard, "", key, expires_at_us))
-    turn.emit(Answer(event.token, event.shard, "", AnswerCode.OK if ours else AnswerCode.NOT_OWNER))
 
 
 def _is_young(turn: Turn, workflow: WorkflowState, node: int, found: CachedOutput) -> bool:

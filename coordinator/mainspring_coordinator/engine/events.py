@@ -421,17 +421,6 @@ class CacheAnswered:
     answers: Sequence[CacheAnswer]
 
 
-@dataclass(frozen=True, slots=True)
-class ResultsExpired:
-    """Outputs of the result cache are over their time: they are to go; answered once that is stored."""
-
-    token: int
-    shard: int
-    """Under whose fence they were stored."""
-    results: Sequence[tuple[bytes, int]]
-    """Key, and when its time was over."""
-
-
 Event: TypeAlias = (
     Tick
     | Submit
@@ -475,5 +464,4 @@ Event: TypeAlias = (
     | PermitsStated
     | PermitsGranted
     | CacheAnswered
-    | ResultsExpired
 )

@@ -349,18 +349,6 @@ class ResultCached:
 
 
 @dataclass(frozen=True, slots=True)
-class ResultDropped:
-    """An output that is over its time goes, unless it has been replaced."""
-
-    shard: int
-    workflow_id: str
-    """Always empty."""
-    key: bytes
-    expires_at_us: int
-    """That of the output that goes."""
-
-
-@dataclass(frozen=True, slots=True)
 class DeletionBegun:
     """An ended workflow, too large for one transaction, is being deleted: from here on nobody sees it, and its id cannot be used yet."""
 
@@ -441,6 +429,18 @@ class StrategyChangeDeleted:
     changed_at_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class ResultDropped:
+    """An output that is over its time goes, unless it has been replaced."""
+
+    shard: int
+    workflow_id: str
+    """Always empty."""
+    key: bytes
+    expires_at_us: int
+    """That of the output that goes."""
+
+
 DeleteRow: TypeAlias = (
     DeletionBegun
     | NodesDeleted
@@ -450,6 +450,7 @@ DeleteRow: TypeAlias = (
     | FailoverDeleted
     | AuditDeleted
     | StrategyChangeDeleted
+    | ResultDropped
 )
 """What retention asks for. It is written before anything else of its batch; a definition goes after all of it."""
 
@@ -477,6 +478,5 @@ WriteRow: TypeAlias = (
     | AuditEntry
     | WorkersEvicted
     | ResultCached
-    | ResultDropped
 )
 Row: TypeAlias = WriteRow | DeleteRow

@@ -29,7 +29,6 @@ from mainspring_coordinator.engine.rows import (
     PlanSaved,
     ProgressSaved,
     ResultCached,
-    ResultDropped,
     RetryDue,
     Row,
     StrategyChanged,
@@ -64,7 +63,6 @@ from mainspring_coordinator.store.shapes import (
     inserted_shape,
     marked_shape,
     no_permits_shape,
-    no_result_shape,
     node_keys,
     paused_shape,
     pauses_shape,
@@ -183,8 +181,6 @@ class _Folding:
     """As well."""
     results: dict[Values, ResultCached] = field(default_factory=dict[Values, ResultCached])
     """Here, too."""
-    results_dropped: dict[Values, dict[int, None]] = field(default_factory=dict[Values, dict[int, None]])
-    """By key and shard: those that ended at one of these times go, unless the batch stores another one afterwards."""
 
     @property
     def by_kind(self) -> Mapping[type[WriteRow], Callable[[Any], None]]:
@@ -212,7 +208,6 @@ class _Folding:
             AuditEntry: self._add_audit,
             WorkersEvicted: self._add_evicted,
             ResultCached: self._add_result,
-            ResultDropped: self._drop_result,
         }
 
     def _add_assigned(self, row: NodeAssigned) -> None:
@@ -328,10 +323,6 @@ class _Folding:
 
     def _add_result(self, row: ResultCached) -> None:
         self.results[row.key, row.shard] = row
-        self.results_dropped.pop((row.key, row.shard), None)
-
-    def _drop_result(self, row: ResultDropped) -> None:
-        self.results_dropped.setdefault((row.key, row.shard), {})[row.expires_at_us] = None
 
     def writes(self) -> Iterable[TableWrite]:
         """Return the writes: what is referred to before what refers to it."""
@@ -358,8 +349,6 @@ class _Folding:
         yield TableWrite(
             result_shape, [(*key, row.stored_at_us, row.expires_at_us, row.output) for key, row in results]
         )
-        dropped = [(*key, at_us) for key, times in sorted(self.results_dropped.items()) for at_us in sorted(times)]
-        yield TableWrite(no_result_shape, dropped)
 
     def _once(self, shape: Shape) -> TableWrite:
         found = self.once[shape]

@@ -16,13 +16,14 @@ from mainspring_coordinator.engine.rows import (
     NodesDeleted,
     PlanDeleted,
     PlanSaved,
+    ResultDropped,
     Row,
     StrategyChangeDeleted,
     WorkflowDeleted,
     WriteRow,
 )
 from mainspring_coordinator.store.coalesce import coalesce
-from mainspring_coordinator.store.shapes import Mode, Shape, TableWrite, Values
+from mainspring_coordinator.store.shapes import Mode, Shape, TableWrite, Values, no_result_shape
 
 begun_shape: Final = Shape("workflows", Mode.UPDATE_IF_THERE, ("workflow_id",), ("deleting",))
 _of_workflow: Final = [
@@ -47,6 +48,7 @@ _writes: Final[Mapping[type[Any], tuple[Sequence[Shape], Callable[[Any], Values]
     FailoverDeleted: (_of_failover, lambda row: (row.event_id,)),
     AuditDeleted: ([_of_audit], lambda row: (row.entry_id,)),
     StrategyChangeDeleted: ([_of_strategy], lambda row: (row.changed_at_us,)),
+    ResultDropped: ([no_result_shape], lambda row: (row.key, row.shard, row.expires_at_us)),
 }
 """By kind of row: what is written of it, in this order."""
 _kinds: Final = frozenset((*_writes, PlanDeleted))

@@ -11,6 +11,7 @@ from mainspring_coordinator.engine.rows import (
     FailoverDeleted,
     NodesDeleted,
     PlanDeleted,
+    ResultDropped,
     StrategyChangeDeleted,
     WorkflowDeleted,
 )
@@ -37,6 +38,10 @@ def delete(tables: MemoryTables, row: DeleteRow) -> None:
             shard, plan = row.shard, row.plan_hash
             if not any((one.shard, one.plan_hash) == (shard, plan) for one in tables.workflows.values()):
                 tables.plans.pop((shard, plan), None)
+        case ResultDropped():
+            stored = tables.results.get((row.key, row.shard))
+            if stored is not None and stored.expires_at_us == row.expires_at_us:
+                del tables.results[row.key, row.shard]
         case AffectedDeleted() | FailoverDeleted() | AuditDeleted() | StrategyChangeDeleted():
             _delete_of_record(tables, row)
 

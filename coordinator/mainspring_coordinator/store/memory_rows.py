@@ -27,7 +27,6 @@ from mainspring_coordinator.engine.rows import (
     PlanSaved,
     ProgressSaved,
     ResultCached,
-    ResultDropped,
     RetryDue,
     Row,
     StrategyChanged,
@@ -94,7 +93,7 @@ def _apply(tables: MemoryTables, row: WriteRow) -> None:
             _apply_to_fence(tables, row)
         case WorkflowPaused() | AuditEntry():
             _apply_beside(tables, row)
-        case PermitsHeld() | ResultCached() | ResultDropped():
+        case PermitsHeld() | ResultCached():
             _apply_to_keys(tables, row)
         case FailoverRecorded() | FailoverAffected() | FailoverMarked():
             _apply_to_record(tables, row)
@@ -114,7 +113,7 @@ def _apply_beside(tables: MemoryTables, row: WorkflowPaused | AuditEntry) -> Non
                 tables.audit[row.entry_id] = replace(entry, ended_at_us=row.ended_at_us, outcome=row.outcome)
 
 
-def _apply_to_keys(tables: MemoryTables, row: PermitsHeld | ResultCached | ResultDropped) -> None:
+def _apply_to_keys(tables: MemoryTables, row: PermitsHeld | ResultCached) -> None:
     match row:
         case PermitsHeld():
             tables.permits.pop((row.shard, row.key, row.holder), None)
@@ -123,10 +122,6 @@ def _apply_to_keys(tables: MemoryTables, row: PermitsHeld | ResultCached | Resul
                 tables.permits[row.shard, row.key, row.holder] = held
         case ResultCached():
             tables.results[row.key, row.shard] = row
-        case ResultDropped():
-            stored = tables.results.get((row.key, row.shard))
-            if stored is not None and stored.expires_at_us == row.expires_at_us:
-                del tables.results[row.key, row.shard]
 
 
 def _apply_to_fence(
