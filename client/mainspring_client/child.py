@@ -70,10 +70,10 @@ class Child:
         return self._process.pid
 
     @property
-    def exited(self) -> asyncio.Task[int]:
-        """Ends with its exit code."""
+    def exited(self) -> asyncio.Future[int]:
+        """Ends with its exit code. One who waits for it may be cancelled: the process is attended for the others all the same."""
         assert self._exit is not None, "not started"
-        return self._exit
+        return asyncio.shield(self._exit)
 
     @property
     def fate(self) -> str:

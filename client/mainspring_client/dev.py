@@ -202,7 +202,13 @@ class DevCluster:
         said = await self.coordinator.heard("listening", dev_start_ms_max / 1000)
         self.address, self.http_address, self.probes_address = said["grpc"], said["http"], said["probes"]
         await self._ready()
-        await asyncio.gather(*(self.add_worker() for _ in range(self._workers_wanted)))
+        adding = [asyncio.create_task(self.add_worker()) for _ in range(self._workers_wanted)]
+        try:
+            await asyncio.gather(*adding)
+        finally:  # of one that cannot start, the others do not start later, when nobody ends them
+            for one in adding:
+                one.cancel()
+            await asyncio.gather(*adding, return_exceptions=True)
 
     async def _ready(self) -> None:
         polls = dev_start_ms_max // dev_ready_poll_ms

@@ -73,7 +73,7 @@ class Member:
             arguments, settings = self._cluster.start_of(self)
             await process.start(arguments, settings, _root)
             self.process = process
-            code = await asyncio.shield(process.exited)
+            code = await process.exited
             if self.allowed.is_set():
                 self._cluster.note({"act": "ended by itself", "member": self.name, "code": code})
                 await asyncio.sleep(_again_s)

@@ -113,7 +113,7 @@ class Nemesis:
             process.ask_to_end()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_stop_s_max):
-                await asyncio.shield(process.exited)
+                await process.exited
         if not process.exited.done():
             # A coordinator may be unable to end in order while it is cut off; a supervisor would kill it then, too.
             self._cluster.note({"act": "did not end in time", "member": fault.target})

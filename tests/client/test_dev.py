@@ -4,6 +4,7 @@ The parts are tiny programs in the folder that the cluster runs in, where `pytho
 """
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -13,12 +14,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from mainspring.errors import BadRequestError, SettingsError, UnavailableError
 from mainspring.limits import dev_restarts_max
+from mainspring_client.child import Child
 from mainspring_client.cli.program import app
 from mainspring_client.dev import DevCluster, Restarts, require_free
 from mainspring_coordinator.__main__ import main as run_coordinator
@@ -163,6 +166,43 @@ def test_the_death_of_a_part_is_noticed(parts: Path) -> None:
             child = await cluster.ended()
             assert child.name == "worker-2"
             assert "worker-2 --import tasks" in str(child.failure("worker-2 is gone"))
+
+    asyncio.run(play())
+
+
+def test_of_a_worker_that_cannot_be_started_no_other_is_left(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Child.start
+
+    async def short_of_processes(child: Child, *how: Any) -> None:
+        if child.name == "worker-1":
+            raise BlockingIOError(errno.EAGAIN, "no more processes")
+        await start(child, *how)
+
+    monkeypatch.setattr(Child, "start", short_of_processes)
+    before = children_of(os.getpid())
+
+    async def play() -> None:
+        with pytest.raises(BlockingIOError):
+            await DevCluster(imports=["tasks"], workers=3, directory=parts).start()
+        assert children_of(os.getpid()) == before
+
+    asyncio.run(play())
+
+
+def test_a_part_is_ended_though_one_who_waited_for_its_end_gave_up(parts: Path) -> None:
+    async def play() -> None:
+        async def watch(part: Child) -> int:
+            return await part.exited
+
+        async with DevCluster(imports=["tasks"], workers=1, directory=parts) as cluster:
+            (worker,) = cluster.workers
+            watching = asyncio.create_task(watch(worker))
+            await asyncio.sleep(0)
+            watching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await watching
+        assert not alive(worker.pid)
+        assert worker.exited.result() == 0
 
     asyncio.run(play())
 
