@@ -3,7 +3,7 @@
 import getpass
 import os
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from functools import cache, partial
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from mainspring.naming import new_request_id
 from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip, to_payload
 from mainspring.workflow import Json
-from mainspring_client import wire_nouns
+from mainspring_client import paging, wire_nouns
 from mainspring_client.cluster_nouns import (
     AuditEntry,
     CancelledPage,
@@ -52,32 +52,31 @@ async def set_strategy(transport: Transport, strategy: str, reason: str) -> bool
     return answer.changed
 
 
-async def cancel_many(
+def cancel_many(
     transport: Transport, only: WorkflowFilter | None, reason: str, *, everything: bool, dry_run: bool
 ) -> AsyncGenerator[CancelledPage]:
     """Ask all unfinished workflows that fit a filter to stop; yield page by page what became of them."""
-    only = only or WorkflowFilter()
-    token = ""
-    while True:
+    fits = only or WorkflowFilter()
+
+    def read(size: int, token: str) -> Awaitable[admin_pb2.CancelWorkflowsResponse]:
         request = admin_pb2.CancelWorkflowsRequest(
-            name=only.name,
-            id_prefix=only.id_prefix,
-            submitted_from_us=only.submitted_from_us,
-            submitted_before_us=only.submitted_before_us,
+            name=fits.name,
+            id_prefix=fits.id_prefix,
+            submitted_from_us=fits.submitted_from_us,
+            submitted_before_us=fits.submitted_before_us,
             all=everything,
             reason=clip(reason, reason_bytes_max),
             dry_run=dry_run,
-            page_size=page_size_max if dry_run else _cancel_page_size,
+            page_size=size,
             page_token=token,
         )
-        page: admin_pb2.CancelWorkflowsResponse = await transport.call(
-            lambda at: partial(at.admin.CancelWorkflows, metadata=_as_user()),
-            request,
-        )
-        yield CancelledPage(tuple(page.workflow_ids), tuple(page.ended))
-        token = page.next_page_token
-        if not token:
-            return
+        return transport.call(lambda at: partial(at.admin.CancelWorkflows, metadata=_as_user()), request)
+
+    return paging.rows(
+        read,
+        lambda page: [CancelledPage(tuple(page.workflow_ids), tuple(page.ended))],
+        size=page_size_max if dry_run else _cancel_page_size,
+    )
 
 
 async def step_down(transport: Transport, coordinator: str, seconds: int, reason: str) -> tuple[str, int]:
@@ -165,17 +164,14 @@ def _what(executor: str, workflow_id: str, *, everything: bool) -> dict[str, Any
     return named
 
 
-async def pauses(transport: Transport) -> AsyncGenerator[PausedDispatch]:
+def pauses(transport: Transport) -> AsyncGenerator[PausedDispatch]:
     """List what is paused."""
-    token = ""
-    while True:
-        request = admin_pb2.ListPausesRequest(page_size=page_size_max, page_token=token)
-        page: admin_pb2.ListPausesResponse = await transport.call(lambda at: at.admin.ListPauses, request)
-        for one in page.pauses:
-            yield wire_nouns.paused_dispatch(one)
-        token = page.next_page_token
-        if not token:
-            return
+
+    def read(size: int, token: str) -> Awaitable[admin_pb2.ListPausesResponse]:
+        request = admin_pb2.ListPausesRequest(page_size=size, page_token=token)
+        return transport.call(lambda at: at.admin.ListPauses, request)
+
+    return paging.rows(read, lambda page: map(wire_nouns.paused_dispatch, page.pauses))
 
 
 async def retry_node(transport: Transport, workflow_id: str, node_id: str, instance: int, reason: str) -> bool:
@@ -245,18 +241,11 @@ async def rerun(
     return RerunInfo(answer.workflow_id, answer.created, answer.nodes_kept, answer.nodes_anew)
 
 
-async def audit(transport: Transport, limit: int | None) -> AsyncGenerator[AuditEntry]:
+def audit(transport: Transport, limit: int | None) -> AsyncGenerator[AuditEntry]:
     """List what operators did, newest first, at most `limit`."""
-    token = ""
-    left = limit
-    while left is None or left > 0:
-        request = admin_pb2.ListAuditRequest(
-            page_size=page_size_max if left is None else min(left, page_size_max), page_token=token
-        )
-        page: admin_pb2.ListAuditResponse = await transport.call(lambda at: at.admin.ListAudit, request)
-        for entry in page.entries:
-            yield wire_nouns.audit_entry(entry)
-        token = page.next_page_token
-        if not token:
-            return
-        left = None if left is None else left - len(page.entries)
+
+    def read(size: int, token: str) -> Awaitable[admin_pb2.ListAuditResponse]:
+        request = admin_pb2.ListAuditRequest(page_size=size, page_token=token)
+        return transport.call(lambda at: at.admin.ListAudit, request)
+
+    return paging.rows(read, lambda page: map(wire_nouns.audit_entry, page.entries), limit=limit)

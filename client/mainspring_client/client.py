@@ -8,7 +8,7 @@ Every call has a deadline and is tried again when that may help; errors are thos
 """
 
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Self, TypeAlias
 
@@ -16,13 +16,13 @@ from mainspring.access import Access
 from mainspring.dial import default_grpc_port, parse_addresses
 from mainspring.errors import BadRequestError, MainspringError
 from mainspring.failovers import Failover
-from mainspring.limits import call_timeout_ms_default, first_contact_ms_default, page_size_max, reason_bytes_max
+from mainspring.limits import call_timeout_ms_default, first_contact_ms_default, reason_bytes_max
 from mainspring.naming import new_request_id
 from mainspring.settings_security import Calling
 from mainspring.v1 import admin_pb2, client_pb2
 from mainspring.wire import clip
 from mainspring.workflow import Json
-from mainspring_client import administration, following, submitting, wire_nouns
+from mainspring_client import administration, following, paging, submitting, wire_nouns
 from mainspring_client.cluster_nouns import (
     AuditEntry,
     CancelledPage,
@@ -129,20 +129,17 @@ class Client:
         answer: client_pb2.GetResponse = await self._transport.call(lambda at: at.workflows.Get, request)
         return wire_nouns.workflow_info(answer.workflow)
 
-    async def nodes(self, workflow_id: str, statuses: Sequence[NodeStatus] = ()) -> AsyncGenerator[NodeInfo]:
+    def nodes(self, workflow_id: str, statuses: Sequence[NodeStatus] = ()) -> AsyncGenerator[NodeInfo]:
         """Read a workflow's nodes in the order of the definition; instances of a `map` follow their node."""
         numbers = [wire_nouns.node_status_number(status) for status in statuses]
-        token = ""
-        while True:
+
+        def read(size: int, token: str) -> Awaitable[client_pb2.ListNodesResponse]:
             request = client_pb2.ListNodesRequest(
-                workflow_id=workflow_id, statuses=numbers, page_size=page_size_max, page_token=token
+                workflow_id=workflow_id, statuses=numbers, page_size=size, page_token=token
             )
-            page: client_pb2.ListNodesResponse = await self._transport.call(lambda at: at.workflows.ListNodes, request)
-            for node in page.nodes:
-                yield wire_nouns.node_info(node)
-            token = page.next_page_token
-            if not token:
-                return
+            return self._transport.call(lambda at: at.workflows.ListNodes, request)
+
+        return paging.rows(read, lambda page: map(wire_nouns.node_info, page.nodes))
 
     async def node(self, workflow_id: str, node_id: str, instance: int = -1) -> NodeDetail:
         """Read one node, or one instance of a `map` node, with its payloads and attempts."""
@@ -154,19 +151,14 @@ class Client:
         request = client_pb2.ExplainRequest(workflow_id=workflow_id, node_id=node_id, instance=instance)
         return wire_nouns.explanation(await self._transport.call(lambda at: at.workflows.Explain, request))
 
-    async def history(self, workflow_id: str) -> AsyncGenerator[HistoryEvent]:
+    def history(self, workflow_id: str) -> AsyncGenerator[HistoryEvent]:
         """Read what happened to a workflow, in the order of time."""
-        token = ""
-        while True:
-            request = client_pb2.GetHistoryRequest(workflow_id=workflow_id, page_size=page_size_max, page_token=token)
-            page: client_pb2.GetHistoryResponse = await self._transport.call(
-                lambda at: at.workflows.GetHistory, request
-            )
-            for event in page.events:
-                yield wire_nouns.history_event(event)
-            token = page.next_page_token
-            if not token:
-                return
+
+        def read(size: int, token: str) -> Awaitable[client_pb2.GetHistoryResponse]:
+            request = client_pb2.GetHistoryRequest(workflow_id=workflow_id, page_size=size, page_token=token)
+            return self._transport.call(lambda at: at.workflows.GetHistory, request)
+
+        return paging.rows(read, lambda page: map(wire_nouns.history_event, page.events))
 
     async def wait(self, workflow_id: str, timeout: float | None = None) -> Result:  # noqa: ASYNC109  (as of `Handle.result`)
         """Wait for a workflow's end and return how it ended; `DeadlineError` when `timeout` seconds pass before it."""
@@ -188,34 +180,27 @@ class Client:
         """Follow a workflow until it ends: a snapshot, then changes; after a break a snapshot again, no older one."""
         return following.watch(self._transport, workflow_id, after_version)
 
-    async def list(
-        self, only: WorkflowFilter | None = None, *, limit: int | None = None
-    ) -> AsyncGenerator[WorkflowInfo]:
+    def list(self, only: WorkflowFilter | None = None, *, limit: int | None = None) -> AsyncGenerator[WorkflowInfo]:
         """List workflows, newest first, at most `limit`.
 
         It reads the database, so the newest commits of a moment ago are in it, but it promises no more.
         """
-        only = only or WorkflowFilter()
-        numbers = [wire_nouns.workflow_status_number(status) for status in only.statuses]
-        token = ""
-        left = limit
-        while left is None or left > 0:
+        fits = only or WorkflowFilter()
+        numbers = [wire_nouns.workflow_status_number(status) for status in fits.statuses]
+
+        def read(size: int, token: str) -> Awaitable[client_pb2.ListResponse]:
             request = client_pb2.ListRequest(
                 statuses=numbers,
-                name=only.name,
-                id_prefix=only.id_prefix,
-                submitted_from_us=only.submitted_from_us,
-                submitted_before_us=only.submitted_before_us,
-                page_size=page_size_max if left is None else min(left, page_size_max),
+                name=fits.name,
+                id_prefix=fits.id_prefix,
+                submitted_from_us=fits.submitted_from_us,
+                submitted_before_us=fits.submitted_before_us,
+                page_size=size,
                 page_token=token,
             )
-            page: client_pb2.ListResponse = await self._transport.call(lambda at: at.workflows.List, request)
-            for workflow in page.workflows:
-                yield wire_nouns.workflow_info(workflow)
-            token = page.next_page_token
-            if not token:
-                return
-            left = None if left is None else left - len(page.workflows)
+            return self._transport.call(lambda at: at.workflows.List, request)
+
+        return paging.rows(read, lambda page: map(wire_nouns.workflow_info, page.workflows), limit=limit)
 
     async def cancel(self, workflow_id: str, reason: str = "") -> WorkflowStatus:
         """Ask a workflow to stop, and return its state: CANCELLING, CANCELLED, or how it had ended before."""
@@ -368,44 +353,27 @@ class Client:
         """List what is paused: the cluster, executors, then workflows, the longest first. It reads the database, as `list` does."""
         return administration.pauses(self._transport)
 
-    async def strategy_changes(self, *, limit: int | None = None) -> AsyncGenerator[StrategyChange]:
+    def strategy_changes(self, *, limit: int | None = None) -> AsyncGenerator[StrategyChange]:
         """List the changes of that strategy, newest first, at most `limit`. It reads the database, as `list` does."""
-        token = ""
-        left = limit
-        while left is None or left > 0:
-            request = admin_pb2.ListStrategyChangesRequest(
-                page_size=0 if left is None else min(left, page_size_max), page_token=token
-            )
-            page: admin_pb2.ListStrategyChangesResponse = await self._transport.call(
-                lambda at: at.admin.ListStrategyChanges, request
-            )
-            for change in page.changes:
-                yield wire_nouns.strategy_change(change)
-            token = page.next_page_token
-            if not token:
-                return
-            left = None if left is None else left - len(page.changes)
 
-    async def failovers(self, *, limit: int | None = None) -> AsyncGenerator[Failover]:
+        def read(size: int, token: str) -> Awaitable[admin_pb2.ListStrategyChangesResponse]:
+            request = admin_pb2.ListStrategyChangesRequest(page_size=size, page_token=token)
+            return self._transport.call(lambda at: at.admin.ListStrategyChanges, request)
+
+        return paging.rows(read, lambda page: map(wire_nouns.strategy_change, page.changes), limit=limit)
+
+    def failovers(self, *, limit: int | None = None) -> AsyncGenerator[Failover]:
         """List the record of failovers, newest first, at most `limit`; of each the first 1,000 workflows and nodes.
 
         It reads the database, as `list` does.
         """
-        token = ""
-        left = limit
-        while left is None or left > 0:
-            request = admin_pb2.ListFailoversRequest(
-                page_size=0 if left is None else min(left, page_size_max), page_token=token
-            )
-            page: admin_pb2.ListFailoversResponse = await self._transport.call(
-                lambda at: at.admin.ListFailovers, request
-            )
-            for event in page.failovers:
-                yield wire_nouns.failover(event)
-            token = page.next_page_token
-            if not token:
-                return
-            left = None if left is None else left - len(page.failovers)
+
+        def read(size: int, token: str) -> Awaitable[admin_pb2.ListFailoversResponse]:
+            request = admin_pb2.ListFailoversRequest(page_size=size, page_token=token)
+            return self._transport.call(lambda at: at.admin.ListFailovers, request)
+
+        # Of what each affected the first ids come with it, so the server chooses how many fit a message.
+        return paging.rows(read, lambda page: map(wire_nouns.failover, page.failovers), limit=limit, size=0)
 
     async def failover(self, event_id: str) -> Failover:
         """Read one failover with all that it affected; `NotFoundError` when there is none of this id."""
@@ -424,12 +392,11 @@ class Client:
         inline = event.affected_nodes if nodes else event.affected_workflows
         if len(inline) == (event.affected_nodes_count if nodes else event.affected_workflows_count):
             return inline
-        ids: list[str] = []
-        token = ""
-        while True:
-            request = admin_pb2.ListAffectedRequest(event_id=event.event_id, subject=subject, page_token=token)
-            page: admin_pb2.ListAffectedResponse = await self._transport.call(lambda at: at.admin.ListAffected, request)
-            ids += page.ids
-            token = page.next_page_token
-            if not token:
-                return tuple(ids)
+
+        def read(size: int, token: str) -> Awaitable[admin_pb2.ListAffectedResponse]:
+            request = admin_pb2.ListAffectedRequest(
+                event_id=event.event_id, subject=subject, page_size=size, page_token=token
+            )
+            return self._transport.call(lambda at: at.admin.ListAffected, request)
+
+        return tuple([id_ async for id_ in paging.rows(read, lambda page: page.ids)])
