@@ -67,7 +67,8 @@ def channel_options(keepalive: Keepalive = Keepalive()) -> Options:
         ("grpc.max_send_message_length", message_bytes_max),
         ("grpc.enable_retries", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # The time that an attempt to connect has, whatever its name says: some round trips of a handshake, on a busy host.
+        ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 3_000),
         # A fresh channel must be a fresh connection, not another handle on one that is half-open.
         ("grpc.use_local_subchannel_pool", 1),
