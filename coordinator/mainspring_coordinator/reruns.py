@@ -2,7 +2,8 @@
 
 The owner of the old workflow's shard makes the new one in the same shard. Its id follows from the call: the old one's, "+", and a number
 of ten hexadecimal digits that begins with a digest of all that is asked and goes on until the id falls into the shard. So the same call
-finds the same workflow, and no two calls copy under one id. What was copied by a try before is passed over.
+finds the same workflow, and no two calls copy under one id. What was copied by a try before is passed over. When the old one was
+submitted is part of what is asked: once it is removed, its id may name another workflow, of which nothing belongs into the copy.
 """
 
 import asyncio
@@ -47,9 +48,15 @@ class _Part:
     until: _Key
 
 
-def rerun_id(request: admin_pb2.RerunWorkflowRequest, shards_total: int, *, is_rerun: bool) -> str:
-    """Return the id of the new workflow, of the same shard as the old one. `is_rerun`: the old one's id ends in such a number itself."""
-    said = "\n".join((request.request_id, request.workflow_id, str(request.from_failed), *sorted(request.node_ids)))
+def rerun_id(
+    request: admin_pb2.RerunWorkflowRequest, shards_total: int, *, submitted_at_us: int, is_rerun: bool
+) -> str:
+    """Return the id of the new workflow, of the same shard as the old one, which was submitted at that moment.
+
+    `is_rerun`: the old one's id ends in such a number itself.
+    """
+    asked = (request.request_id, request.workflow_id, str(submitted_at_us), str(request.from_failed))
+    said = "\n".join((*asked, *sorted(request.node_ids)))
     first = int.from_bytes(hashlib.sha256(said.encode()).digest()[:8])
     base = _suffix.sub("", request.workflow_id) if is_rerun else request.workflow_id
     base = base[: limits.workflow_id_bytes_max - 11]
@@ -105,7 +112,9 @@ class Reruns:
                 f"all nodes of workflow {old.workflow_id!r} succeeded, so that none is to be run again; name nodes with --from, or run all "
                 f"of them with: mainspring rerun {old.workflow_id}"
             )
-        new_id = rerun_id(request, self.loop.shards_total, is_rerun=bool(old.rerun_of))
+        new_id = rerun_id(
+            request, self.loop.shards_total, submitted_at_us=old.submitted_at_us, is_rerun=bool(old.rerun_of)
+        )
         found = await self.reads.run(lambda reader: reader.workflow(new_id))
         created = False
         if found is None:
@@ -154,8 +163,9 @@ class Reruns:
 
     async def _begin(self, shard: int, old: StoredWorkflow, plan: Plan, new_id: str) -> bool:
         """Let the new workflow exist; tell whether it did not before."""
-        if await self.reads.run(lambda reader: reader.workflow(old.workflow_id)) is None:
-            # It was removed while it was copied, so that there may be less in the copy than there was in it.
+        now = await self.reads.run(lambda reader: reader.workflow(old.workflow_id))
+        if now is None or now.submitted_at_us != old.submitted_at_us:
+            # It was removed while it was copied, so that the copy may lack some of it, or have some of another that got its id.
             raise _not_there(old.workflow_id)
         given, strategy = old.input, plan.strategy or self.strategy()
         assert given is not None

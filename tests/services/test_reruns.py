@@ -171,13 +171,14 @@ async def test_it_is_done_where_the_old_workflow_is_owned() -> None:
 def test_the_id_follows_from_the_call_and_falls_into_the_shard() -> None:
     for name in ("order-17", "w" * 200, "order-17+0123456789"):
         request = admin_pb2.RerunWorkflowRequest(workflow_id=name, request_id="r")
-        made = rerun_id(request, 1_024, is_rerun=True)
-        assert made == rerun_id(request, 1_024, is_rerun=True)
+        made = rerun_id(request, 1_024, submitted_at_us=7, is_rerun=True)
+        assert made == rerun_id(request, 1_024, submitted_at_us=7, is_rerun=True)
+        assert made != rerun_id(request, 1_024, submitted_at_us=8, is_rerun=True), "another workflow, by the same id"
         assert zlib.crc32(made.encode()) % 1_024 == zlib.crc32(name.encode()) % 1_024
         assert is_workflow_id(made)
     assert made.startswith("order-17+")
     assert made.count("+") == 1
-    assert rerun_id(request, shards_total, is_rerun=False).startswith("order-17+0123456789+")
+    assert rerun_id(request, shards_total, submitted_at_us=7, is_rerun=False).startswith("order-17+0123456789+")
 
 
 # -- what cannot be run again ------------------------------------------------------------------------------------------------
@@ -217,6 +218,21 @@ async def test_one_that_is_removed_while_it_is_copied_is_not_made() -> None:
 
 
 @story
+async def test_one_whose_id_is_given_to_another_while_it_is_copied_is_not_made() -> None:
+    async with Host() as host:
+        failed(served(host), {0: NodeStatus.SUCCEEDED})
+
+        def submitted_anew(event: object) -> None:
+            if isinstance(event, CopyNodes):
+                host.store("wf", diamond, WorkflowStatus.RUNNING, submitted_at_us=2_000)
+
+        host.loop.on_ask = submitted_anew
+        error = await error_of(host.admin.RerunWorkflow(FAILED))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        assert not [event for event in host.loop.events if isinstance(event, Rerun)]
+
+
+@story
 async def test_there_is_nothing_to_run_again_of_what_succeeded_as_a_whole() -> None:
     async with Host() as host:
         served(host).store("wf", diamond, WorkflowStatus.SUCCEEDED)
@@ -241,7 +257,8 @@ async def test_nodes_that_there_are_not_are_not_found() -> None:
 async def test_an_id_that_another_workflow_has_is_not_taken() -> None:
     async with Host() as host:
         failed(served(host), {})
-        host.store(rerun_id(FAILED, shards_total, is_rerun=False), diamond, WorkflowStatus.RUNNING)
+        taken = rerun_id(FAILED, shards_total, submitted_at_us=1_000, is_rerun=False)
+        host.store(taken, diamond, WorkflowStatus.RUNNING)
         error = await error_of(host.admin.RerunWorkflow(FAILED))
         assert (error.code(), reason_in(error)) == (grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS")
 
