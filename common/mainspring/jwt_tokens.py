@@ -95,7 +95,7 @@ class JwtVerifier:
                 leeway=_leeway_s,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError) as error:  # PyJWT lets the second one out for JSON that is nested too deep
             raise UnauthenticatedError(f"the JWT does not count: {error}; get a new one from who issues it") from error
         name = str(claims["sub"])
         if not 0 < len(name.encode()) <= name_bytes_max:

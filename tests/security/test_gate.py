@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -280,6 +280,24 @@ def test_each_call_that_is_not_let_in_is_counted_by_its_reason(tmp_path: Path) -
             with pytest.raises(BusyError, match="connections with calls under way"):
                 await cluster.ask(channel, GET, Role.ADMIN)
             assert cluster.refused[3:] == [Refusal.CONNECTIONS]
+
+    asyncio.run(told())
+
+
+def test_a_call_that_ends_by_a_fault_of_ours_counts_as_under_way_no_more(tmp_path: Path) -> None:
+    class Faulty(Authenticator):
+        on = True
+
+        def caller(self, authorization: str | None, certificate_names: Collection[str] = ()) -> Caller:
+            raise RecursionError("in a library")
+
+    async def told() -> None:
+        cluster = Cluster(tmp_path)
+        cluster.gate = Gate(Faulty(CoordinatorSettings.of()), 5_000)
+        async with cluster.serving() as channel:
+            with pytest.raises(MainspringError):
+                await cluster.ask(channel, GET, Role.CLIENT)
+            assert cluster.gate._connections.hosts == 0
 
     asyncio.run(told())
 

@@ -103,6 +103,17 @@ def test_a_token_that_does_not_count_is_told_why_and_not_repeated(jwks: Path, au
     assert authorization[len("Bearer ") :] not in str(refused.value)
 
 
+def test_json_that_is_nested_too_deep_is_no_header_whatever_the_library_says(
+    jwks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nested(token: str) -> None:
+        raise RecursionError("maximum recursion depth exceeded while decoding a JSON array")
+
+    monkeypatch.setattr(jwt, "get_unverified_header", nested)
+    with pytest.raises(UnauthenticatedError, match="does not count"):
+        authenticator(jwks).caller(bearer())
+
+
 def test_none_is_no_algorithm_even_where_one_key_is_all_there_is(jwks: Path) -> None:
     write(jwks, jwk("ES256"))
     unsigned = jwt.encode(CLAIMS, "", algorithm="none")

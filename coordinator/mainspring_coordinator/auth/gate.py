@@ -138,6 +138,9 @@ class Gate(grpc.aio.ServerInterceptor):
         except MainspringError as error:
             self._connections.leave(peer)
             await self._refuse(method, host, error, request, context, _reason(error))
+        except BaseException:  # a fault of ours must not count for ever as a call under way
+            self._connections.leave(peer)
+            raise
         return peer
 
     async def _taken(self, method: str, request: Any, read: Read, context: Context) -> Any:
