@@ -18,7 +18,7 @@ class Role(StrEnum):
     READ_ONLY = "read-only"
     """Read workflows and the cluster, and `/metrics`."""
     ADMIN = "admin"
-    """Everything."""
+    """Everything but what coordinators are to each other."""
     COORDINATOR = "coordinator"
     """Speak as a coordinator of the cluster to the others, and send on what their callers may."""
 

@@ -95,11 +95,14 @@ class JwtVerifier:
                 leeway=_leeway_s,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except (jwt.PyJWTError, RecursionError) as error:  # PyJWT lets the second one out for JSON that is nested too deep
+        except (
+            jwt.PyJWTError,
+            RecursionError,
+        ) as error:  # PyJWT lets the second one out for JSON that is nested too deep
             raise UnauthenticatedError(f"the JWT does not count: {error}; get a new one from who issues it") from error
         name = str(claims["sub"])
-        if not 0 < len(name.encode()) <= name_bytes_max:
-            raise UnauthenticatedError(f"the JWT's `sub` is not 1 to {name_bytes_max} bytes long")
+        if not name.isprintable() or not 0 < len(name.encode()) <= name_bytes_max:
+            raise UnauthenticatedError(f"the JWT's `sub` is not 1 to {name_bytes_max} bytes of printable text")
         return _Verified(Caller(name, self._role(claims, name)), float(claims["exp"]) + _leeway_s)
 
     def _role(self, claims: Mapping[str, Any], name: str) -> Role:

@@ -18,11 +18,12 @@ from mainspring import limits
 from mainspring.callers import anonymous
 from mainspring.errors import BadRequestError, MainspringError, NotOwnerError, UnavailableError
 from mainspring.ids import is_incarnation
+from mainspring.owner_hint import addressee_key
 from mainspring.v1 import admin_pb2, peers_pb2
 from mainspring.v1.peers_pb2_grpc import PeersServiceStub
 from mainspring.wire import clip
 from mainspring_coordinator.answering import Context
-from mainspring_coordinator.auth.gate import caller
+from mainspring_coordinator.auth.gate import caller, from_coordinator
 from mainspring_coordinator.engine.operator_events import Audited
 from mainspring_coordinator.engine.rows import AuditEntry
 from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded, sent_along
@@ -46,13 +47,20 @@ _conclude_tries_max: Final = 4
 def who(context: Context) -> str:
     """Return who calls: the name that was proven, where there is authentication; what it says of itself; where it came from."""
     known, claimed = caller(), _said(context, user_key)
-    peer = context.peer().partition(":")[2]
     named = f"{known.name} ({known.role})" if known is not anonymous else "anonymous"
-    return clip(f"{named}{f', as {claimed}' if claimed else ''}, from {peer}", limits.audit_who_bytes_max)
+    peer = f", from {context.peer().partition(':')[2]}"
+    # What a caller claims has the room that is left by what we know.
+    room = limits.audit_who_bytes_max - len(f"{named}, as {peer}".encode())
+    return f"{named}{f', as {clip(claimed, room)}' if claimed and room > 0 else ''}{peer}"
 
 
 def _said(context: Context, wanted: str) -> str:
     return next((str(value) for key, value in context.invocation_metadata() or () if key == wanted), "")
+
+
+def _is_sent_on(context: Context) -> bool:
+    """Tell whether a coordinator sent the call on; one that anybody else marks so has an entry of its own."""
+    return is_forwarded(context) and from_coordinator()
 
 
 class Audit:
@@ -86,7 +94,7 @@ class Audit:
             raise BadRequestError(
                 f"reason: it is over the bound of {limits.reason_bytes_max} bytes; say it shorter", field="reason"
             )
-        if is_forwarded(context) and await self._is_on_record(_said(context, entry_key), act):
+        if _is_sent_on(context) and await self._is_on_record(_said(context, entry_key), act):
             return await work()
         entry = AuditEntry(
             shard=0,
@@ -139,7 +147,7 @@ class Audit:
 
     async def who_acts(self, context: Context) -> str:
         """Return who asked for what is being done, also where another coordinator sent the call on."""
-        entry_id = _said(context, entry_key) if is_forwarded(context) else ""
+        entry_id = _said(context, entry_key) if _is_sent_on(context) else ""
         found = await self._reads.run(lambda reader: reader.audit_entry(entry_id)) if entry_id else None
         return found.who if found is not None else who(context)
 
@@ -181,7 +189,7 @@ class Audit:
             await PeersServiceStub(peer.channel).WriteAudit(
                 peers_pb2.WriteAuditRequest(entry=_message(entry)),
                 timeout=limits.call_timeout_ms_default / 1_000,
-                metadata=peer.metadata,
+                metadata=((addressee_key, peer.incarnation),),
             )
         except grpc.aio.AioRpcError as error:
             raise UnavailableError(

@@ -20,7 +20,7 @@ from mainspring.rpc_errors import error_from
 from mainspring.settings import CoordinatorSettings
 from mainspring.tokens import line, new_token
 from mainspring.v1 import admin_pb2, client_pb2, peers_pb2, worker_pb2
-from mainspring_coordinator.auth.gate import Gate, caller
+from mainspring_coordinator.auth.gate import Gate, caller, from_coordinator
 from mainspring_coordinator.auth.methods import open_methods, roles_by_method
 from mainspring_coordinator.auth.rates import Connections
 from tests.services.rig import FakeClock, Host
@@ -72,8 +72,13 @@ class Cluster:
         return await called(channel, method, metadata)
 
 
+believed: list[bool] = []
+"""Of each call that was answered, whether it could have been sent on by a coordinator."""
+
+
 def handler_of(method: Any) -> Any:
     async def answer(_request: Any, _context: Any) -> bytes:
+        believed.append(from_coordinator())
         return to_text(caller()).encode()
 
     async def yielded(_request: Any, _context: Any) -> AsyncIterator[bytes]:
@@ -220,7 +225,8 @@ def test_a_call_that_is_sent_on_needs_both_roles_and_keeps_its_callers_name(tmp_
             for role in (Role.CLIENT, Role.ADMIN):
                 said = await cluster.ask(channel, SUBMIT, role, on_behalf(Caller("root", Role.ADMIN)))
                 assert said == f"{role} a-{role}", "who is no coordinator speaks for itself alone"
-            with pytest.raises(NotAllowedError, match="PassPermits needs the role `admin` or `coordinator`"):
+            assert believed[-4:] == [True, True, False, False]
+            with pytest.raises(NotAllowedError, match="PassPermits needs the role `coordinator`"):
                 await cluster.ask(channel, PASS, Role.COORDINATOR, on_behalf(billing))
 
     asyncio.run(told())
@@ -286,7 +292,9 @@ def test_each_call_that_is_not_let_in_is_counted_by_its_reason(tmp_path: Path) -
 
 def test_a_call_that_ends_by_a_fault_of_ours_counts_as_under_way_no_more(tmp_path: Path) -> None:
     class Faulty(Authenticator):
-        on = True
+        @property
+        def on(self) -> bool:
+            return True
 
         def caller(self, authorization: str | None, certificate_names: Collection[str] = ()) -> Caller:
             raise RecursionError("in a library")
@@ -309,6 +317,8 @@ def test_without_authentication_everybody_is_anonymous_and_may_do_all(tmp_path: 
         async with cluster.serving() as channel:
             assert await called(channel, SUBMIT, {}) == "admin anonymous"
             assert await called(channel, SUBMIT, {"authorization": "Bearer x", forwarded_key: "1"}) == "admin anonymous"
+            assert believed[-1]
+            assert await called(channel, PASS, {}) == "admin anonymous"
 
     asyncio.run(told())
 

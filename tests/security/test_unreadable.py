@@ -22,14 +22,16 @@ from tests.services.rig import Host, reason_in
 
 NONSENSE = b"\xff\xff\xff"
 ATTACH = "/mainspring.v1.FleetService/Attach"
-ADMIN = new_token()
+TOKENS = {role: new_token() for role in (Role.ADMIN, Role.COORDINATOR)}
 REFUSED: list[Refusal] = []
 
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[grpc.aio.Channel]:
     """All services behind a gate."""
-    (folder / "tokens.toml").write_text(line("root", Role.ADMIN, ADMIN, None))
+    (folder / "tokens.toml").write_text(
+        "\n".join(line(f"a-{role}", role, token, None) for role, token in TOKENS.items())
+    )
     authenticator = Authenticator(CoordinatorSettings.of(AUTH_TOKENS=str(folder / "tokens.toml")))
     gate = Gate(authenticator, 5_000, refused=REFUSED.append)
     server = grpc.aio.server(options=server_options(), interceptors=(gate,))
@@ -74,7 +76,8 @@ def test_what_cannot_be_read_is_the_callers_fault_in_every_method(
     async def told() -> None:
         async with serving(tmp_path) as channel:
             for method in methods:
-                answers, error = await sent(channel, method, ADMIN)
+                role = Role.COORDINATOR if "PeersService" in method else Role.ADMIN
+                answers, error = await sent(channel, method, TOKENS[role])
                 if method == ATTACH:
                     (last,) = answers
                     goodbye = worker_pb2.AttachResponse.FromString(last).goodbye

@@ -1,5 +1,6 @@
 """What operators do: it is on record before it is done, with who did it and what came of it, whichever coordinator is asked."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from mainspring.callers import forwarded_key
 from mainspring.errors import NotOwnerError, UnavailableError
-from mainspring.limits import reason_bytes_max
+from mainspring.limits import audit_who_bytes_max, reason_bytes_max
 from mainspring.v1 import admin_pb2
 from mainspring_coordinator.audit import entry_key, user_key
 from mainspring_coordinator.engine.effects import Answer, AnswerCode
@@ -117,6 +118,32 @@ async def test_a_call_that_only_says_that_it_was_sent_on_is_put_on_record() -> N
                 admin_pb2.SetStrategyRequest(strategy="locality"), metadata=((forwarded_key, "1"), *said)
             )
             assert [outcome for _, _, outcome in entries(host)] == ["", "done"]
+
+
+def test_only_a_coordinator_is_believed_that_a_call_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    @story
+    async def told() -> None:
+        for believed, outcomes in ((True, []), (False, ["", "done"])):
+            async with Host() as host:
+                strategy_is_stored(host)
+                monkeypatch.setattr("mainspring_coordinator.audit.from_coordinator", lambda said=believed: said)
+                host.reader.audit_rows = [StoredAuditEntry("a" * 32, 1, 0, "SetStrategy", "", "", "me", "c1", "")]
+                marks = ((forwarded_key, "1"), (entry_key, "a" * 32))
+                await host.admin.SetStrategy(admin_pb2.SetStrategyRequest(strategy="locality"), metadata=marks)
+                assert [outcome for _, _, outcome in entries(host)] == outcomes
+
+    told()
+
+
+@story
+async def test_what_a_caller_says_of_itself_does_not_hide_from_where_it_calls() -> None:
+    async with Host("one") as host:
+        strategy_is_stored(host)
+        claim = ((user_key, "alice, from 10.1.2.3:4" + "~" * 300),)
+        await host.admin.SetStrategy(admin_pb2.SetStrategyRequest(strategy="locality"), metadata=claim)
+        who = host.loop.audited[0].entry.who
+        assert len(who.encode()) <= audit_who_bytes_max
+        assert re.search(r"~.{0,3}, from 127\.0\.0\.1:\d+$", who)
 
 
 @story

@@ -29,12 +29,18 @@ from mainspring_coordinator.auth.unreadable import Read, Unreadable, reading
 
 _log: Final = structlog.get_logger(__name__)
 _caller: ContextVar[Caller] = ContextVar("caller", default=anonymous)
+_direct: ContextVar[Caller] = ContextVar("direct", default=anonymous)
 _certificate_keys: Final = ("x509_subject_alternative_name", "x509_common_name")
 
 
 def caller() -> Caller:
     """Return who made the call that the running handler answers; `anonymous` where there is no authentication."""
     return _caller.get()
+
+
+def from_coordinator() -> bool:
+    """Tell whether the running call may be one that was sent on, as it says; where callers are known, only coordinators are believed."""
+    return _direct.get() is anonymous or _direct.get().role is Role.COORDINATOR
 
 
 def caller_metadata() -> tuple[tuple[str, str], ...]:
@@ -188,6 +194,7 @@ class Gate(grpc.aio.ServerInterceptor):
                     f"the coordinator that sent this call on is not known to its owner: {error}"
                 ) from error
             raise
+        _direct.set(direct)
         if said.forwarded and direct.role is Role.COORDINATOR:
             # The coordinator that the caller spoke to has counted the call.
             found = said.origin(direct)
@@ -254,7 +261,7 @@ def _reason(error: MainspringError) -> Refusal:
 
 def _demand(method: str, who: Caller) -> None:
     roles = roles_by_method.get(method, frozenset())
-    if who.role in roles:
+    if who.role in roles or (who is anonymous and roles):
         return
     if not roles:
         raise NotAllowedError(

@@ -13,6 +13,8 @@ _admin: Final = frozenset({Role.ADMIN})
 _acts: Final = _admin | {Role.CLIENT}
 _reads: Final = _acts | {Role.READ_ONLY}
 _looks: Final = _admin | {Role.READ_ONLY}
+_coordinators: Final = frozenset({Role.COORDINATOR})
+"""An admin is none of them: what operators do is on record as the coordinators saw it."""
 _all: Final = frozenset(Role)
 
 _workflows: Final = {
@@ -59,9 +61,9 @@ roles_by_method: Final[Mapping[str, Roles]] = {
     **{f"/mainspring.v1.WorkflowsService/{name}": roles for name, roles in _workflows.items()},
     **{f"/mainspring.v1.AdminService/{name}": roles for name, roles in _cluster.items()},
     "/mainspring.v1.FleetService/Attach": _admin | {Role.WORKER},
-    "/mainspring.v1.PeersService/PassPermits": _admin | {Role.COORDINATOR},
-    "/mainspring.v1.PeersService/WriteAudit": _admin | {Role.COORDINATOR},
-    "/mainspring.v1.PeersService/SeePauses": _admin | {Role.COORDINATOR},
+    "/mainspring.v1.PeersService/PassPermits": _coordinators,
+    "/mainspring.v1.PeersService/WriteAudit": _coordinators,
+    "/mainspring.v1.PeersService/SeePauses": _coordinators,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _all,
 }
 open_methods: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
