@@ -16,6 +16,7 @@ import structlog
 
 from mainspring.limits import log_value_bytes_max
 from mainspring.log_stream import LogStream
+from mainspring.printable import printable
 from mainspring.settings_model import mask
 from mainspring.wire import clip
 
@@ -42,7 +43,8 @@ def configure_logs(level: str = "info", stream: TextIO | None = None) -> None:
     out = LogStream(stream or sys.stderr)
     render: list[structlog.typing.Processor]
     if out.isatty():
-        render = [structlog.dev.ConsoleRenderer(colors=True)]
+        show = structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+        render = [structlog.processors.format_exc_info, _tame, show]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     shared: list[structlog.typing.Processor] = [
@@ -134,4 +136,15 @@ def _keep_private(
         elif isinstance(value, str):
             text = mask(value) if name.endswith("url") else value
             event[key] = clip(text, log_value_bytes_max)
+    return event
+
+
+def _tame(
+    logger: object, method: str, event: MutableMapping[str, Any]
+) -> Mapping[str, Any] | str | bytes | bytearray | tuple[Any, ...]:
+    """Leave nothing in the texts of others, such as a worker's name, that a terminal would obey; JSON escapes it by itself."""
+    del logger, method  # a processor gets them
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable(value)
     return event

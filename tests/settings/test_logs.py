@@ -50,6 +50,18 @@ def test_a_line_for_people_is_not_json() -> None:
     assert not out.getvalue().startswith("{")
 
 
+def test_nothing_that_others_wrote_is_obeyed_by_a_terminal() -> None:
+    out = Terminal()
+    configure_logs("info", out)
+    structlog.get_logger().info("worker_attached", worker="\x1b]0;owned\x07", executors=["\x1b[2J"])
+    structlog.get_logger().error("call_failed", exc_info=ValueError("\x9b31m"))
+    logging.getLogger("shop").warning("\x1b[8m")
+    told = out.getvalue()
+    assert "ValueError" in told
+    for obeyed in ("\x1b]", "\x07", "\x1b[2J", "\x9b", "\x1b[8m"):
+        assert obeyed not in told
+
+
 def test_lines_below_the_level_are_left_out() -> None:
     out = io.StringIO()
     configure_logs("warning", out)

@@ -5,7 +5,6 @@ is never read as markup, and its control characters never reach the terminal.
 """
 
 import sys
-import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from time import time_ns
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mainspring.errors import DefinitionError, MainspringError
+from mainspring.printable import printable
 
 _json_options: Final = orjson.OPT_NON_STR_KEYS
 _styles: Final = {
@@ -109,15 +109,6 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*(Text(printable(cell, keep=""), style=_styles.get(cell, "")) for cell in row))
     return table
-
-
-def printable(text: str, keep: str = "\n\t") -> str:
-    """Return `text` without characters that a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char in keep or unicodedata.category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
 
 
 def json_text(value: object) -> str:

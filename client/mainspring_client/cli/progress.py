@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from mainspring_client.cli.output import Output, first_line, printable, rich_table, since
+from mainspring.printable import printable
+from mainspring_client.cli.output import Output, first_line, rich_table, since
 from mainspring_client.nouns import NodeInfo, NodeStatus, WatchUpdate, WorkflowInfo
 
 _frame_s: Final = 0.125
