@@ -27,7 +27,7 @@ CLAIMS: dict[str, Any] = {
     "sub": "billing",
     "iss": "https://id",
     "aud": "mainspring",
-    "exp": NOW + 600,
+    "exp": NOW + 86_400,
     "role": "client",
 }
 
@@ -75,7 +75,7 @@ PUBLIC = "x" * 64
 BAD: list[tuple[str, str]] = [
     (bearer(exp=NOW - 60), "Signature has expired"),
     (bearer(exp=None), 'missing the "exp" claim'),
-    (bearer(nbf=NOW + 600), "not yet valid"),
+    (bearer(nbf=NOW + 80_000), "not yet valid"),
     (bearer(iss="https://other"), "Invalid issuer"),
     (bearer(aud="other"), "Audience doesn't match"),
     (bearer(aud=None), 'missing the "aud" claim'),
