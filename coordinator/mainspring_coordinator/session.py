@@ -229,8 +229,9 @@ class Session:
         over = asyncio.create_task(self._over.wait(), name=f"session {self.number} over")
         reader = asyncio.create_task(self._read(), name=f"session {self.number} reader")
         writer = asyncio.create_task(self._write(), name=f"session {self.number} writer")
+        tasks = (over, reader, writer)
         try:
-            await asyncio.wait({over, reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._outbox.closed and not writer.done():
                 # What was released by a commit leaves before the Goodbye; a worker that does not read has a moment.
                 await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
@@ -239,10 +240,11 @@ class Session:
             # A write that is cut short would leave the call without a status, and its worker waiting for one.
             self._left = True
             self._to_write.set()
-            await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
-            tasks = (over, reader, writer)
-            for task in tasks:
-                task.cancel()
+            try:
+                await asyncio.wait({writer}, timeout=limits.goodbye_wait_ms_max / 1_000)
+            finally:  # the call may be cancelled twice: by its worker, and by the server that stops
+                for task in tasks:
+                    task.cancel()
             for ended in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(ended, Exception):
                     incident(ended, "Attach")

@@ -1,6 +1,7 @@
 """The life of workers' streams: silence, stalls, heartbeats, ends."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -20,7 +21,7 @@ from mainspring_coordinator.engine.events import (
     WorkerAttached,
     WorkerDetached,
 )
-from mainspring_coordinator.session import FleetTimings
+from mainspring_coordinator.session import FleetTimings, Session
 from tests.services.rig import Host, WorkerEnd, assignment, hello, story
 
 
@@ -284,3 +285,30 @@ async def test_a_worker_that_leaves_while_it_is_written_to_hears_the_end_of_its_
 
         async with asyncio.timeout(20):
             await asyncio.gather(*map(come_and_go, range(1, 21)))
+
+
+class StuckCall:
+    """A worker's call over which nothing comes and nothing gets away."""
+
+    async def read(self) -> None:
+        await asyncio.Event().wait()
+
+    async def write(self, _message: worker_pb2.AttachResponse) -> None:
+        await asyncio.Event().wait()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+
+@story
+async def test_a_stream_whose_call_is_cancelled_while_it_ends_leaves_nothing_running() -> None:
+    async with Host() as host:
+        call: Any = StuckCall()
+        session = Session(host.services.fleet._surroundings, call)
+        serving = asyncio.create_task(session.serve())
+        await asyncio.sleep(0)
+        for _ in range(2):  # by the worker, and by the server that stops
+            serving.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait({serving})
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("session ")]
