@@ -158,7 +158,9 @@ def _is_so(row: StoredNode, wanted: _Wanted) -> bool:
     mark = failure_from_json(row.failure).type if row.failure is not None else ""
     match wanted.act:
         case NodeAct.RETRY:
-            return 0 < wanted.attempt < row.attempt
+            # Offered again, it may have taken a cached output, which is no attempt.
+            from_cache = row.status is NodeStatus.SUCCEEDED and row.attempt == 0
+            return wanted.attempt > 0 and (wanted.attempt < row.attempt or from_cache)
         case NodeAct.SKIP:
             return row.status is NodeStatus.SKIPPED and mark == skipped_by_operator
         case NodeAct.COMPLETE:

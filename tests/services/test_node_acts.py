@@ -90,6 +90,7 @@ def ended(host: Host, status: NodeStatus, kind: str = "", **rest: Any) -> None:
         (NodeAct.SKIP, NodeStatus.SKIPPED, "", {}, False),
         (NodeAct.RETRY, NodeStatus.SUCCEEDED, "", {"attempt": 3}, True),
         (NodeAct.RETRY, NodeStatus.SUCCEEDED, "", {"attempt": 2}, False),
+        (NodeAct.RETRY, NodeStatus.SUCCEEDED, "", {"attempt": 0}, True),
     ],
 )
 def test_a_call_made_again_hears_that_it_is_so_though_the_node_has_ended(
