@@ -94,7 +94,7 @@ async def drain_worker(transport: Transport, name: str, incarnation: str, reason
     answer: admin_pb2.DrainWorkerResponse = await transport.call(
         lambda at: partial(at.admin.DrainWorker, metadata=_as_user()), request
     )
-    return DrainedWorker(name, answer.incarnation, answer.assigned)
+    return DrainedWorker(name, answer.incarnation, answer.assigned, answer.running)
 
 
 async def undrain_worker(transport: Transport, name: str, incarnation: str, reason: str) -> str:

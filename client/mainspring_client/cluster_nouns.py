@@ -65,6 +65,13 @@ class WorkerInfo:
     """Its labels."""
     stays: bool = False
     """It drains because an operator said so: it does not end, and can take work again."""
+    busy: int = 0
+    """How many assignments it has of all coordinators, queued, running or not acknowledged, as far as the one that answers knows."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether an operator drained it, and it has nothing any more."""
+        return self.stays and not self.busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,8 @@ class DrainedWorker:
     """Its incarnation."""
     assigned: int
     """How many assignments it still has of the coordinator that told it."""
+    running: int = 0
+    """How many nodes it runs, of all coordinators."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,9 +118,9 @@ def _workers(workers: Sequence[admin_pb2.Worker]) -> str:
     rows = [
         (
             worker.name,
-            _worker_states.get(worker.status, "?"),
+            "drained" if worker.stays and not worker.busy else _worker_states.get(worker.status, "?"),
             worker.host,
-            f"{worker.assigned} of {worker.slots}",
+            f"{worker.busy} of {worker.slots}",
             f"{worker.cpu_percent:.0f} %",
             ", ".join(worker.executors[:5]) + (f" and {len(worker.executors) - 5} more" * (len(worker.executors) > 5)),
         )

@@ -24,6 +24,7 @@ from mainspring_coordinator.engine.operator_events import WorkerEvicted
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded
 from mainspring_coordinator.ports import Directory, Loop
+from mainspring_coordinator.worker_book import WorkerEntry
 from mainspring_coordinator.workflow_reads import check_answer
 
 _attached: Final = (admin_pb2.WORKER_STATUS_ACTIVE, admin_pb2.WORKER_STATUS_DRAINING)
@@ -63,8 +64,9 @@ class WorkerActs:
                 return await AdminServiceStub(found.at.channel).DrainWorker(
                     there, timeout=context.time_remaining(), metadata=found.at.metadata
                 )
+            entry = await self._tell(worker, draining=True)
             return admin_pb2.DrainWorkerResponse(
-                incarnation=worker.incarnation, assigned=await self._tell(worker, draining=True)
+                incarnation=worker.incarnation, assigned=entry.assigned, running=entry.running
             )
 
         return await self.audit.of(context, "DrainWorker", _subject(worker), request.reason, done)
@@ -171,8 +173,8 @@ class WorkerActs:
 
     # -- doing -------------------------------------------------------------------------------------------------------------
 
-    async def _tell(self, worker: admin_pb2.Worker, *, draining: bool) -> int:
-        """Tell a worker of ours, wait for what it says, and return how many assignments of ours it has."""
+    async def _tell(self, worker: admin_pb2.Worker, *, draining: bool) -> WorkerEntry:
+        """Tell a worker of ours, wait for what it says, and return what we know of it then."""
         session = self.fleet.session_of(worker.incarnation)
         if session is None:
             raise UnavailableError(f"worker {worker.name!r} has just lost its stream; try again in a moment")
@@ -189,7 +191,7 @@ class WorkerActs:
             raise UnavailableError(f"worker {worker.name!r} answered and then went; look at: mainspring workers")
         if entry.draining and not entry.stays:
             raise PreconditionError(f"worker {worker.name!r} is on its way out (SIGTERM), and stays so; start it again")
-        return sum(entry.stated.values())
+        return entry
 
     async def _store(self, request: admin_pb2.EvictWorkerRequest, incarnation: str, context: Context) -> None:
         """Store the eviction under the fence of a shard of ours; who has none asks one that has."""

@@ -84,9 +84,10 @@ async def test_a_worker_is_drained_and_undrained_once_it_has_said_so() -> None:
         assert await status(host) == [(admin_pb2.WORKER_STATUS_ACTIVE, False)]
         assert not call.done()
         stated = worker_pb2.ShardInventory(shard=1, epoch=1, running=[1, 2])
-        await worker.send(draining=worker_pb2.Draining(stays=True), inventory=[stated])
+        load = worker_pb2.LoadReport(running=5, unacknowledged=1)
+        await worker.send(draining=worker_pb2.Draining(stays=True), inventory=[stated], load=load)
         answer = await call
-        assert (answer.incarnation, answer.assigned) == (OURS, 2)
+        assert (answer.incarnation, answer.assigned, answer.running) == (OURS, 2, 5)
         assert await status(host) == [(admin_pb2.WORKER_STATUS_DRAINING, True)]
         await host.loop.wait_for(WorkerDraining)
         back = asyncio.ensure_future(host.admin.UndrainWorker(undrain(incarnation=OURS)))
@@ -232,7 +233,24 @@ async def test_what_a_worker_has_of_another_coordinator_does_not_count_as_ours()
         await host.loop.wait_for(Inventory, 2)
         await asyncio.sleep(0)
         (listed,) = (await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
-        assert listed.assigned == 1
+        assert (listed.assigned, listed.busy) == (1, 1)
+
+
+@story
+async def test_what_a_worker_says_it_has_of_all_coordinators_is_listed_and_never_less_than_ours() -> None:
+    async with Host() as host:
+        worker = await attach(host)
+
+        async def busy(load: worker_pb2.LoadReport, running: list[int], seen: int) -> tuple[int, int]:
+            stated = worker_pb2.ShardInventory(shard=1, epoch=1, running=running)
+            await worker.send(inventory=[stated], load=load)
+            await host.loop.wait_for(Inventory, seen)
+            await asyncio.sleep(0)
+            (listed,) = (await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
+            return listed.assigned, listed.busy
+
+        assert await busy(worker_pb2.LoadReport(queued=3, running=2, unacknowledged=1), [1], 1) == (1, 6)
+        assert await busy(worker_pb2.LoadReport(), [1, 2], 2) == (2, 2)
 
 
 # -- evict -------------------------------------------------------------------------------------------------------------------

@@ -44,9 +44,8 @@ def drain(
     if session.out.as_json:
         session.out.document(drained)
     else:
-        session.out.line(
-            f"{name} takes no more work and finishes what it has ({drained.assigned} here); see: mainspring workers"
-        )
+        runs = f"finishes what it runs ({drained.running})" if drained.running else "runs nothing"
+        session.out.line(f"{name} takes no more work and {runs}; once it has nothing it is DRAINED: mainspring workers")
 
 
 @workers.command(epilog=examples("mainspring workers undrain worker-3 --reason 'the kernel is there'"))

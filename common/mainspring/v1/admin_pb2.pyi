@@ -411,6 +411,7 @@ class Worker(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     STAYS_FIELD_NUMBER: _builtins.int
     CAN_BE_DRAINED_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. At most 128 bytes."""
     incarnation: _builtins.str
@@ -441,6 +442,8 @@ class Worker(_message.Message):
     """It drains because an operator said so: it does not end, and can take work again."""
     can_be_drained: _builtins.bool
     """It can be drained by an operator; its version is new enough."""
+    busy: _builtins.int
+    """How many assignments it has of all coordinators, queued, running or not acknowledged: as it reported last, and at least `assigned`."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its labels. At most 64."""
@@ -469,10 +472,11 @@ class Worker(_message.Message):
         version: _builtins.str = ...,
         stays: _builtins.bool = ...,
         can_be_drained: _builtins.bool = ...,
+        busy: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "can_be_drained", b"can_be_drained", "cpu_percent", b"cpu_percent", "credit", b"credit", "executors", b"executors", "host", b"host", "incarnation", b"incarnation", "labels", b"labels", "memory_percent", b"memory_percent", "name", b"name", "round_trip_us", b"round_trip_us", "silent_ms", b"silent_ms", "slots", b"slots", "status", b"status", "stays", b"stays", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "busy", b"busy", "can_be_drained", b"can_be_drained", "cpu_percent", b"cpu_percent", "credit", b"credit", "executors", b"executors", "host", b"host", "incarnation", b"incarnation", "labels", b"labels", "memory_percent", b"memory_percent", "name", b"name", "round_trip_us", b"round_trip_us", "silent_ms", b"silent_ms", "slots", b"slots", "status", b"status", "stays", b"stays", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1189,19 +1193,23 @@ class DrainWorkerResponse(_message.Message):
 
     INCARNATION_FIELD_NUMBER: _builtins.int
     ASSIGNED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Its incarnation."""
     assigned: _builtins.int
     """How many assignments it still has of the coordinator that told it."""
+    running: _builtins.int
+    """How many nodes it runs, of all coordinators."""
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
         assigned: _builtins.int = ...,
+        running: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "incarnation", b"incarnation", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
