@@ -112,7 +112,7 @@ async def evict_worker(transport: Transport, name: str, incarnation: str, reason
     answer: admin_pb2.EvictWorkerResponse = await transport.call(
         lambda at: partial(at.admin.EvictWorker, metadata=_as_user()), request
     )
-    return EvictedWorker(name, answer.incarnation, answer.known, tuple(answer.unasked))
+    return EvictedWorker(name, answer.incarnation, answer.known, tuple(answer.unasked), tuple(answer.others))
 
 
 async def release_instance(

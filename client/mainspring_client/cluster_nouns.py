@@ -100,6 +100,8 @@ class EvictedWorker:
     """Whether some coordinator had it attached, or waited for it."""
     unasked: tuple[str, ...]
     """The live coordinators that could not be asked whether they had it; they learn of the eviction all the same."""
+    others: tuple[str, ...] = ()
+    """Other incarnations that coordinators have by this name."""
 
 
 @dataclass(frozen=True, slots=True)

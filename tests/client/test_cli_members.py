@@ -62,6 +62,10 @@ def test_a_worker_is_evicted_for_a_reason_only(served: Served) -> None:
     got, _ = asked(served, "workers", "evict", "w1", "--reason", "it burned", EvictWorker=strange)
     assert "no coordinator knows it at the moment" in got.output
     assert "engine-2" in got.output
+    assert "attached as" not in got.output
+    another = [admin_pb2.EvictWorkerResponse(incarnation=ID, others=["f" * 32])]
+    got, _ = asked(served, "workers", "evict", "w1", "--reason", "it burned", EvictWorker=another)
+    assert f"it would be refused if it came; attached as w1 is: {'f' * 32}" in got.output
     got, _ = asked(served, "workers", "evict", "w1", "--reason", "it burned", "--json", EvictWorker=strange)
     assert json.loads(got.stdout)["unasked"] == ["engine-2"]
 

@@ -200,6 +200,29 @@ async def test_a_worker_that_is_nowhere_is_not_found_and_who_could_not_be_asked_
         assert "(not asked, because out of reach: two)" in (error.details() or "")
 
 
+@story
+async def test_an_incarnation_that_is_not_there_is_named_with_those_that_are() -> None:
+    async with Host("one") as one, Host("two") as two:
+        know_each_other(one, two)
+        stores(one)
+        await attach(one)
+        await attach(two, OTHERS)
+        for call in (
+            one.admin.DrainWorker(drain(incarnation=MINE)),
+            one.admin.UndrainWorker(undrain(incarnation=MINE)),
+        ):
+            error = await error_of(call)
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+            assert error.details() == (
+                f"no live coordinator knows incarnation {MINE} of worker 'w1'; attached is: {OURS}, {OTHERS}"
+            )
+        # One that is gone may be evicted; what lives by its name is said, should another one be meant.
+        evicted = await one.admin.EvictWorker(evict(incarnation=MINE))
+        assert (evicted.known, list(evicted.others)) == (False, [OURS, OTHERS])
+        evicted = await one.admin.EvictWorker(evict(incarnation=OURS))
+        assert (evicted.known, list(evicted.others)) == (True, [OTHERS])
+
+
 @pytest.mark.parametrize(
     ("call", "field"),
     [

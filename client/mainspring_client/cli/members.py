@@ -92,7 +92,8 @@ def evict(
         return
     session.out.line(f"{name} ({evicted.incarnation}) is treated as gone; its work goes elsewhere")
     if not evicted.known:
-        session.out.hint("no coordinator knows it at the moment; it would be refused if it came")
+        lives = f"; attached as {name} is: {', '.join(evicted.others)}" if evicted.others else ""
+        session.out.hint(f"no coordinator knows it at the moment; it would be refused if it came{lives}")
     if evicted.unasked:
         session.out.hint(
             f"could not be asked whether they had it, and learn of it from the database: {', '.join(evicted.unasked)}"

@@ -1308,6 +1308,7 @@ class EvictWorkerResponse(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
     UNASKED_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Its incarnation."""
     known: _builtins.bool
@@ -1316,16 +1317,21 @@ class EvictWorkerResponse(_message.Message):
     def unasked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the live coordinators that could not be asked whether they had it. At most 1,024."""
 
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other incarnations that coordinators have by this name. At most 50."""
+
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
         known: _builtins.bool = ...,
         unasked: _abc.Iterable[_builtins.str] | None = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "known", b"known", "unasked", b"unasked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "known", b"known", "others", b"others", "unasked", b"unasked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
