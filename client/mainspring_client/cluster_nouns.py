@@ -86,6 +86,32 @@ class DrainedWorker:
     """How many assignments it still has of the coordinator that told it."""
     running: int = 0
     """How many nodes it runs, of all coordinators."""
+    already: bool = False
+    """Whether an operator had drained it before."""
+
+
+@dataclass(frozen=True, slots=True)
+class UndrainedWorker:
+    """A worker that takes work again."""
+
+    name: str
+    """Its name."""
+    incarnation: str
+    """Its incarnation."""
+    already: bool = False
+    """Whether it was not drained, so that there was nothing to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SteppedDown:
+    """A coordinator that steps down, or comes back."""
+
+    coordinator: str
+    """Its name."""
+    shards: int
+    """How many shards it owned."""
+    already: bool = False
+    """Whether it had stepped down before, so that only the time is another one; or, asked to come back, had not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,12 @@ class Controls:
                 )
             if not peer:
                 raise _gone(name)
-            self.withdrawal.begin(request.seconds)
-            return admin_pb2.StepDownResponse(coordinator=name[: limits.name_bytes_max], shards=len(self.loop.serving))
+            down = self.withdrawal.begin(request.seconds)
+            return admin_pb2.StepDownResponse(
+                coordinator=name[: limits.name_bytes_max],
+                shards=len(self.loop.serving),
+                already=down if request.seconds else not down,
+            )
 
         return await self.audit.of(context, "StepDown", subject, request.reason, done)
 

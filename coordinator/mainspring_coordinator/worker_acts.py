@@ -64,9 +64,9 @@ class WorkerActs:
                 return await AdminServiceStub(found.at.channel).DrainWorker(
                     there, timeout=context.time_remaining(), metadata=found.at.metadata
                 )
-            entry = await self._tell(worker, draining=True)
+            entry, drained = await self._tell(worker, draining=True)
             return admin_pb2.DrainWorkerResponse(
-                incarnation=worker.incarnation, assigned=entry.assigned, running=entry.running
+                incarnation=worker.incarnation, assigned=entry.assigned, running=entry.running, already=drained
             )
 
         return await self.audit.of(context, "DrainWorker", _subject(worker), request.reason, done)
@@ -86,8 +86,8 @@ class WorkerActs:
                 return await AdminServiceStub(found.at.channel).UndrainWorker(
                     there, timeout=context.time_remaining(), metadata=found.at.metadata
                 )
-            await self._tell(worker, draining=False)
-            return admin_pb2.UndrainWorkerResponse(incarnation=worker.incarnation)
+            _, drained = await self._tell(worker, draining=False)
+            return admin_pb2.UndrainWorkerResponse(incarnation=worker.incarnation, already=not drained)
 
         return await self.audit.of(context, "UndrainWorker", _subject(worker), request.reason, done)
 
@@ -184,8 +184,10 @@ class WorkerActs:
 
     # -- doing -------------------------------------------------------------------------------------------------------------
 
-    async def _tell(self, worker: admin_pb2.Worker, *, draining: bool) -> WorkerEntry:
-        """Tell a worker of ours, wait for what it says, and return what we know of it then."""
+    async def _tell(self, worker: admin_pb2.Worker, *, draining: bool) -> tuple[WorkerEntry, bool]:
+        """Tell a worker of ours, wait for what it says; return what we know of it then, and whether it was drained before."""
+        before = self.fleet.book.entries.get(worker.incarnation)
+        drained = before is not None and before.stays
         session = self.fleet.session_of(worker.incarnation)
         if session is None:
             raise UnavailableError(f"worker {worker.name!r} has just lost its stream; try again in a moment")
@@ -202,7 +204,7 @@ class WorkerActs:
             raise UnavailableError(f"worker {worker.name!r} answered and then went; look at: mainspring workers")
         if entry.draining and not entry.stays:
             raise PreconditionError(f"worker {worker.name!r} is on its way out (SIGTERM), and stays so; start it again")
-        return entry
+        return entry, drained
 
     async def _store(self, request: admin_pb2.EvictWorkerRequest, incarnation: str, context: Context) -> None:
         """Store the eviction under the fence of a shard of ours; who has none asks one that has."""

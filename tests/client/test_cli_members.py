@@ -36,7 +36,7 @@ def test_a_worker_is_drained_and_undrained(served: Served) -> None:
     (request,) = requests["DrainWorker"]
     assert (request.name, request.incarnation, request.reason) == ("w1", ID, "a new kernel")
     got, _ = asked(served, "workers", "drain", "w1", "--json", DrainWorker=answer)
-    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID, "assigned": 2, "running": 7}
+    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID, "assigned": 2, "running": 7, "already": False}
     idle = [admin_pb2.DrainWorkerResponse(incarnation=ID)]
     got, _ = asked(served, "workers", "drain", "w1", DrainWorker=idle)
     assert got.stdout.startswith("w1 takes no more work and runs nothing;")
@@ -45,7 +45,17 @@ def test_a_worker_is_drained_and_undrained(served: Served) -> None:
     assert got.stdout.strip() == "w1 takes work again"
     assert requests["UndrainWorker"][0].reason == "it is there"
     got, _ = asked(served, "workers", "undrain", "w1", "--json", UndrainWorker=back)
-    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID}
+    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID, "already": False}
+
+
+def test_what_is_so_already_is_said_and_no_failure(served: Served) -> None:
+    drained = [admin_pb2.DrainWorkerResponse(incarnation=ID, running=2, already=True)]
+    got, _ = asked(served, "workers", "drain", "w1", DrainWorker=drained)
+    assert got.exit_code == 0
+    assert got.stdout.startswith("w1 is drained already and finishes what it runs (2);")
+    back = [admin_pb2.UndrainWorkerResponse(incarnation=ID, already=True)]
+    got, _ = asked(served, "workers", "undrain", "w1", UndrainWorker=back)
+    assert (got.exit_code, got.stdout.strip()) == (0, "w1 was not drained")
 
 
 def test_a_worker_is_evicted_for_a_reason_only(served: Served) -> None:

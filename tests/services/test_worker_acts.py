@@ -90,17 +90,30 @@ async def test_a_worker_is_drained_and_undrained_once_it_has_said_so() -> None:
         assert (answer.incarnation, answer.assigned, answer.running) == (OURS, 2, 5)
         assert await status(host) == [(admin_pb2.WORKER_STATUS_DRAINING, True)]
         await host.loop.wait_for(WorkerDraining)
+        assert not answer.already
+        again = asyncio.ensure_future(host.admin.DrainWorker(drain()))
+        assert await asked(worker) is True
+        await worker.send(draining=worker_pb2.Draining(stays=True))
+        assert (await again).already
         back = asyncio.ensure_future(host.admin.UndrainWorker(undrain(incarnation=OURS)))
         assert await asked(worker) is False
         await worker.send(taking_work=worker_pb2.TakingWork(), inventory=[stated])
-        assert (await back).incarnation == OURS
+        assert await back == admin_pb2.UndrainWorkerResponse(incarnation=OURS)
         assert await status(host) == [(admin_pb2.WORKER_STATUS_ACTIVE, False)]
+        again_back = asyncio.ensure_future(host.admin.UndrainWorker(undrain()))
+        assert await asked(worker) is False
+        await worker.send(taking_work=worker_pb2.TakingWork())
+        assert await again_back == admin_pb2.UndrainWorkerResponse(incarnation=OURS, already=True)
         # What it states in the same message counts from then on.
         kinds = [type(event) for event in host.loop.events]
         assert kinds[kinds.index(WorkerResumed) + 1] is Inventory
         assert entries(host) == [
             ("DrainWorker", f"w1 ({OURS})", ""),
             ("DrainWorker", f"w1 ({OURS})", "done"),
+            ("DrainWorker", f"w1 ({OURS})", ""),
+            ("DrainWorker", f"w1 ({OURS})", "done"),
+            ("UndrainWorker", f"w1 ({OURS})", ""),
+            ("UndrainWorker", f"w1 ({OURS})", "done"),
             ("UndrainWorker", f"w1 ({OURS})", ""),
             ("UndrainWorker", f"w1 ({OURS})", "done"),
         ]

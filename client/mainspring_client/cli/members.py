@@ -45,7 +45,8 @@ def drain(
         session.out.document(drained)
     else:
         runs = f"finishes what it runs ({drained.running})" if drained.running else "runs nothing"
-        session.out.line(f"{name} takes no more work and {runs}; once it has nothing it is DRAINED: mainspring workers")
+        takes = "is drained already" if drained.already else "takes no more work"
+        session.out.line(f"{name} {takes} and {runs}; once it has nothing it is DRAINED: mainspring workers")
 
 
 @workers.command(epilog=examples("mainspring workers undrain worker-3 --reason 'the kernel is there'"))
@@ -61,9 +62,9 @@ def undrain(
     session = session_of(ctx, address, as_json=as_json)
     found = ask(session, lambda client: client.undrain_worker(name, incarnation=incarnation, reason=reason))
     if session.out.as_json:
-        session.out.document({"name": name, "incarnation": found})
+        session.out.document(found)
     else:
-        session.out.line(f"{name} takes work again")
+        session.out.line(f"{name} was not drained" if found.already else f"{name} takes work again")
 
 
 @workers.command(

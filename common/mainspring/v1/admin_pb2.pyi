@@ -1029,19 +1029,23 @@ class StepDownResponse(_message.Message):
 
     COORDINATOR_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    ALREADY_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """The coordinator's name. At most 128 bytes."""
     shards: _builtins.int
     """How many shards it owned."""
+    already: _builtins.bool
+    """Whether it had stepped down before, so that only the time is another one; or, asked to come back, had not."""
     def __init__(
         self,
         *,
         coordinator: _builtins.str = ...,
         shards: _builtins.int = ...,
+        already: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already", b"already", "coordinator", b"coordinator", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1194,22 +1198,26 @@ class DrainWorkerResponse(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     ASSIGNED_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    ALREADY_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Its incarnation."""
     assigned: _builtins.int
     """How many assignments it still has of the coordinator that told it."""
     running: _builtins.int
     """How many nodes it runs, of all coordinators."""
+    already: _builtins.bool
+    """Whether an operator had drained it before."""
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
         assigned: _builtins.int = ...,
         running: _builtins.int = ...,
+        already: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "incarnation", b"incarnation", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already", b"already", "assigned", b"assigned", "incarnation", b"incarnation", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1252,16 +1260,20 @@ class UndrainWorkerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INCARNATION_FIELD_NUMBER: _builtins.int
+    ALREADY_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Its incarnation."""
+    already: _builtins.bool
+    """Whether it was not drained, so that there was nothing to end."""
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
+        already: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already", b"already", "incarnation", b"incarnation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
