@@ -162,6 +162,8 @@ class CoordinatorInfo:
     """How many shards it owns."""
     workers: int
     """How many workers are attached to it."""
+    stepped_down_until_us: int = 0
+    """Until when it takes no shards because it stepped down; 0: it has not, or could not be asked."""
 
 
 @dataclass(frozen=True, slots=True)

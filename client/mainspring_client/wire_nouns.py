@@ -241,6 +241,7 @@ def coordinator_info(message: admin_pb2.Coordinator) -> CoordinatorInfo:
         message.live,
         message.shards,
         message.workers,
+        message.stepped_down_until_us,
     )
 
 

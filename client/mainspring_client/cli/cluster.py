@@ -71,6 +71,8 @@ def list_coordinators(ctx: typer.Context, address: AddressOption = None, as_json
 def _state(one: CoordinatorInfo) -> str:
     if not one.live:
         return "gone"
+    if one.stepped_down_until_us:
+        return f"stepped down until {moment(one.stepped_down_until_us)}"
     return "live" if one.shards else "stands by"
 
 

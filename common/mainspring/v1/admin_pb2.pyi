@@ -215,6 +215,7 @@ class Coordinator(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
+    STEPPED_DOWN_UNTIL_US_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name (ENGINE_INSTANCE_ID). At most 128 bytes."""
     incarnation: _builtins.str
@@ -229,6 +230,10 @@ class Coordinator(_message.Message):
     """How many workers are attached to it."""
     http_address: _builtins.str
     """"host:port" of its HTTP probes, empty if there are none. At most 300 bytes."""
+    stepped_down_until_us: _builtins.int
+    """Until when it takes no shards because it stepped down, in microseconds since the Unix epoch by the database's clock; 0: it has not, or
+    could not be asked.
+    """
     def __init__(
         self,
         *,
@@ -239,10 +244,11 @@ class Coordinator(_message.Message):
         shards: _builtins.int = ...,
         workers: _builtins.int = ...,
         http_address: _builtins.str = ...,
+        stepped_down_until_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "http_address", b"http_address", "incarnation", b"incarnation", "live", b"live", "name", b"name", "shards", b"shards", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "http_address", b"http_address", "incarnation", b"incarnation", "live", b"live", "name", b"name", "shards", b"shards", "stepped_down_until_us", b"stepped_down_until_us", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
