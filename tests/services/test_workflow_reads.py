@@ -263,15 +263,24 @@ async def test_a_nodes_input_is_made_again_as_the_engine_made_it() -> None:
         assert after.input.data == b"[1,2]"
 
 
-@pytest.mark.parametrize(("node", "instance"), [("z", -1), ("a", 0), ("a", -2)])
-def test_a_node_or_instance_that_is_not_there_is_not_found(node: str, instance: int) -> None:
+@pytest.mark.parametrize(
+    ("node", "instance", "said"),
+    [
+        ("z", -1, "has no node 'z'; list its nodes with: mainspring get wf-1"),
+        ("a", 0, "has no instance a[0]; list its nodes with: mainspring get wf-1"),
+        ("a", -2, "has no instance a[-2]; "),
+        ("each", 9, "has no instance each[9] that has begun; list its nodes with: mainspring get wf-1"),
+    ],
+)
+def test_a_node_or_instance_that_is_not_there_is_not_found(node: str, instance: int, said: str) -> None:
     @story
     async def told() -> None:
         async with Host() as host:
-            host.store("wf-1", plan_of(A), WorkflowStatus.SUCCEEDED)
+            host.store("wf-1", plan_of(A, EACH), WorkflowStatus.SUCCEEDED)
             asked = client_pb2.GetNodeRequest(workflow_id="wf-1", node_id=node, instance=instance)
             error = await error_of(host.workflows.GetNode(asked))
             assert error.code() is grpc.StatusCode.NOT_FOUND
+            assert said in (error.details() or "")
             assert node in (error.details() or "")
 
     told()
