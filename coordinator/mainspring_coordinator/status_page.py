@@ -96,9 +96,12 @@ def _pauses(status: Status) -> str:
         rows.append((f"{left_out} executors more", "", ""))
     if status.paused_workflows:
         rows.append((f"{status.paused_workflows} of the workflows that it owns", "", ""))
-    if not rows:
-        return ""
-    return f'<h2 class="bad">Paused</h2>{_table(("what", "by", "why"), rows)}<p><small>mainspring pauses</small></p>'
+    told = f'<h2 class="bad">Paused</h2>{_table(("what", "by", "why"), rows)}' if rows else ""
+    if len(status.owners) > 1:
+        told += "<p><small>workflows of other coordinators that are paused: mainspring pauses</small></p>"
+    elif rows:
+        told += "<p><small>mainspring pauses</small></p>"
+    return told
 
 
 def _owners(status: Status) -> str:

@@ -156,6 +156,10 @@ def test_the_page_shows_what_is_paused_by_whom_and_why() -> None:
     assert ["executor x0007", "ann &lt;admin&gt;", "a fire"] in rows
     assert ["5 executors more", "", ""] in rows
     assert ["3 of the workflows that it owns", "", ""] in rows
+    others = "workflows of other coordinators that are paused: mainspring pauses"
+    assert others in html
+    assert others in page(known), "it does not know whether there are some"
+    assert others not in page(replace(known, owners=known.owners[:1]))
 
 
 def test_the_page_names_two_hundred_workers_at_most() -> None:
