@@ -263,6 +263,27 @@ async def test_a_nodes_input_is_made_again_as_the_engine_made_it() -> None:
         assert after.input.data == b"[1,2]"
 
 
+@story
+async def test_a_node_that_waits_again_after_its_worker_was_lost_is_not_shown_with_it() -> None:
+    async with Host() as host:
+        host.run("wf-1", plan_of(A), version=2, statuses=bytes([NodeStatus.READY]))
+        host.add_row("wf-1", 0, -1, NodeStatus.READY, worker="gone", redeliveries=1, run_us=0)
+
+        async def starts(workflow_id: str) -> list[tuple[str, str]]:
+            told = await host.workflows.GetHistory(client_pb2.GetHistoryRequest(workflow_id=workflow_id))
+            started = client_pb2.HISTORY_EVENT_TYPE_ATTEMPT_STARTED
+            return [(event.worker, event.note) for event in told.events if event.type == started]
+
+        node = (
+            await host.workflows.GetNode(client_pb2.GetNodeRequest(workflow_id="wf-1", node_id="a", instance=-1))
+        ).node
+        assert (node.status, node.worker, node.started_at_us) == (workflow_pb2.NODE_STATUS_READY, "", 0)
+        assert await starts("wf-1") == [("gone", "that worker has it no more; it waits for another")]
+        host.run("wf-2", plan_of(A), version=3, statuses=bytes([NodeStatus.RUNNING]))
+        host.add_row("wf-2", 0, -1, NodeStatus.RUNNING, worker="heir", redeliveries=1, version=3, run_us=0)
+        assert await starts("wf-2") == [("heir", "1 worker died under it before")]
+
+
 @pytest.mark.parametrize(
     ("node", "instance", "said"),
     [
