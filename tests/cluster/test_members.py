@@ -27,7 +27,7 @@ async def drained(cluster: RealCluster, client: Client, worker: Process) -> int:
 
     async def idle() -> bool:
         seen = [one for at in each for one in await at.workers() if one.name == worker.name]
-        return [one.stays for one in seen] == [True, True] and not sum(one.assigned for one in seen)
+        return [one.drained for one in seen] == [True, True]
 
     await eventually(idle)
     return len(cluster.effects.read("start"))
