@@ -23,6 +23,8 @@ from mainspring_client.cluster_nouns import (
     PauseOutcome,
     ReleasedInstance,
     RerunInfo,
+    SteppedDown,
+    UndrainedWorker,
 )
 from mainspring_client.nouns import WorkflowFilter
 from mainspring_client.payload import encode_json
@@ -79,13 +81,13 @@ def cancel_many(
     )
 
 
-async def step_down(transport: Transport, coordinator: str, seconds: int, reason: str) -> tuple[str, int]:
-    """Have a coordinator step down; return its name and how many shards it owned."""
+async def step_down(transport: Transport, coordinator: str, seconds: int, reason: str) -> SteppedDown:
+    """Have a coordinator step down, or come back."""
     request = admin_pb2.StepDownRequest(coordinator=coordinator, seconds=seconds, reason=clip(reason, reason_bytes_max))
     answer: admin_pb2.StepDownResponse = await transport.call(
         lambda at: partial(at.admin.StepDown, metadata=_as_user()), request
     )
-    return answer.coordinator, answer.shards
+    return SteppedDown(answer.coordinator, answer.shards, answer.already)
 
 
 async def drain_worker(transport: Transport, name: str, incarnation: str, reason: str) -> DrainedWorker:
@@ -94,16 +96,16 @@ async def drain_worker(transport: Transport, name: str, incarnation: str, reason
     answer: admin_pb2.DrainWorkerResponse = await transport.call(
         lambda at: partial(at.admin.DrainWorker, metadata=_as_user()), request
     )
-    return DrainedWorker(name, answer.incarnation, answer.assigned)
+    return DrainedWorker(name, answer.incarnation, answer.assigned, answer.running, answer.already)
 
 
-async def undrain_worker(transport: Transport, name: str, incarnation: str, reason: str) -> str:
-    """Have a worker take work again; return its incarnation."""
+async def undrain_worker(transport: Transport, name: str, incarnation: str, reason: str) -> UndrainedWorker:
+    """Have a worker take work again."""
     request = admin_pb2.UndrainWorkerRequest(name=name, incarnation=incarnation, reason=clip(reason, reason_bytes_max))
     answer: admin_pb2.UndrainWorkerResponse = await transport.call(
         lambda at: partial(at.admin.UndrainWorker, metadata=_as_user()), request
     )
-    return answer.incarnation
+    return UndrainedWorker(name, answer.incarnation, answer.already)
 
 
 async def evict_worker(transport: Transport, name: str, incarnation: str, reason: str) -> EvictedWorker:
@@ -112,7 +114,7 @@ async def evict_worker(transport: Transport, name: str, incarnation: str, reason
     answer: admin_pb2.EvictWorkerResponse = await transport.call(
         lambda at: partial(at.admin.EvictWorker, metadata=_as_user()), request
     )
-    return EvictedWorker(name, answer.incarnation, answer.known, tuple(answer.unasked))
+    return EvictedWorker(name, answer.incarnation, answer.known, tuple(answer.unasked), tuple(answer.others))
 
 
 async def release_instance(

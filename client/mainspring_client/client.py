@@ -34,8 +34,10 @@ from mainspring_client.cluster_nouns import (
     ReleasedInstance,
     RerunInfo,
     ShardInfo,
+    SteppedDown,
     StrategyChange,
     StrategyInfo,
+    UndrainedWorker,
     WorkerInfo,
 )
 from mainspring_client.handle import Handle
@@ -219,10 +221,10 @@ class Client:
         """
         return administration.cancel_many(self._transport, only, reason, everything=everything, dry_run=dry_run)
 
-    async def step_down(self, coordinator: str = "", *, seconds: int = 600, reason: str = "") -> tuple[str, int]:
+    async def step_down(self, coordinator: str = "", *, seconds: int = 600, reason: str = "") -> SteppedDown:
         """Have a coordinator, by name or incarnation, give its shards to the others for a while; 0 seconds: it comes back.
 
-        Empty means the one that answers. Returns its name and how many shards it owned. `PreconditionError` when nobody could take over.
+        Empty means the one that answers. `PreconditionError` when nobody could take over.
         """
         return await administration.step_down(self._transport, coordinator, seconds, reason)
 
@@ -233,8 +235,8 @@ class Client:
         """
         return await administration.drain_worker(self._transport, name, incarnation, reason)
 
-    async def undrain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> str:
-        """Have a worker take work again; return its incarnation. `PreconditionError` when it is on its way out."""
+    async def undrain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> UndrainedWorker:
+        """Have a worker take work again. `PreconditionError` when it is on its way out."""
         return await administration.undrain_worker(self._transport, name, incarnation, reason)
 
     async def evict_worker(self, name: str, reason: str, *, incarnation: str = "") -> EvictedWorker:

@@ -65,6 +65,13 @@ class WorkerInfo:
     """Its labels."""
     stays: bool = False
     """It drains because an operator said so: it does not end, and can take work again."""
+    busy: int = 0
+    """How many assignments it has of all coordinators, queued, running or not acknowledged, as far as the one that answers knows."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether an operator drained it, and it has nothing any more."""
+        return self.stays and not self.busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,34 @@ class DrainedWorker:
     """Its incarnation."""
     assigned: int
     """How many assignments it still has of the coordinator that told it."""
+    running: int = 0
+    """How many nodes it runs, of all coordinators."""
+    already: bool = False
+    """Whether an operator had drained it before."""
+
+
+@dataclass(frozen=True, slots=True)
+class UndrainedWorker:
+    """A worker that takes work again."""
+
+    name: str
+    """Its name."""
+    incarnation: str
+    """Its incarnation."""
+    already: bool = False
+    """Whether it was not drained, so that there was nothing to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SteppedDown:
+    """A coordinator that steps down, or comes back."""
+
+    coordinator: str
+    """Its name."""
+    shards: int
+    """How many shards it owned."""
+    already: bool = False
+    """Whether it had stepped down before, so that only the time is another one; or, asked to come back, had not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +126,8 @@ class EvictedWorker:
     """Whether some coordinator had it attached, or waited for it."""
     unasked: tuple[str, ...]
     """The live coordinators that could not be asked whether they had it; they learn of the eviction all the same."""
+    others: tuple[str, ...] = ()
+    """Other incarnations that coordinators have by this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +162,8 @@ class CoordinatorInfo:
     """How many shards it owns."""
     workers: int
     """How many workers are attached to it."""
+    stepped_down_until_us: int = 0
+    """Until when it takes no shards because it stepped down; 0: it has not, or could not be asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,10 @@ from mainspring_client.cluster_nouns import (
     ReleasedInstance,
     RerunInfo,
     ShardInfo,
+    SteppedDown,
     StrategyChange,
     StrategyInfo,
+    UndrainedWorker,
     WorkerInfo,
 )
 from mainspring_client.handle import Handle
@@ -277,16 +279,16 @@ class SyncClient:
         """Ask all unfinished workflows that fit a filter to stop; gives page by page what became of them."""
         return self._each(self._client.cancel_many(only, reason, everything=everything, dry_run=dry_run))
 
-    def step_down(self, coordinator: str = "", *, seconds: int = 600, reason: str = "") -> tuple[str, int]:
-        """Have a coordinator give its shards to the others for a while; return its name and how many it owned."""
+    def step_down(self, coordinator: str = "", *, seconds: int = 600, reason: str = "") -> SteppedDown:
+        """Have a coordinator give its shards to the others for a while."""
         return self._run(self._client.step_down(coordinator, seconds=seconds, reason=reason))
 
     def drain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> DrainedWorker:
         """Have a worker take no more work of any coordinator; it finishes what it runs, and stays."""
         return self._run(self._client.drain_worker(name, incarnation=incarnation, reason=reason))
 
-    def undrain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> str:
-        """Have a worker take work again; return its incarnation."""
+    def undrain_worker(self, name: str, *, incarnation: str = "", reason: str = "") -> UndrainedWorker:
+        """Have a worker take work again."""
         return self._run(self._client.undrain_worker(name, incarnation=incarnation, reason=reason))
 
     def evict_worker(self, name: str, reason: str, *, incarnation: str = "") -> EvictedWorker:

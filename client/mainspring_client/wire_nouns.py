@@ -227,6 +227,7 @@ def worker_info(message: admin_pb2.Worker) -> WorkerInfo:
         version=message.version,
         labels=dict(message.labels),
         stays=message.stays,
+        busy=max(message.assigned, message.busy),  # an earlier coordinator tells of its own only
     )
 
 
@@ -240,6 +241,7 @@ def coordinator_info(message: admin_pb2.Coordinator) -> CoordinatorInfo:
         message.live,
         message.shards,
         message.workers,
+        message.stepped_down_until_us,
     )
 
 

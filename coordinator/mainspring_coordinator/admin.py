@@ -86,7 +86,14 @@ class AdminService(AdminServiceServicer):
     ) -> admin_pb2.ListCoordinatorsResponse:
         """List the coordinators that the database knows."""
         rows, shards = await self._reads.run(_lease_rows_and_shards)
-        return admin_pb2.ListCoordinatorsResponse(coordinators=self._coordinators(rows, shards))
+        found = self._coordinators(rows, shards)
+        ours = self._directory.incarnation
+        # Who has stepped down says that it has no workers; so only those are asked, which are few.
+        asked = [one.incarnation for one in found if one.live and not one.workers and one.incarnation != ours]
+        down = await self._controls.others_down_until_us(asked)
+        for one in found:
+            one.stepped_down_until_us = one.stepped_down_until_us or down.get(one.incarnation, 0)
+        return admin_pb2.ListCoordinatorsResponse(coordinators=found)
 
     @answers
     async def ListShards(self, request: admin_pb2.ListShardsRequest, context: Context) -> admin_pb2.ListShardsResponse:
@@ -269,6 +276,7 @@ class AdminService(AdminServiceServicer):
     def _coordinators(self, rows: list[CoordinatorRow], shards: list[ShardRow]) -> list[admin_pb2.Coordinator]:
         live = {incarnation for incarnation, _, _ in self._directory.coordinators()}
         held = Counter(shard.holder for shard in shards)
+        ours = self._directory.incarnation
         return [
             admin_pb2.Coordinator(
                 name=row.name,
@@ -277,8 +285,9 @@ class AdminService(AdminServiceServicer):
                 live=row.incarnation in live,
                 shards=held[row.incarnation],
                 # Of itself each knows best; of the others the lease rows tell.
-                workers=len(self._book) if row.incarnation == self._directory.incarnation else row.attached_workers,
+                workers=len(self._book) if row.incarnation == ours else row.attached_workers,
                 http_address=row.http_address,
+                stepped_down_until_us=self._controls.down_until_us() if row.incarnation == ours else 0,
             )
             for row in rows
         ]

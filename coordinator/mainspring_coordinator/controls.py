@@ -1,10 +1,13 @@
 """What operators change, beside the strategy: each act is recorded first, and done where it must be."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import grpc.aio
+
 from mainspring import limits
-from mainspring.errors import BadRequestError, NotFoundError
+from mainspring.errors import BadRequestError, NotFoundError, SettingsError
 from mainspring.ids import is_incarnation
 from mainspring.v1 import admin_pb2
 from mainspring.v1.admin_pb2_grpc import AdminServiceStub
@@ -66,7 +69,8 @@ class Controls:
     async def step_down(self, request: admin_pb2.StepDownRequest, context: Context) -> admin_pb2.StepDownResponse:
         """Have a coordinator step down, or come back."""
         incarnation, name = self._coordinator(request.coordinator)
-        subject = f"{name} ({incarnation}) for {request.seconds} s" if request.seconds else f"{name} comes back"
+        what = f"for {request.seconds} s" if request.seconds else "comes back"
+        subject = f"{name} ({incarnation}) {what}"
 
         async def done() -> admin_pb2.StepDownResponse:
             peer = self.forwarder.peer(incarnation)
@@ -79,10 +83,36 @@ class Controls:
                 )
             if not peer:
                 raise _gone(name)
-            self.withdrawal.begin(request.seconds)
-            return admin_pb2.StepDownResponse(coordinator=name[: limits.name_bytes_max], shards=len(self.loop.serving))
+            down = self.withdrawal.begin(request.seconds)
+            return admin_pb2.StepDownResponse(
+                coordinator=name[: limits.name_bytes_max],
+                shards=len(self.loop.serving),
+                already=down if request.seconds else not down,
+            )
 
         return await self.audit.of(context, "StepDown", subject, request.reason, done)
+
+    def down_until_us(self) -> int:
+        """Return until when we have stepped down, by the database's clock; 0: we have not."""
+        left_us = self.withdrawal.left_us
+        return self.loop.now_us() + left_us if left_us else 0
+
+    async def others_down_until_us(self, asked: Sequence[str]) -> Mapping[str, int]:
+        """Ask other coordinators, by incarnation, until when they have stepped down; those that do not answer are left out."""
+        answers = await asyncio.gather(*(self._ask_until_us(incarnation) for incarnation in asked))
+        return {incarnation: until_us for incarnation, until_us in zip(asked, answers, strict=True) if until_us}
+
+    async def _ask_until_us(self, incarnation: str) -> int:
+        try:
+            peer = self.forwarder.peer(incarnation)
+            if not isinstance(peer, Peer):
+                return 0
+            there: admin_pb2.GetClusterResponse = await AdminServiceStub(peer.channel).GetCluster(
+                admin_pb2.GetClusterRequest(), timeout=limits.peer_answer_ms_max / 1_000, metadata=peer.metadata
+            )
+        except (SettingsError, grpc.aio.AioRpcError):
+            return 0
+        return there.answered_by.stepped_down_until_us
 
     async def release_instance(
         self, request: admin_pb2.ReleaseInstanceRequest, context: Context

@@ -5,13 +5,12 @@ from typing import Final
 
 from mainspring import limits
 from mainspring.clock import Clock
-from mainspring.errors import NotFoundError
 from mainspring.v1 import client_pb2, workflow_pb2
 from mainspring.wire import clip
 from mainspring_coordinator import views
 from mainspring_coordinator.engine.effects import Explanation, Verdict, WorkerReason
 from mainspring_coordinator.worker_book import WorkerEntry
-from mainspring_coordinator.workflow_reads import WorkflowReads
+from mainspring_coordinator.workflow_reads import WorkflowReads, no_such_node
 
 _order: Final = (
     *(
@@ -48,7 +47,7 @@ class Explaining:
         told, plan = await self._reads.explained(shard, request.workflow_id, about)
         if isinstance(told, Explanation):
             if request.node_id and not told.nodes:
-                raise self._no_such_node(request)
+                raise no_such_node(request.workflow_id, request.node_id, request.instance)
             return client_pb2.ExplainResponse(
                 status=views.workflow_status(told.status),
                 nodes=[
@@ -100,13 +99,3 @@ class Explaining:
         if entry is None or entry.absent_since_us or now_us - entry.heard_us < self._silent_us:
             return one.reason
         return f"{one.reason}; its last message is {(now_us - entry.heard_us) // 1_000_000} s old"
-
-    def _no_such_node(self, request: client_pb2.ExplainRequest) -> NotFoundError:
-        what = (
-            f"node {request.node_id[:128]!r}"
-            if request.instance < 0
-            else f"instance {request.node_id[:128]}[{request.instance}]"
-        )
-        return NotFoundError(
-            f"workflow {request.workflow_id!r} has no {what}; list its nodes with: mainspring get {request.workflow_id}"
-        )

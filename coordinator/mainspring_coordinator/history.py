@@ -2,7 +2,7 @@
 
 Sorted by time. At the same time ends stand before the starts that they allow, the submit stands first and the workflow's end last.
 Nothing is written for the history alone, so it has what the rows have: of a node its latest attempt and those that were followed by
-another.
+another; of an attempt that was given out again because a worker was lost, its last start and how many died before.
 """
 
 from collections import OrderedDict
@@ -141,6 +141,15 @@ def _of_workflow(sight: Sight) -> list[_Line]:
     return lines
 
 
+def _delivery(row: StoredNode) -> str:
+    """Say what the row tells of deliveries of its attempt that came to nothing; each one overwrites where and when the last one began."""
+    if row.status is NodeStatus.READY:
+        return "that worker has it no more; it waits for another"
+    if not row.redeliveries:
+        return ""
+    return f"{row.redeliveries} worker{'s' * (row.redeliveries > 1)} died under it before"
+
+
 def _of_node(sight: Sight, row: StoredNode, ended: bool) -> list[_Line]:
     """`ended`: the row's attempt has a row of its own, because another follows or was to follow."""
     lines: list[_Line] = []
@@ -155,7 +164,7 @@ def _of_node(sight: Sight, row: StoredNode, ended: bool) -> list[_Line]:
     if is_map and row.width:
         lines.append(_Line(row.started_at_us, _expansion, *key, _EXPANDED, note=f"{row.width} instances"))
     if not is_map and row.attempt and row.started_at_us and not ended:
-        lines.append(_Line(row.started_at_us, _start, *key, _STARTED, row.worker))
+        lines.append(_Line(row.started_at_us, _start, *key, _STARTED, row.worker, note=_delivery(row)))
     end = _node_ends.get(row.status)
     if end is None or (row.status is NodeStatus.SKIPPED and row.failure is None):
         return lines  # what is skipped because the workflow ends is no event of its own

@@ -354,7 +354,7 @@ class Session:
                 continue  # another's, of which we do not hear when it has ended
             entry.stated[item.shard] = len(item.queued) + len(item.running) + len(item.finished)
         if (load := load_of(request)) is not None:
-            entry.cpu_percent, entry.memory_percent, entry.load_known = load.cpu_percent, load.memory_percent, True
+            entry.reported(load)
         if request.HasField("credit"):
             entry.credit = request.credit.limit
         if request.HasField("draining") or request.HasField("taking_work"):

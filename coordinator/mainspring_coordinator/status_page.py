@@ -96,9 +96,12 @@ def _pauses(status: Status) -> str:
         rows.append((f"{left_out} executors more", "", ""))
     if status.paused_workflows:
         rows.append((f"{status.paused_workflows} of the workflows that it owns", "", ""))
-    if not rows:
-        return ""
-    return f'<h2 class="bad">Paused</h2>{_table(("what", "by", "why"), rows)}<p><small>mainspring pauses</small></p>'
+    told = f'<h2 class="bad">Paused</h2>{_table(("what", "by", "why"), rows)}' if rows else ""
+    if len(status.owners) > 1:
+        told += "<p><small>workflows of other coordinators that are paused: mainspring pauses</small></p>"
+    elif rows:
+        told += "<p><small>mainspring pauses</small></p>"
+    return told
 
 
 def _owners(status: Status) -> str:
@@ -118,9 +121,9 @@ def _workers(workers: Sequence[admin_pb2.Worker]) -> str:
     rows = [
         (
             worker.name,
-            _worker_states.get(worker.status, "?"),
+            "drained" if worker.stays and not worker.busy else _worker_states.get(worker.status, "?"),
             worker.host,
-            f"{worker.assigned} of {worker.slots}",
+            f"{worker.busy} of {worker.slots}",
             f"{worker.cpu_percent:.0f} %",
             ", ".join(worker.executors[:5]) + (f" and {len(worker.executors) - 5} more" * (len(worker.executors) > 5)),
         )

@@ -183,7 +183,8 @@ def node_message(reader: Reader, sight: Sight, node: int, instance: int, row: St
     if row is not None:
         message.attempt = row.attempt
         message.cached = is_cached(sight.plan, row)
-        if not message.cached:  # else these are of an attempt that failed before
+        # Else these are of an attempt that failed before, or of a worker that has it no more.
+        if not message.cached and status is not NodeStatus.READY:
             message.worker = row.worker
             message.started_at_us = row.started_at_us
         message.width = row.width

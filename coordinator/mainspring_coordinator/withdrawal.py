@@ -21,8 +21,13 @@ class Withdrawal:
         self._peers_have_workers = peers_have_workers
         self._until_us = 0
 
-    def begin(self, seconds: int) -> None:
-        """Step down for so many seconds, or, 0, no longer.
+    @property
+    def left_us(self) -> int:
+        """For how long it has stepped down from now on; 0: it has not."""
+        return max(0, self._until_us - self._clock.now_us())
+
+    def begin(self, seconds: int) -> bool:
+        """Step down for so many seconds, or, 0, no longer; return whether it had stepped down before.
 
         Raises `BadRequestError` beyond the bound, `PreconditionError` when nobody is there who could take over.
         """
@@ -36,8 +41,10 @@ class Withdrawal:
                 "no other live coordinator has workers, so that nobody could take over; start one, see that workers attach to it "
                 "(mainspring coordinators), and try again"
             )
+        before = self.left_us > 0
         self._until_us = self._clock.now_us() + seconds * 1_000_000 if seconds else 0
+        return before
 
     def attached(self, workers: int) -> int:
         """Return how many workers the others are to know of."""
-        return 0 if self._clock.now_us() < self._until_us else workers
+        return 0 if self.left_us else workers

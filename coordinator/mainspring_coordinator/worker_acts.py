@@ -24,6 +24,7 @@ from mainspring_coordinator.engine.operator_events import WorkerEvicted
 from mainspring_coordinator.fleet import FleetService
 from mainspring_coordinator.forward import Forwarder, Peer, is_forwarded
 from mainspring_coordinator.ports import Directory, Loop
+from mainspring_coordinator.worker_book import WorkerEntry
 from mainspring_coordinator.workflow_reads import check_answer
 
 _attached: Final = (admin_pb2.WORKER_STATUS_ACTIVE, admin_pb2.WORKER_STATUS_DRAINING)
@@ -63,8 +64,9 @@ class WorkerActs:
                 return await AdminServiceStub(found.at.channel).DrainWorker(
                     there, timeout=context.time_remaining(), metadata=found.at.metadata
                 )
+            entry, drained = await self._tell(worker, draining=True)
             return admin_pb2.DrainWorkerResponse(
-                incarnation=worker.incarnation, assigned=await self._tell(worker, draining=True)
+                incarnation=worker.incarnation, assigned=entry.assigned, running=entry.running, already=drained
             )
 
         return await self.audit.of(context, "DrainWorker", _subject(worker), request.reason, done)
@@ -84,8 +86,8 @@ class WorkerActs:
                 return await AdminServiceStub(found.at.channel).UndrainWorker(
                     there, timeout=context.time_remaining(), metadata=found.at.metadata
                 )
-            await self._tell(worker, draining=False)
-            return admin_pb2.UndrainWorkerResponse(incarnation=worker.incarnation)
+            _, drained = await self._tell(worker, draining=False)
+            return admin_pb2.UndrainWorkerResponse(incarnation=worker.incarnation, already=not drained)
 
         return await self.audit.of(context, "UndrainWorker", _subject(worker), request.reason, done)
 
@@ -94,11 +96,17 @@ class WorkerActs:
         if not request.reason.strip():
             raise BadRequestError("reason: missing; say why, it is kept in the audit log (--reason)", field="reason")
         seen, unasked = await self._look(request.name, request.incarnation, context)
-        incarnation = request.incarnation or self._only(request.name, seen, unasked)
+        incarnation = request.incarnation or self._only(request.name, "", seen, unasked)
+        others = [other for other in _incarnations(seen) if other != incarnation]
 
         async def done() -> admin_pb2.EvictWorkerResponse:
             await self._store(request, incarnation, context)
-            return admin_pb2.EvictWorkerResponse(incarnation=incarnation, known=bool(seen), unasked=unasked)
+            return admin_pb2.EvictWorkerResponse(
+                incarnation=incarnation,
+                known=len(others) < len(_incarnations(seen)),
+                unasked=unasked,
+                others=others[: limits.explained_workers_max],
+            )
 
         subject = f"{request.name} ({incarnation})"
         return await self.audit.of(context, "EvictWorker", subject, request.reason, done)
@@ -106,7 +114,7 @@ class WorkerActs:
     # -- looking -----------------------------------------------------------------------------------------------------------
 
     async def _look(self, name: str, incarnation: str, context: Context) -> tuple[list[_Found], Sequence[str]]:
-        """Return the worker as each live coordinator sees it, our own view first, and the names of those that could not be asked."""
+        """Return all workers of a name as each live coordinator sees them, our own view first, and who could not be asked."""
         _check(name, incarnation)
         found = [_Found(worker, None) for worker in self.fleet.book.messages(self.clock.now_us())]
         unasked: list[str] = []
@@ -124,8 +132,7 @@ class WorkerActs:
                     f"incarnation: {incarnation} is one of worker {one.worker.name!r}, not of {name!r}; {_list}",
                     field="incarnation",
                 )
-        wanted = [one for one in found if one.worker.name == name and incarnation in ("", one.worker.incarnation)]
-        return wanted, unasked
+        return [one for one in found if one.worker.name == name], unasked
 
     async def _ask(self, incarnation: str) -> list[_Found] | None:
         """Return the workers of another coordinator; None if it does not answer."""
@@ -140,11 +147,17 @@ class WorkerActs:
             return None  # the caller is told which they are
         return [_Found(worker, peer) for worker in there.workers]
 
-    def _only(self, name: str, seen: Sequence[_Found], unasked: Sequence[str]) -> str:
-        """Return the incarnation that a name stands for."""
-        found = sorted({one.worker.incarnation for one in seen})
+    def _only(self, name: str, incarnation: str, seen: Sequence[_Found], unasked: Sequence[str]) -> str:
+        """Return the incarnation that is named, or that a name stands for."""
+        found = _incarnations(seen)
+        if incarnation in found:
+            return incarnation
+        silent = f" (not asked, because out of reach: {', '.join(unasked)})" if unasked else ""
+        if incarnation and found:
+            raise NotFoundError(
+                f"no live coordinator knows incarnation {incarnation} of worker {name!r}{silent}; attached is: {', '.join(found)}"
+            )
         if not found:
-            silent = f" (not asked, because out of reach: {', '.join(unasked)})" if unasked else ""
             raise NotFoundError(
                 f"no live coordinator knows a worker {name[:64]!r}{silent}; {_list}; one that is away for longer is named by its "
                 "incarnation, which is in its log and in: mainspring failovers"
@@ -160,7 +173,7 @@ class WorkerActs:
         """Return an attached worker, as a coordinator sees it that can tell it to drain."""
         seen, unasked = await self._look(name, incarnation, context)
         attached = [one for one in seen if one.worker.status in _attached]
-        wanted = self._only(name, attached, unasked)
+        wanted = self._only(name, incarnation, attached, unasked)
         able = [one for one in attached if one.worker.incarnation == wanted and one.worker.can_be_drained]
         if not able:
             raise PreconditionError(
@@ -171,8 +184,10 @@ class WorkerActs:
 
     # -- doing -------------------------------------------------------------------------------------------------------------
 
-    async def _tell(self, worker: admin_pb2.Worker, *, draining: bool) -> int:
-        """Tell a worker of ours, wait for what it says, and return how many assignments of ours it has."""
+    async def _tell(self, worker: admin_pb2.Worker, *, draining: bool) -> tuple[WorkerEntry, bool]:
+        """Tell a worker of ours, wait for what it says; return what we know of it then, and whether it was drained before."""
+        before = self.fleet.book.entries.get(worker.incarnation)
+        drained = before is not None and before.stays
         session = self.fleet.session_of(worker.incarnation)
         if session is None:
             raise UnavailableError(f"worker {worker.name!r} has just lost its stream; try again in a moment")
@@ -189,7 +204,7 @@ class WorkerActs:
             raise UnavailableError(f"worker {worker.name!r} answered and then went; look at: mainspring workers")
         if entry.draining and not entry.stays:
             raise PreconditionError(f"worker {worker.name!r} is on its way out (SIGTERM), and stays so; start it again")
-        return sum(entry.stated.values())
+        return entry, drained
 
     async def _store(self, request: admin_pb2.EvictWorkerRequest, incarnation: str, context: Context) -> None:
         """Store the eviction under the fence of a shard of ours; who has none asks one that has."""
@@ -217,6 +232,10 @@ def _check(name: str, incarnation: str) -> None:
         raise BadRequestError(
             "incarnation: it has 32 hexadecimal characters; mainspring workers --json shows it", field="incarnation"
         )
+
+
+def _incarnations(seen: Sequence[_Found]) -> Sequence[str]:
+    return sorted({one.worker.incarnation for one in seen})
 
 
 def _subject(worker: admin_pb2.Worker) -> str:

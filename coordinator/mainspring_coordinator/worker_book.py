@@ -30,6 +30,25 @@ class WorkerEntry:
     """When its stream ended without Goodbye; 0 while it is attached."""
     stated: dict[int, int] = field(default_factory=dict[int, int])
     """By shard, how many assignments it said it has."""
+    running: int = 0
+    """How many attempts of all coordinators it said it runs."""
+    held: int = 0
+    """How many it said it has of all coordinators: queued, running, or ended without acknowledgement."""
+
+    @property
+    def assigned(self) -> int:
+        """How many assignments of ours it has."""
+        return sum(self.stated.values())
+
+    @property
+    def busy(self) -> int:
+        """How many of all coordinators; what it said last may be older than what we know of our own."""
+        return max(self.held, self.assigned)
+
+    def reported(self, load: worker_pb2.LoadReport) -> None:
+        """It said how busy it is."""
+        self.cpu_percent, self.memory_percent, self.load_known = load.cpu_percent, load.memory_percent, True
+        self.running, self.held = load.running, load.queued + load.running + load.unacknowledged
 
     def message(self, now_us: int) -> admin_pb2.Worker:
         """Return it for ListWorkers."""
@@ -49,7 +68,7 @@ class WorkerEntry:
             labels=hello.labels,
             executors=sorted(hello.executors),
             slots=hello.slots,
-            assigned=sum(self.stated.values()),
+            assigned=self.assigned,
             credit=self.credit,
             status=status,
             cpu_percent=self.cpu_percent,
@@ -59,6 +78,7 @@ class WorkerEntry:
             version=hello.version,
             stays=self.stays,
             can_be_drained=hello.can_be_drained,
+            busy=self.busy,
         )
 
 

@@ -168,10 +168,7 @@ class WorkflowReads:
         sight = await self.look(shard, request.workflow_id)
         node = sight.plan.graph.index.get(request.node_id)
         if node is None:
-            raise NotFoundError(
-                f"workflow {request.workflow_id!r} has no node {request.node_id[:128]!r}; "
-                f"list its nodes with: mainspring get {request.workflow_id}"
-            )
+            raise no_such_node(request.workflow_id, request.node_id, -1)
         return await self._of(sight, lambda reader: _read_node(reader, sight, node, request.instance))
 
     async def nodes(self, sight: Sight, after: tuple[int, int]) -> tuple[list[client_pb2.Node], tuple[int, int] | None]:
@@ -264,6 +261,14 @@ class WorkflowReads:
         return plan
 
 
+def no_such_node(workflow_id: str, node_id: str, instance: int, *, begun: bool = False) -> NotFoundError:
+    """Return what to raise for a node, or an instance of it, that is not there; `begun`: or has not begun."""
+    what = f"node {node_id[:128]!r}" if instance == -1 else f"instance {node_id[:128]}[{instance}]"
+    return NotFoundError(
+        f"workflow {workflow_id!r} has no {what}{' that has begun' * begun}; list its nodes with: mainspring get {workflow_id}"
+    )
+
+
 def _is_kept(reader: Reader, stored: StoredWorkflow) -> bool:
     return reader.is_kept(stored.workflow_id, stored.submitted_at_us)
 
@@ -287,10 +292,7 @@ def _read_node(reader: Reader, sight: Sight, node: int, instance: int) -> client
     definition = sight.plan.nodes[node]
     row = reader.node(workflow_id, node, instance) if instance >= -1 else None
     if instance < -1 or (instance >= 0 and row is None):
-        raise NotFoundError(
-            f"node {definition.id!r} of workflow {workflow_id!r} has no instance {instance} that has begun; "
-            "-1 names the node itself"
-        )
+        raise no_such_node(workflow_id, definition.id, instance, begun=definition.map is not None)
     response = client_pb2.GetNodeResponse(
         node=views.node_message(reader, sight, node, instance, row),
         attempts=[views.attempt_message(attempt) for attempt in reader.attempts(workflow_id, node, instance)],

@@ -222,6 +222,7 @@ def test_workers_coordinators_and_shards_are_tables(served: Served) -> None:
                 coordinators=[
                     admin_pb2.Coordinator(name="c1", live=True, shards=16),
                     admin_pb2.Coordinator(name="c2", live=True),
+                    admin_pb2.Coordinator(name="c3", live=True, stepped_down_until_us=1_700_000_000_000_000),
                 ]
             )
         ],
@@ -233,6 +234,7 @@ def test_workers_coordinators_and_shards_are_tables(served: Served) -> None:
     told = asked(served, "coordinators", **script).stdout
     assert "c1           live" in told
     assert "c2           stands by" in told
+    assert "c3           stepped down until 2023-11-14 22:13:20" in told
     assert "3      c1     7" in asked(served, "shards", **script).stdout
     assert json.loads(asked(served, "shards", "--json", **script).stdout)[0]["epoch"] == 7
 

@@ -84,6 +84,21 @@ def test_a_coordinator_steps_down_and_comes_back(served: Served) -> None:
     assert requests["StepDown"][0].seconds == 0
 
 
+def test_a_step_down_that_is_under_way_and_a_return_of_one_that_was_never_down_are_told_apart(served: Served) -> None:
+    answer = [admin_pb2.StepDownResponse(coordinator="engine-2", already=True)]
+    got, _ = asked(served, "step-down", "engine-2", "--seconds", "60", StepDown=answer)
+    assert got.exit_code == 0, got.output
+    assert got.stdout.strip() == "engine-2 has stepped down already; it takes no shards for 60 s from now on"
+    got, _ = asked(served, "step-down", "engine-2", "--back", StepDown=answer)
+    assert (got.exit_code, got.stdout.strip()) == (0, "engine-2 had not stepped down")
+    got, _ = asked(served, "step-down", "engine-2", "--json", StepDown=answer)
+    assert json.loads(got.stdout) == {"coordinator": "engine-2", "shards": 0, "seconds": 600, "already": True}
+    got, requests = asked(served, "step-down", "engine-2", "--seconds", "60", "--back", StepDown=answer)
+    assert got.exit_code == 2
+    assert "--back" in got.output
+    assert requests == {}
+
+
 def test_what_cannot_be_is_said(served: Served) -> None:
     got, _ = asked(
         served, "step-down", "engine-2", StepDown=[PreconditionError("no other live coordinator has workers")]

@@ -26,21 +26,36 @@ def asked(served: Served, *words: str, **script: Any) -> tuple[Result, dict[str,
 
 
 def test_a_worker_is_drained_and_undrained(served: Served) -> None:
-    answer = [admin_pb2.DrainWorkerResponse(incarnation=ID, assigned=7)]
+    answer = [admin_pb2.DrainWorkerResponse(incarnation=ID, assigned=2, running=7)]
     words = ("workers", "drain", "w1", "--incarnation", ID, "--reason", "a new kernel")
     got, requests = asked(served, *words, DrainWorker=answer)
     assert got.exit_code == 0, got.output
-    assert got.stdout.startswith("w1 takes no more work and finishes what it has (7 here)")
+    assert got.stdout.startswith(
+        "w1 takes no more work and finishes what it runs (7); once it has nothing it is DRAINED"
+    )
     (request,) = requests["DrainWorker"]
     assert (request.name, request.incarnation, request.reason) == ("w1", ID, "a new kernel")
     got, _ = asked(served, "workers", "drain", "w1", "--json", DrainWorker=answer)
-    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID, "assigned": 7}
+    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID, "assigned": 2, "running": 7, "already": False}
+    idle = [admin_pb2.DrainWorkerResponse(incarnation=ID)]
+    got, _ = asked(served, "workers", "drain", "w1", DrainWorker=idle)
+    assert got.stdout.startswith("w1 takes no more work and runs nothing;")
     back = [admin_pb2.UndrainWorkerResponse(incarnation=ID)]
     got, requests = asked(served, "workers", "undrain", "w1", "--reason", "it is there", UndrainWorker=back)
     assert got.stdout.strip() == "w1 takes work again"
     assert requests["UndrainWorker"][0].reason == "it is there"
     got, _ = asked(served, "workers", "undrain", "w1", "--json", UndrainWorker=back)
-    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID}
+    assert json.loads(got.stdout) == {"name": "w1", "incarnation": ID, "already": False}
+
+
+def test_what_is_so_already_is_said_and_no_failure(served: Served) -> None:
+    drained = [admin_pb2.DrainWorkerResponse(incarnation=ID, running=2, already=True)]
+    got, _ = asked(served, "workers", "drain", "w1", DrainWorker=drained)
+    assert got.exit_code == 0
+    assert got.stdout.startswith("w1 is drained already and finishes what it runs (2);")
+    back = [admin_pb2.UndrainWorkerResponse(incarnation=ID, already=True)]
+    got, _ = asked(served, "workers", "undrain", "w1", UndrainWorker=back)
+    assert (got.exit_code, got.stdout.strip()) == (0, "w1 was not drained")
 
 
 def test_a_worker_is_evicted_for_a_reason_only(served: Served) -> None:
@@ -57,6 +72,10 @@ def test_a_worker_is_evicted_for_a_reason_only(served: Served) -> None:
     got, _ = asked(served, "workers", "evict", "w1", "--reason", "it burned", EvictWorker=strange)
     assert "no coordinator knows it at the moment" in got.output
     assert "engine-2" in got.output
+    assert "attached as" not in got.output
+    another = [admin_pb2.EvictWorkerResponse(incarnation=ID, others=["f" * 32])]
+    got, _ = asked(served, "workers", "evict", "w1", "--reason", "it burned", EvictWorker=another)
+    assert f"it would be refused if it came; attached as w1 is: {'f' * 32}" in got.output
     got, _ = asked(served, "workers", "evict", "w1", "--reason", "it burned", "--json", EvictWorker=strange)
     assert json.loads(got.stdout)["unasked"] == ["engine-2"]
 
@@ -67,6 +86,9 @@ def test_workers_are_listed_as_before_and_drained_ones_are_told_apart(served: Se
             workers=[
                 admin_pb2.Worker(name="w1", status=admin_pb2.WORKER_STATUS_DRAINING, stays=True),
                 admin_pb2.Worker(name="w2", status=admin_pb2.WORKER_STATUS_DRAINING),
+                admin_pb2.Worker(
+                    name="w3", status=admin_pb2.WORKER_STATUS_DRAINING, stays=True, assigned=1, busy=5, slots=8
+                ),
             ]
         )
     ]
@@ -74,9 +96,10 @@ def test_workers_are_listed_as_before_and_drained_ones_are_told_apart(served: Se
     assert got.exit_code == 0, got.output
     rows = {line.split()[0]: line.split()[1] for line in got.stdout.splitlines()[1:] if line.startswith("w")}
     assert rows["w1"] == "DRAINED"
-    assert rows["w2"] == "DRAINING"
+    assert rows["w2"] == rows["w3"] == "DRAINING", "it runs something still"
+    assert "5/8" in got.stdout
     got, _ = asked(served, "workers", "--json", ListWorkers=listed)
-    assert [worker["stays"] for worker in json.loads(got.stdout)] == [True, False]
+    assert [worker["stays"] for worker in json.loads(got.stdout)] == [True, False, True]
 
 
 def test_the_shards_of_a_dead_coordinator_are_released(served: Served) -> None:

@@ -27,7 +27,7 @@ async def drained(cluster: RealCluster, client: Client, worker: Process) -> int:
 
     async def idle() -> bool:
         seen = [one for at in each for one in await at.workers() if one.name == worker.name]
-        return [one.stays for one in seen] == [True, True] and not sum(one.assigned for one in seen)
+        return [one.drained for one in seen] == [True, True]
 
     await eventually(idle)
     return len(cluster.effects.read("start"))
@@ -82,6 +82,10 @@ def test_a_worker_is_drained_under_load_takes_work_again_and_is_evicted_while_it
             await counted_once(client, names, cluster.effects)
             assert await first.exited == 1
             await first.said(f"an operator evicted incarnation {evicted.incarnation}")
+            on_record = [event async for event in client.failovers() if event.failed_incarnation == evicted.incarnation]
+            assert sorted(node for event in on_record for node in event.affected_nodes) == sorted(
+                f"{one.workflow_id}/wait" for one in held
+            )
             # One that is started again is another, and welcome.
             await cluster.worker("w1")
             acts = [entry.act async for entry in client.audit() if entry.outcome == "done"]

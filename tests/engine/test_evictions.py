@@ -1,7 +1,9 @@
 """Operators drain workers and let them take work again, and evict incarnations: these have nothing any more, and may not come back."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import orjson
 import pytest
 
 from mainspring import limits
@@ -19,8 +21,14 @@ from mainspring_coordinator.engine.events import (
 )
 from mainspring_coordinator.engine.eviction import incarnations_of, text_of
 from mainspring_coordinator.engine.operator_events import EvictionsSeen, WorkerEvicted
-from mainspring_coordinator.engine.rows import FailoverRecorded, NodeAssigned, NodeChanged, WorkersEvicted
-from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
+from mainspring_coordinator.engine.rows import (
+    FailoverAffected,
+    FailoverRecorded,
+    NodeAssigned,
+    NodeChanged,
+    WorkersEvicted,
+)
+from mainspring_coordinator.engine.status import FailoverKind, NodeStatus, Subject, WorkflowStatus
 from tests.engine.replay import fold
 from tests.engine.rig import SECOND, Rig, Worker, define, of, only, rows_of, with_config
 
@@ -32,6 +40,11 @@ def evict(rig: Rig, worker: Worker, shard: int = 0) -> list[Effect]:
     effects = rig.step(WorkerEvicted(-1, shard, worker.incarnation))
     rig.workers.pop(worker.session, None)
     return effects
+
+
+def affected(effects: Sequence[Effect]) -> list[str]:
+    rows = rows_of(effects, FailoverAffected)
+    return [name for row in rows if row.subject is Subject.NODES for name in orjson.loads(row.ids)]
 
 
 def come_back(rig: Rig, worker: Worker, incarnation: str = "") -> list[Effect]:
@@ -52,7 +65,10 @@ def test_what_an_evicted_worker_runs_goes_elsewhere_in_the_same_step_and_counts_
     assert only(effects, Assign).session == 2
     assert rows_of(effects, WorkersEvicted) == [WorkersEvicted(0, "", first.incarnation)]
     assert [row.redeliveries for row in rows_of(effects, NodeAssigned)] == [0]
-    assert not rows_of(effects, FailoverRecorded), "it is no death"
+    (recorded,) = rows_of(effects, FailoverRecorded)
+    assert (recorded.kind, recorded.failed_incarnation) == (FailoverKind.WORKER_LOST, first.incarnation)
+    assert (recorded.detected_at_us, recorded.settles_at_us) == (rig.now_us, rig.now_us)
+    assert affected(effects) == ["wf/a"], "it may run twice"
     refused = only(effects, Refuse)
     assert (refused.session, refused.reason) == (first.session, "EVICTED")
     assert first.incarnation in refused.message
@@ -79,7 +95,7 @@ def test_its_late_result_does_not_count_by_the_stream_that_still_ends_nor_by_ano
 def test_an_evicted_incarnation_is_turned_away_and_a_new_one_of_its_name_is_welcome() -> None:
     rig = Rig()
     first = rig.attach("w1")
-    evict(rig, first)
+    assert not rows_of(evict(rig, first), FailoverRecorded), "it had nothing that could run twice"
     back = come_back(rig, first)
     assert only(back, Refuse).reason == "EVICTED"
     assert not of(back, Welcomed)
@@ -94,9 +110,14 @@ def test_an_evicted_worker_that_is_away_is_not_waited_for(failover: bool) -> Non
     rig.attach("w2")
     rig.drop(first)
     if not failover:
-        rig.after(3 * GRACE)
+        rig.after(GRACE)
+        rig.after(2 * GRACE)
     assert not rows_of(rig.effects, NodeChanged)
+    before = len(rig.rows)
     effects = rig.step(WorkerEvicted(-1, 0, first.incarnation))
+    recorded = [row for row in rig.rows if isinstance(row, FailoverRecorded)]
+    assert [row.failed_incarnation for row in recorded] == [first.incarnation], "once, when its grace was over or now"
+    assert any(row is recorded[0] for row in rig.rows[:before]) is not failover
     assert only(effects, Assign).session == 2
     assert [row.redeliveries for row in rows_of(effects, NodeAssigned)] == [0]
     assert not of(rig.after(10 * GRACE), Assign), "nor given up a second time"
@@ -112,6 +133,7 @@ def test_another_coordinator_does_the_same_when_it_reads_of_it_and_stores_nothin
     rig.workers.pop(first.session)
     assert only(effects, Assign).session == 2
     assert only(effects, Refuse).reason == "EVICTED"
+    assert affected(effects) == ["wf/a"], "each puts on record what it had of it"
     assert not rows_of(effects, WorkersEvicted)
     assert not rig.step(seen)
     assert only(come_back(rig, first), Refuse).reason == "EVICTED"
@@ -131,6 +153,8 @@ def test_who_takes_a_shard_later_reads_of_it_with_the_shard_and_waits_for_nobody
     effects = heir.step(ShardReady(0))
     (changed,) = rows_of(effects, NodeChanged)
     assert (changed.status, changed.redeliveries) == (NodeStatus.READY, 0)
+    assert affected(effects) == ["wf/a"], "whoever had the shard before did not live to do it"
+    assert [row.failed_engine for row in rows_of(effects, FailoverRecorded)] == ["w1"]
     (worker,) = heir.workers.values()
     assert only(heir.inventory(worker), Assign).session == worker.session
     # What it stores of its own is added to what the row had.
@@ -148,7 +172,9 @@ def test_a_workflow_that_is_loaded_only_after_the_eviction_waits_for_nobody_eith
     rig.epoch = 2
     evict(rig, first)
     rig.step(stored)
-    assert rows_of(rig.step(ShardReady(0)), NodeChanged)[0].redeliveries == 0
+    effects = rig.step(ShardReady(0))
+    assert rows_of(effects, NodeChanged)[0].redeliveries == 0
+    assert affected(effects) == ["wf/a"]
 
 
 def test_an_eviction_is_stored_once_and_only_under_a_shard_that_is_ours() -> None:

@@ -34,10 +34,13 @@ known = Status(
         admin_pb2.Worker(
             name="w1",
             status=admin_pb2.WORKER_STATUS_DRAINING,
-            assigned=3,
+            assigned=1,
+            busy=3,
+            stays=True,
             slots=8,
             executors=["a", "b", "c", "d", "e", "f"],
-        )
+        ),
+        admin_pb2.Worker(name="w2", status=admin_pb2.WORKER_STATUS_DRAINING, stays=True, slots=8),
     ],
 )
 
@@ -131,6 +134,7 @@ def test_the_page_shows_workflows_workers_shards_and_links() -> None:
     assert ["engine-1", "h1:7320", "h1:3000", "2", "2"] in rows
     assert ["engine-2", "h2:7320", "h2:3000", "1", "0"] in rows
     assert ["w1", "draining", "", "3 of 8", "0 %", "a, b, c, d, e and 1 more"] in rows
+    assert ["w2", "drained", "", "0 of 8", "0 %", ""] in rows
     assert "1 shards have no owner" in html
     assert "orders &amp; &lt;more&gt;" in html
     assert {f'href="/{path}"' for path in ("health", "ready", "metrics")} <= set(re.findall(r'href="[^"]*"', html))
@@ -152,6 +156,10 @@ def test_the_page_shows_what_is_paused_by_whom_and_why() -> None:
     assert ["executor x0007", "ann &lt;admin&gt;", "a fire"] in rows
     assert ["5 executors more", "", ""] in rows
     assert ["3 of the workflows that it owns", "", ""] in rows
+    others = "workflows of other coordinators that are paused: mainspring pauses"
+    assert others in html
+    assert others in page(known), "it does not know whether there are some"
+    assert others not in page(replace(known, owners=known.owners[:1]))
 
 
 def test_the_page_names_two_hundred_workers_at_most() -> None:

@@ -84,22 +84,36 @@ async def test_a_worker_is_drained_and_undrained_once_it_has_said_so() -> None:
         assert await status(host) == [(admin_pb2.WORKER_STATUS_ACTIVE, False)]
         assert not call.done()
         stated = worker_pb2.ShardInventory(shard=1, epoch=1, running=[1, 2])
-        await worker.send(draining=worker_pb2.Draining(stays=True), inventory=[stated])
+        load = worker_pb2.LoadReport(running=5, unacknowledged=1)
+        await worker.send(draining=worker_pb2.Draining(stays=True), inventory=[stated], load=load)
         answer = await call
-        assert (answer.incarnation, answer.assigned) == (OURS, 2)
+        assert (answer.incarnation, answer.assigned, answer.running) == (OURS, 2, 5)
         assert await status(host) == [(admin_pb2.WORKER_STATUS_DRAINING, True)]
         await host.loop.wait_for(WorkerDraining)
+        assert not answer.already
+        again = asyncio.ensure_future(host.admin.DrainWorker(drain()))
+        assert await asked(worker) is True
+        await worker.send(draining=worker_pb2.Draining(stays=True))
+        assert (await again).already
         back = asyncio.ensure_future(host.admin.UndrainWorker(undrain(incarnation=OURS)))
         assert await asked(worker) is False
         await worker.send(taking_work=worker_pb2.TakingWork(), inventory=[stated])
-        assert (await back).incarnation == OURS
+        assert await back == admin_pb2.UndrainWorkerResponse(incarnation=OURS)
         assert await status(host) == [(admin_pb2.WORKER_STATUS_ACTIVE, False)]
+        again_back = asyncio.ensure_future(host.admin.UndrainWorker(undrain()))
+        assert await asked(worker) is False
+        await worker.send(taking_work=worker_pb2.TakingWork())
+        assert await again_back == admin_pb2.UndrainWorkerResponse(incarnation=OURS, already=True)
         # What it states in the same message counts from then on.
         kinds = [type(event) for event in host.loop.events]
         assert kinds[kinds.index(WorkerResumed) + 1] is Inventory
         assert entries(host) == [
             ("DrainWorker", f"w1 ({OURS})", ""),
             ("DrainWorker", f"w1 ({OURS})", "done"),
+            ("DrainWorker", f"w1 ({OURS})", ""),
+            ("DrainWorker", f"w1 ({OURS})", "done"),
+            ("UndrainWorker", f"w1 ({OURS})", ""),
+            ("UndrainWorker", f"w1 ({OURS})", "done"),
             ("UndrainWorker", f"w1 ({OURS})", ""),
             ("UndrainWorker", f"w1 ({OURS})", "done"),
         ]
@@ -199,6 +213,29 @@ async def test_a_worker_that_is_nowhere_is_not_found_and_who_could_not_be_asked_
         assert "(not asked, because out of reach: two)" in (error.details() or "")
 
 
+@story
+async def test_an_incarnation_that_is_not_there_is_named_with_those_that_are() -> None:
+    async with Host("one") as one, Host("two") as two:
+        know_each_other(one, two)
+        stores(one)
+        await attach(one)
+        await attach(two, OTHERS)
+        for call in (
+            one.admin.DrainWorker(drain(incarnation=MINE)),
+            one.admin.UndrainWorker(undrain(incarnation=MINE)),
+        ):
+            error = await error_of(call)
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+            assert error.details() == (
+                f"no live coordinator knows incarnation {MINE} of worker 'w1'; attached is: {OURS}, {OTHERS}"
+            )
+        # One that is gone may be evicted; what lives by its name is said, should another one be meant.
+        evicted = await one.admin.EvictWorker(evict(incarnation=MINE))
+        assert (evicted.known, list(evicted.others)) == (False, [OURS, OTHERS])
+        evicted = await one.admin.EvictWorker(evict(incarnation=OURS))
+        assert (evicted.known, list(evicted.others)) == (True, [OTHERS])
+
+
 @pytest.mark.parametrize(
     ("call", "field"),
     [
@@ -232,7 +269,24 @@ async def test_what_a_worker_has_of_another_coordinator_does_not_count_as_ours()
         await host.loop.wait_for(Inventory, 2)
         await asyncio.sleep(0)
         (listed,) = (await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
-        assert listed.assigned == 1
+        assert (listed.assigned, listed.busy) == (1, 1)
+
+
+@story
+async def test_what_a_worker_says_it_has_of_all_coordinators_is_listed_and_never_less_than_ours() -> None:
+    async with Host() as host:
+        worker = await attach(host)
+
+        async def busy(load: worker_pb2.LoadReport, running: list[int], seen: int) -> tuple[int, int]:
+            stated = worker_pb2.ShardInventory(shard=1, epoch=1, running=running)
+            await worker.send(inventory=[stated], load=load)
+            await host.loop.wait_for(Inventory, seen)
+            await asyncio.sleep(0)
+            (listed,) = (await host.admin.ListWorkers(admin_pb2.ListWorkersRequest())).workers
+            return listed.assigned, listed.busy
+
+        assert await busy(worker_pb2.LoadReport(queued=3, running=2, unacknowledged=1), [1], 1) == (1, 6)
+        assert await busy(worker_pb2.LoadReport(), [1, 2], 2) == (2, 2)
 
 
 # -- evict -------------------------------------------------------------------------------------------------------------------

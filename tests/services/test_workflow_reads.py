@@ -263,15 +263,45 @@ async def test_a_nodes_input_is_made_again_as_the_engine_made_it() -> None:
         assert after.input.data == b"[1,2]"
 
 
-@pytest.mark.parametrize(("node", "instance"), [("z", -1), ("a", 0), ("a", -2)])
-def test_a_node_or_instance_that_is_not_there_is_not_found(node: str, instance: int) -> None:
+@story
+async def test_a_node_that_waits_again_after_its_worker_was_lost_is_not_shown_with_it() -> None:
+    async with Host() as host:
+        host.run("wf-1", plan_of(A), version=2, statuses=bytes([NodeStatus.READY]))
+        host.add_row("wf-1", 0, -1, NodeStatus.READY, worker="gone", redeliveries=1, run_us=0)
+
+        async def starts(workflow_id: str) -> list[tuple[str, str]]:
+            told = await host.workflows.GetHistory(client_pb2.GetHistoryRequest(workflow_id=workflow_id))
+            started = client_pb2.HISTORY_EVENT_TYPE_ATTEMPT_STARTED
+            return [(event.worker, event.note) for event in told.events if event.type == started]
+
+        node = (
+            await host.workflows.GetNode(client_pb2.GetNodeRequest(workflow_id="wf-1", node_id="a", instance=-1))
+        ).node
+        assert (node.status, node.worker, node.started_at_us) == (workflow_pb2.NODE_STATUS_READY, "", 0)
+        assert await starts("wf-1") == [("gone", "that worker has it no more; it waits for another")]
+        host.run("wf-2", plan_of(A), version=3, statuses=bytes([NodeStatus.RUNNING]))
+        host.add_row("wf-2", 0, -1, NodeStatus.RUNNING, worker="heir", redeliveries=1, version=3, run_us=0)
+        assert await starts("wf-2") == [("heir", "1 worker died under it before")]
+
+
+@pytest.mark.parametrize(
+    ("node", "instance", "said"),
+    [
+        ("z", -1, "has no node 'z'; list its nodes with: mainspring get wf-1"),
+        ("a", 0, "has no instance a[0]; list its nodes with: mainspring get wf-1"),
+        ("a", -2, "has no instance a[-2]; "),
+        ("each", 9, "has no instance each[9] that has begun; list its nodes with: mainspring get wf-1"),
+    ],
+)
+def test_a_node_or_instance_that_is_not_there_is_not_found(node: str, instance: int, said: str) -> None:
     @story
     async def told() -> None:
         async with Host() as host:
-            host.store("wf-1", plan_of(A), WorkflowStatus.SUCCEEDED)
+            host.store("wf-1", plan_of(A, EACH), WorkflowStatus.SUCCEEDED)
             asked = client_pb2.GetNodeRequest(workflow_id="wf-1", node_id=node, instance=instance)
             error = await error_of(host.workflows.GetNode(asked))
             assert error.code() is grpc.StatusCode.NOT_FOUND
+            assert said in (error.details() or "")
             assert node in (error.details() or "")
 
     told()

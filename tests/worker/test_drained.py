@@ -73,6 +73,38 @@ def test_a_drained_worker_finishes_what_runs_gives_back_the_rest_tells_all_and_s
     play(scene())
 
 
+def test_a_drained_worker_tells_every_coordinator_at_once_how_much_it_has_left() -> None:
+    def last(session: Session) -> tuple[int, int]:
+        load = next((m.load for m in reversed(session.heard) if m.HasField("load")), wire.LoadReport(running=99))
+        return load.running, load.unacknowledged
+
+    async def scene() -> None:
+        go_on = asyncio.Event()
+
+        async def wait(_: object) -> None:
+            await go_on.wait()
+
+        async with coordinators(2) as [first, second]:
+            understands(first, second)
+            executors, never = {"wait": wait}, 600_000
+            async with running([first.address], executors, load_report_interval_ms=never) as worker:
+                one, other = await first.session(), await second.session()
+                one.assign(1, 2, executor="wait")
+                await until(lambda: worker.running == 2)
+                other.say(set_draining=_drained)
+                for session in (one, other):
+                    told = await session.message(lambda m: m.HasField("draining"))
+                    assert told.load.running == 2
+                go_on.set()
+                await other.until(lambda: last(other) == (0, 2))
+                one.ack(1)
+                one.ack(2)
+                await one.until(lambda: last(one) == (0, 0))
+                await other.until(lambda: last(other) == (0, 0))
+
+    play(scene())
+
+
 def test_an_undrained_worker_says_so_with_all_that_it_has_and_takes_work_again() -> None:
     async def scene() -> None:
         async with coordinators(2) as [first, second]:

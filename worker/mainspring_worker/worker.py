@@ -125,6 +125,7 @@ class Worker:
         self._told: dict[int, Stance | None] = {}
         """What was said of it, by session; None: it is to be said again. A coordinator that was told nothing believes that we take work."""
         self._reported = Load()
+        self._reported_has = (0, 0, 0)
         self._load_due: set[int] = set()
 
     @property
@@ -284,6 +285,7 @@ class Worker:
         if message.acks:
             self._execution.obey(machine.acked(session, to_acks(message.acks)))
             self._drain.changed()
+            self._report_if_drained()
         if message.cancels:
             self._execution.obey(machine.cancels(session, to_cancels(message.cancels)))
         if message.assignments:
@@ -364,6 +366,7 @@ class Worker:
                 message.draining.deadline_ms = self._drain.left_ms
             case Stance.STAYS:
                 message.draining.stays = True
+                message.load.CopyFrom(self._load_report())
             case Stance.TAKES:
                 message.taking_work.SetInParent()
         return True
@@ -376,6 +379,7 @@ class Worker:
 
     def _attempts_changed(self) -> None:
         self._drain.changed()
+        self._report_if_drained()
         self._wake_all()
 
     def _wake_all(self) -> None:
@@ -398,16 +402,29 @@ class Worker:
         while True:
             self.load = Load(self.usage.cpu_percent(), self.usage.memory_percent())
             moved = max(abs(self.load.cpu - self._reported.cpu), abs(self.load.memory - self._reported.memory))
-            if moved >= _noticeable_percent:
-                self._reported = self.load
-                self._load_due = set(self._links.attached)
-                self._wake_every_stream()
+            if moved >= _noticeable_percent or self._has() != self._reported_has:
+                self._report_soon()
             await asyncio.sleep(self.config.load_report_interval_ms / 1_000)
 
+    def _report_if_drained(self) -> None:
+        """Tell every coordinator at once what we still have: an operator waits until it is nothing."""
+        if self._drained and self._has() != self._reported_has:
+            self._report_soon()
+
+    def _report_soon(self) -> None:
+        self._reported, self._reported_has = self.load, self._has()
+        self._load_due = set(self._links.attached)
+        self._wake_every_stream()
+
+    def _has(self) -> tuple[int, int, int]:
+        return self.queued, self.running, self.unacknowledged
+
     def _load_report(self) -> wire.LoadReport:
+        queued, running, unacknowledged = self._has()
         return wire.LoadReport(
             cpu_percent=self.load.cpu,
             memory_percent=self.load.memory,
-            queued=self._machine.queued,
-            running=self._machine.running,
+            queued=queued,
+            running=running,
+            unacknowledged=unacknowledged,
         )

@@ -1,6 +1,6 @@
 """The commands by which operators act on workflows and coordinators, and the log of what they did."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,6 +12,7 @@ from mainspring_client.client import Client
 from mainspring_client.cluster_nouns import AuditEntry
 from mainspring_client.nouns import WorkflowFilter
 
+_step_down_s: Final = 600
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept.", show_default=False)]
 
 
@@ -92,7 +93,10 @@ def _cancel_many(session: Session, only: WorkflowFilter, reason: str, *, everyth
 def step_down(
     ctx: typer.Context,
     coordinator: Annotated[str, typer.Argument(metavar="COORDINATOR", help="Its name or its incarnation.")],
-    seconds: Annotated[int, typer.Option("--seconds", min=1, max=step_down_s_max, help="For how long.")] = 600,
+    seconds: Annotated[
+        int | None,
+        typer.Option("--seconds", min=1, max=step_down_s_max, help="For how long [default: 600].", show_default=False),
+    ] = None,
     back: Annotated[bool, typer.Option("--back", help="It is to come back now.")] = False,
     reason: ReasonOption = "",
     address: AddressOption = None,
@@ -102,15 +106,20 @@ def step_down(
 
     It stays, passes calls on, and gets its share back when the time is over. One that is started again is back at once.
     """
+    if back and seconds is not None:
+        raise BadRequestError("--back ends it now, --seconds says for how long it is to last; give one", field="back")
     session = session_of(ctx, address, as_json=as_json)
-    wanted = 0 if back else seconds
-    name, shards = ask(session, lambda client: client.step_down(coordinator, seconds=wanted, reason=reason))
+    wanted = 0 if back else _step_down_s if seconds is None else seconds
+    told = ask(session, lambda client: client.step_down(coordinator, seconds=wanted, reason=reason))
+    name = told.coordinator
     if session.out.as_json:
-        session.out.document({"coordinator": name, "shards": shards, "seconds": wanted})
+        session.out.document({"coordinator": name, "shards": told.shards, "seconds": wanted, "already": told.already})
     elif back:
-        session.out.line(f"{name} gets its share back")
+        session.out.line(f"{name} had not stepped down" if told.already else f"{name} gets its share back")
+    elif told.already:
+        session.out.line(f"{name} has stepped down already; it takes no shards for {wanted} s from now on")
     else:
-        session.out.line(f"{name} gives up {shards} shards, and takes none for {wanted} s; see: mainspring shards")
+        session.out.line(f"{name} gives up {told.shards} shards, and takes none for {wanted} s; see: mainspring shards")
 
 
 @app.command(epilog=examples("mainspring audit", "mainspring audit --limit 1000 --json"))

@@ -32,9 +32,9 @@ def list_workers(ctx: typer.Context, address: AddressOption = None, as_json: Jso
     rows = [
         [
             worker.name,
-            "DRAINED" if worker.stays else worker.status,
+            "DRAINED" if worker.drained else worker.status,
             worker.host,
-            f"{worker.assigned}/{worker.slots}",
+            f"{worker.busy}/{worker.slots}",
             f"{worker.cpu_percent:.0f} %",
             f"{worker.memory_percent:.0f} %",
             span(worker.round_trip_us),
@@ -71,6 +71,8 @@ def list_coordinators(ctx: typer.Context, address: AddressOption = None, as_json
 def _state(one: CoordinatorInfo) -> str:
     if not one.live:
         return "gone"
+    if one.stepped_down_until_us:
+        return f"stepped down until {moment(one.stepped_down_until_us)}"
     return "live" if one.shards else "stands by"
 
 

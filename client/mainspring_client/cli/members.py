@@ -44,9 +44,9 @@ def drain(
     if session.out.as_json:
         session.out.document(drained)
     else:
-        session.out.line(
-            f"{name} takes no more work and finishes what it has ({drained.assigned} here); see: mainspring workers"
-        )
+        runs = f"finishes what it runs ({drained.running})" if drained.running else "runs nothing"
+        takes = "is drained already" if drained.already else "takes no more work"
+        session.out.line(f"{name} {takes} and {runs}; once it has nothing it is DRAINED: mainspring workers")
 
 
 @workers.command(epilog=examples("mainspring workers undrain worker-3 --reason 'the kernel is there'"))
@@ -62,9 +62,9 @@ def undrain(
     session = session_of(ctx, address, as_json=as_json)
     found = ask(session, lambda client: client.undrain_worker(name, incarnation=incarnation, reason=reason))
     if session.out.as_json:
-        session.out.document({"name": name, "incarnation": found})
+        session.out.document(found)
     else:
-        session.out.line(f"{name} takes work again")
+        session.out.line(f"{name} was not drained" if found.already else f"{name} takes work again")
 
 
 @workers.command(
@@ -93,7 +93,8 @@ def evict(
         return
     session.out.line(f"{name} ({evicted.incarnation}) is treated as gone; its work goes elsewhere")
     if not evicted.known:
-        session.out.hint("no coordinator knows it at the moment; it would be refused if it came")
+        lives = f"; attached as {name} is: {', '.join(evicted.others)}" if evicted.others else ""
+        session.out.hint(f"no coordinator knows it at the moment; it would be refused if it came{lives}")
     if evicted.unasked:
         session.out.hint(
             f"could not be asked whether they had it, and learn of it from the database: {', '.join(evicted.unasked)}"

@@ -215,6 +215,7 @@ class Coordinator(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
+    STEPPED_DOWN_UNTIL_US_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name (ENGINE_INSTANCE_ID). At most 128 bytes."""
     incarnation: _builtins.str
@@ -229,6 +230,10 @@ class Coordinator(_message.Message):
     """How many workers are attached to it."""
     http_address: _builtins.str
     """"host:port" of its HTTP probes, empty if there are none. At most 300 bytes."""
+    stepped_down_until_us: _builtins.int
+    """Until when it takes no shards because it stepped down, in microseconds since the Unix epoch by the database's clock; 0: it has not, or
+    could not be asked.
+    """
     def __init__(
         self,
         *,
@@ -239,10 +244,11 @@ class Coordinator(_message.Message):
         shards: _builtins.int = ...,
         workers: _builtins.int = ...,
         http_address: _builtins.str = ...,
+        stepped_down_until_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "http_address", b"http_address", "incarnation", b"incarnation", "live", b"live", "name", b"name", "shards", b"shards", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "http_address", b"http_address", "incarnation", b"incarnation", "live", b"live", "name", b"name", "shards", b"shards", "stepped_down_until_us", b"stepped_down_until_us", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -411,6 +417,7 @@ class Worker(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     STAYS_FIELD_NUMBER: _builtins.int
     CAN_BE_DRAINED_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. At most 128 bytes."""
     incarnation: _builtins.str
@@ -441,6 +448,8 @@ class Worker(_message.Message):
     """It drains because an operator said so: it does not end, and can take work again."""
     can_be_drained: _builtins.bool
     """It can be drained by an operator; its version is new enough."""
+    busy: _builtins.int
+    """How many assignments it has of all coordinators, queued, running or not acknowledged: as it reported last, and at least `assigned`."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its labels. At most 64."""
@@ -469,10 +478,11 @@ class Worker(_message.Message):
         version: _builtins.str = ...,
         stays: _builtins.bool = ...,
         can_be_drained: _builtins.bool = ...,
+        busy: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "can_be_drained", b"can_be_drained", "cpu_percent", b"cpu_percent", "credit", b"credit", "executors", b"executors", "host", b"host", "incarnation", b"incarnation", "labels", b"labels", "memory_percent", b"memory_percent", "name", b"name", "round_trip_us", b"round_trip_us", "silent_ms", b"silent_ms", "slots", b"slots", "status", b"status", "stays", b"stays", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "busy", b"busy", "can_be_drained", b"can_be_drained", "cpu_percent", b"cpu_percent", "credit", b"credit", "executors", b"executors", "host", b"host", "incarnation", b"incarnation", "labels", b"labels", "memory_percent", b"memory_percent", "name", b"name", "round_trip_us", b"round_trip_us", "silent_ms", b"silent_ms", "slots", b"slots", "status", b"status", "stays", b"stays", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1025,19 +1035,23 @@ class StepDownResponse(_message.Message):
 
     COORDINATOR_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    ALREADY_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """The coordinator's name. At most 128 bytes."""
     shards: _builtins.int
     """How many shards it owned."""
+    already: _builtins.bool
+    """Whether it had stepped down before, so that only the time is another one; or, asked to come back, had not."""
     def __init__(
         self,
         *,
         coordinator: _builtins.str = ...,
         shards: _builtins.int = ...,
+        already: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already", b"already", "coordinator", b"coordinator", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1189,19 +1203,27 @@ class DrainWorkerResponse(_message.Message):
 
     INCARNATION_FIELD_NUMBER: _builtins.int
     ASSIGNED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    ALREADY_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Its incarnation."""
     assigned: _builtins.int
     """How many assignments it still has of the coordinator that told it."""
+    running: _builtins.int
+    """How many nodes it runs, of all coordinators."""
+    already: _builtins.bool
+    """Whether an operator had drained it before."""
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
         assigned: _builtins.int = ...,
+        running: _builtins.int = ...,
+        already: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned", b"assigned", "incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already", b"already", "assigned", b"assigned", "incarnation", b"incarnation", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1244,16 +1266,20 @@ class UndrainWorkerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INCARNATION_FIELD_NUMBER: _builtins.int
+    ALREADY_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Its incarnation."""
+    already: _builtins.bool
+    """Whether it was not drained, so that there was nothing to end."""
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
+        already: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already", b"already", "incarnation", b"incarnation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1300,6 +1326,7 @@ class EvictWorkerResponse(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
     UNASKED_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.str
     """Its incarnation."""
     known: _builtins.bool
@@ -1308,16 +1335,21 @@ class EvictWorkerResponse(_message.Message):
     def unasked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the live coordinators that could not be asked whether they had it. At most 1,024."""
 
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other incarnations that coordinators have by this name. At most 50."""
+
     def __init__(
         self,
         *,
         incarnation: _builtins.str = ...,
         known: _builtins.bool = ...,
         unasked: _abc.Iterable[_builtins.str] | None = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "known", b"known", "unasked", b"unasked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "known", b"known", "others", b"others", "unasked", b"unasked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

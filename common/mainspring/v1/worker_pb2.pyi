@@ -497,6 +497,7 @@ class LoadReport(_message.Message):
     MEMORY_PERCENT_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     cpu_percent: _builtins.float
     """Percent of the cgroup's limit where there is one, else of the host; 0 to 100."""
     memory_percent: _builtins.float
@@ -505,6 +506,8 @@ class LoadReport(_message.Message):
     """Attempts waiting for their start."""
     running: _builtins.int
     """Attempts that run."""
+    unacknowledged: _builtins.int
+    """Attempts that have ended without acknowledgement."""
     def __init__(
         self,
         *,
@@ -512,10 +515,11 @@ class LoadReport(_message.Message):
         memory_percent: _builtins.float = ...,
         queued: _builtins.int = ...,
         running: _builtins.int = ...,
+        unacknowledged: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_percent", b"cpu_percent", "memory_percent", b"memory_percent", "queued", b"queued", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_percent", b"cpu_percent", "memory_percent", b"memory_percent", "queued", b"queued", "running", b"running", "unacknowledged", b"unacknowledged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,6 +52,7 @@ def offer_departed(turn: Turn, shard: ShardState) -> None:
     state = turn.state
     gone = [held for incarnation, held in state.held.items() if _is_gone(turn, incarnation)]
     left = [one for held in gone for one in held.assignments.values() if one.shard == shard.shard]
+    put_evicted_on_record(turn, [one for one in left if one.incarnation in state.evicted])
     if left:
         turn.begin(offer_in_parts(turn, left, died=False))
 
@@ -144,6 +145,17 @@ def _put_on_record(turn: Turn, worker: WorkerState) -> None:
     failovers.worker_died(turn, worker, held)
 
 
+def put_evicted_on_record(turn: Turn, left: Sequence[Assignment]) -> None:
+    """Record what evicted workers had of which we have no session: as of those that died, it may run twice."""
+    shards = turn.state.shards
+    missed: dict[tuple[int, str], failovers.Missed] = {}
+    for assignment in left:
+        key = (assignment.shard, assignment.incarnation)
+        missed.setdefault(key, failovers.Missed(assignment.worker)).add(shards[assignment.shard], assignment)
+    for (shard, incarnation), held in missed.items():
+        failovers.worker_never_came(turn, shards[shard], incarnation, held)
+
+
 def shard_grace_over(turn: Turn, shard: ShardState, timer: Timer) -> None:
     """Workers that have not come back since we took a shard are lost to it."""
     if timer.number != shard.epoch:
@@ -177,10 +189,12 @@ def _miss_in_parts(turn: Turn, shard: ShardState, assignments: Sequence[Assignme
             # It is attached, or in its own grace; what it has, its inventory will say.
             waiting = True
             continue
-        if _is_gone(turn, assignment.incarnation):
+        gone = _is_gone(turn, assignment.incarnation)
+        if not gone or assignment.incarnation in state.evicted:
+            missed.setdefault(assignment.incarnation, failovers.Missed(assignment.worker)).add(shard, assignment)
+        if gone:
             nodes.offer_again(turn, workflow_of(turn, assignment), assignment, died=False)
             continue
-        missed.setdefault(assignment.incarnation, failovers.Missed(assignment.worker)).add(shard, assignment)
         if not state.config.failover and assignment.worker not in state.names:
             waiting = True  # for a worker of its name
             continue

@@ -2,14 +2,15 @@
 
 An eviction stands in the fence row of a shard, that of whichever coordinator was asked. Every coordinator reads all fence rows with each
 look at its peers, so it hears of it within that time, whomever it can reach; and who takes a shard later reads it with the shard. It is no
-death: nothing counts as a redelivery. What the incarnation still runs is superseded, and its results are refused, because it
-has no stream any more by which it could offer them.
+death: nothing counts as a redelivery. But what it had may run twice, and is put on record as that of one that was lost. What the
+incarnation still runs is superseded, and its results are refused, because it has no stream any more by which it could offer them.
 """
 
 from collections.abc import Iterable, Sequence
 
 from mainspring import limits
-from mainspring_coordinator.engine.absence import held_by, offer_in_parts, remove
+from mainspring_coordinator.engine import failovers
+from mainspring_coordinator.engine.absence import held_by, offer_in_parts, put_evicted_on_record, remove
 from mainspring_coordinator.engine.effects import Answer, AnswerCode, Refuse
 from mainspring_coordinator.engine.events import WorkerAttached
 from mainspring_coordinator.engine.operator_events import EvictionsSeen, WorkerEvicted
@@ -68,7 +69,14 @@ def _give_up(turn: Turn, incarnation: str) -> None:
     for assignment in held:
         assignment.session = 0
     worker = state.workers.get(state.sessions.get(incarnation, 0))
-    if worker is not None:
+    had = [assignment for assignment in held if state.has(assignment)]
+    if worker is None:
+        put_evicted_on_record(turn, had)
+    else:
+        if worker.attached:
+            worker.absent_since_us = turn.now_us
+        if had and not worker.overdue:
+            failovers.worker_died(turn, worker, had)
         remove(turn, worker)
         turn.emit(Refuse(worker.session, "EVICTED", _told(worker.name, incarnation)))
     turn.begin(offer_in_parts(turn, held, died=False))
