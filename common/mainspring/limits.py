@@ -241,6 +241,7 @@ assignment_number_max: Final = 2**31 - 1
 # The result cache
 cache_questions_waiting_max: Final = 50_000  # of one coordinator; what is more is answered at once: nobody can tell
 cache_keys_a_read_max: Final = 64
+cache_ahead_ms_max: Final = 5_000  # after now an output may have been stored, as coordinators carry on the clock apart
 redis_socket_timeout_ms: Final = 250  # to connect, and for each answer
 redis_wait_ms_max: Final = 500  # for all that is said at once
 redis_aside_ms: Final = 3_000  # in which nothing is said to one that failed
