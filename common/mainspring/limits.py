@@ -227,6 +227,9 @@ retention_pass_ms_max: Final = (
     60_000  # between passes when nothing is due; a tenth of RETENTION_DAYS where that is less
 )
 retention_pass_ms_min: Final = 100
+clocks_apart_ms_max: Final = (
+    600_000  # of the database and of the host that deletes; where they are further apart nothing is deleted
+)
 retention_behind_ms: Final = 50  # with a batch that has taken the journal longer, nothing is deleted
 retention_behind_events: Final = 1_000  # nor with more events in the loop's queue
 
