@@ -240,6 +240,11 @@ lock_wait_timeout_s: Final = 5
 database_start_wait_ms_max: Final = 30_000
 epoch_max: Final = 2**31 - 1
 assignment_number_max: Final = 2**31 - 1
+epochs_lost_max: Final = (
+    1_000  # so far above a shard's epoch may be what a worker has seen, where the database lost history
+)
+epoch_claims_max: Final = 3  # within epoch_claims_window_ms a shard's epoch is raised so often for what workers say
+epoch_claims_window_ms: Final = 60_000
 
 # The result cache
 cache_questions_waiting_max: Final = 50_000  # of one coordinator; what is more is answered at once: nobody can tell

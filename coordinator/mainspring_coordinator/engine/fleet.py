@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
-from mainspring_coordinator.engine import crowding, eviction, nodes, workflows
+from mainspring_coordinator.engine import crowding, eviction, lost_history, nodes, workflows
 from mainspring_coordinator.engine.absence import (
     end_grace,
     give_up,
@@ -26,7 +26,6 @@ from mainspring_coordinator.engine.effects import (
     CancelCause,
     Disposition,
     EchoCredit,
-    EpochSpent,
     Refuse,
     Replace,
     Stop,
@@ -127,7 +126,7 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
         # Under another epoch it proves nothing; the worker hears of ours and states it anew. Unless it has seen a higher one: then we are
         # not the owner any more, or the database has lost history, and the worker takes nothing of us.
         if event.epoch > shard.epoch:
-            hold_assignments(turn, shard)
+            lost_history.claimed(turn, shard, worker, event.epoch)
         return
     has = {*event.queued, *event.running, *event.finished}
     to_stop: list[Assignment] = []
@@ -141,10 +140,13 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
         elif assignment.session != worker.session or assignment.ordinal <= event.ordinal_seen:
             missing.append(assignment)
     unknown = [number for number in (*event.queued, *event.running) if _is_void(shard, worker, number)]
-    if shard.next_number > limits.assignment_number_max or max(has, default=0) >= _next_id(shard):
-        # Spent, or minted in a history that the database has lost: what it names would be taken for the next that we mint. Said again,
-        # should the first time have come to nothing.
-        hold_assignments(turn, shard)
+    if (highest := max(has, default=0)) >= _next_id(shard):
+        # Minted in a history that the database has lost: what it names would be taken for the next that we mint.
+        if not lost_history.claimed(turn, shard, worker, ids.epoch_of(highest)):
+            return
+    elif shard.next_number > limits.assignment_number_max:
+        # Said again, should the first time have come to nothing.
+        lost_history.hold_assignments(turn, shard)
     else:
         turn.state.reconcile(worker, shard.shard)
     turn.begin(_let_in_parts(turn, shard))
@@ -153,12 +155,6 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
 
 def _next_id(shard: ShardState) -> int:
     return ids.assignment_id(shard.epoch, shard.next_number)
-
-
-def hold_assignments(turn: Turn, shard: ShardState) -> None:
-    """The epoch has no more ids that are ours: no worker gets anything of the shard until it is taken under a higher one."""
-    turn.state.unreconcile(shard.shard)
-    turn.emit(EpochSpent(shard.shard))
 
 
 def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
