@@ -53,7 +53,7 @@ from mainspring_coordinator.engine.worker import WorkerState
 def attached(turn: Turn, event: WorkerAttached) -> None:
     """A worker's stream is there: welcome it, or say why not."""
     state = turn.state
-    if eviction.refuse(turn, event):
+    if eviction.refuse(turn, event) or _is_anothers(turn, event):
         return
     holder = state.names.get(event.name)
     if holder is not None and holder != event.incarnation and not _give_up_name(turn, holder):
@@ -86,6 +86,31 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
     state.origins.locate(worker.incarnation, worker.host, worker.zone)
     _join_classes(turn, worker)
     turn.emit(Welcomed(event.session))
+
+
+def _is_anothers(turn: Turn, event: WorkerAttached) -> bool:
+    """Turn away whoever comes under the incarnation of a worker of another name; tell whether it did.
+
+    What the incarnation has of us says whose it is; a stream may have come before that was read.
+    """
+    state = turn.state
+    held = held_by(turn, event.incarnation)
+    known = held[0].worker if held else ""
+    if not known and (session := state.sessions.get(event.incarnation)) is not None:
+        known = state.workers[session].name
+    if known in ("", event.name):
+        return False
+    message = (
+        f"incarnation {event.incarnation} is worker {known!r}, and not {event.name!r}; each start of a worker makes an incarnation "
+        "of its own, so start this one again"
+    )
+    turn.emit(Refuse(event.session, "PROTOCOL_ERROR", message))
+    return True
+
+
+def _has(worker: WorkerState, assignment: Assignment) -> bool:
+    """Tell whether an attempt was given to this worker, which is a name and an incarnation."""
+    return assignment.incarnation == worker.incarnation and assignment.worker == worker.name
 
 
 def _join_classes(turn: Turn, worker: WorkerState) -> None:
@@ -132,7 +157,7 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
     to_stop: list[Assignment] = []
     missing: list[Assignment] = []
     for assignment in [held for held in held_by(turn, worker.incarnation) if held.shard == shard.shard]:
-        if assignment.id in has:
+        if assignment.id in has and _has(worker, assignment):
             # It has come, so that an inventory without it says that it is gone; its number may be that of an earlier stream.
             assignment.session, assignment.ordinal = worker.session, 0
             if assignment.cancelling:
@@ -172,7 +197,7 @@ def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
 def _is_void(shard: ShardState, worker: WorkerState, number: int) -> bool:
     """Tell whether an attempt that a worker has is not one that it should have."""
     known = shard.live.get(number)
-    return (known is None or known.incarnation != worker.incarnation) and ids.epoch_of(number) <= shard.epoch
+    return (known is None or not _has(worker, known)) and ids.epoch_of(number) <= shard.epoch
 
 
 def _reconcile_in_parts(
@@ -219,7 +244,7 @@ def result(turn: Turn, session: int, item: ResultItem) -> None:
         turn.emit(Ack(session, item.shard, 0, "", item.assignment, Disposition.NOT_OWNER))
         return
     assignment = shard.live.get(item.assignment)
-    if assignment is None or assignment.incarnation != worker.incarnation:
+    if assignment is None or not _has(worker, assignment):
         # With its workflow, so that this goes with the end of the attempt if the database refuses that.
         recorded = shard.recent.get(item.assignment)
         if recorded is None:
@@ -270,7 +295,7 @@ def progress(turn: Turn, shard: ShardState, event: ProgressReported) -> None:
     """A running attempt tells of itself; the next attempt can read it."""
     assignment = shard.live.get(event.assignment)
     worker = turn.state.workers.get(event.session)
-    if assignment is None or worker is None or assignment.incarnation != worker.incarnation:
+    if assignment is None or worker is None or not _has(worker, assignment):
         return
     workflow = shard.workflows[assignment.workflow_id]
     if workflow.status is not WorkflowStatus.RUNNING:
