@@ -25,6 +25,11 @@ class BootClock:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
+def calendar_us() -> int:
+    """Return microseconds since 1970 by the host's own clock: to be compared with another clock, never to be counted by."""
+    return time.time_ns() // 1000
+
+
 def calendar_now() -> datetime:
     """Return the host's date and time: for what people read, and for what others have dated, as certificates and tokens are."""
     return datetime.fromtimestamp(time.time_ns() / 1e9, UTC)

@@ -227,6 +227,9 @@ retention_pass_ms_max: Final = (
     60_000  # between passes when nothing is due; a tenth of RETENTION_DAYS where that is less
 )
 retention_pass_ms_min: Final = 100
+clocks_apart_ms_max: Final = (
+    600_000  # of the database and of the host that deletes; where they are further apart nothing is deleted
+)
 retention_behind_ms: Final = 50  # with a batch that has taken the journal longer, nothing is deleted
 retention_behind_events: Final = 1_000  # nor with more events in the loop's queue
 
@@ -237,10 +240,16 @@ lock_wait_timeout_s: Final = 5
 database_start_wait_ms_max: Final = 30_000
 epoch_max: Final = 2**31 - 1
 assignment_number_max: Final = 2**31 - 1
+epochs_lost_max: Final = (
+    1_000  # so far above a shard's epoch may be what a worker has seen, where the database lost history
+)
+epoch_claims_max: Final = 3  # within epoch_claims_window_ms a shard's epoch is raised so often for what workers say
+epoch_claims_window_ms: Final = 60_000
 
 # The result cache
 cache_questions_waiting_max: Final = 50_000  # of one coordinator; what is more is answered at once: nobody can tell
 cache_keys_a_read_max: Final = 64
+cache_ahead_ms_max: Final = 5_000  # after now an output may have been stored, as coordinators carry on the clock apart
 redis_socket_timeout_ms: Final = 250  # to connect, and for each answer
 redis_wait_ms_max: Final = 500  # for all that is said at once
 redis_aside_ms: Final = 3_000  # in which nothing is said to one that failed

@@ -21,7 +21,7 @@ import structlog
 from mainspring import limits
 from mainspring.authentication import Authenticator
 from mainspring.channels import check
-from mainspring.clock import BootClock
+from mainspring.clock import BootClock, calendar_us
 from mainspring.dial import open_channel, server_options
 from mainspring.errors import SettingsError
 from mainspring.http_listener import HttpListeners
@@ -448,6 +448,7 @@ class Coordinator:
             database_errors=errors_met(),
             database_us=election.now_us() if loop.engine.state.shards else 0,
             now_us=self._clock.now_us(),
+            calendar_us=calendar_us(),
             oldest_ended_us=self._retention.oldest_ended_us() if self._retention is not None else None,
         )
 

@@ -141,12 +141,14 @@ class Delivery:
 
     def _let_out_rare(self, effects: Sequence[StrategyFailed | EpochSpent | AskCache | KeepResult]) -> None:
         self._tell_failures([effect for effect in effects if isinstance(effect, StrategyFailed)])
+        # The last of a shard has the highest epoch.
         self._raise_epochs({effect.shard: effect for effect in effects if isinstance(effect, EpochSpent)})
         self.pass_to_cache([effect for effect in effects if isinstance(effect, AskCache | KeepResult)])
 
     def _raise_epochs(self, spent: Mapping[int, EpochSpent]) -> None:
         for shard, effect in spent.items():
-            _log.warning("epoch_spent", shard=shard, action="given up, to be taken under a higher epoch")
+            seen = {"worker": effect.by, "seen_epoch": effect.above} if effect.by else {}
+            _log.warning("epoch_spent", shard=shard, **seen, action="given up, to be taken under a higher epoch")
             self._raise_epoch(effect)
 
     def _tell_failures(self, failures: Sequence[StrategyFailed]) -> None:

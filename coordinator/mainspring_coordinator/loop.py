@@ -97,6 +97,7 @@ class ControlLoop:
         self._flushed: list[asyncio.Future[None]] = []
         self._proofs = Proofs()
         self._releasing: deque[asyncio.Future[None]] = deque()
+        self._seen_epochs: dict[int, int] = {}
 
     # -- terms -------------------------------------------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class ControlLoop:
             self._drop(shard)
             released = self._aio.create_future()
             self._releasing.append(released)
-            self._writer.put(Release({shard: epoch}))
+            self._writer.put(Release({shard: epoch}, {shard: self._seen_epochs.pop(shard, 0)}))
             await released
 
     async def _flush(self) -> None:
@@ -484,5 +485,6 @@ class ControlLoop:
             self._tasks.spawn(self._post_read(wanted.shard, epoch, partial(self._loader.load, wanted)))
 
     def _raise_epoch(self, spent: EpochSpent) -> None:
-        """Give a shard up, so that whoever should own it, as a rule we ourselves, takes it under the next epoch."""
+        """Give a shard up, so that whoever should own it, as a rule we ourselves, takes it above what its workers have seen."""
+        self._seen_epochs[spent.shard] = max(spent.above, self._seen_epochs.get(spent.shard, 0))
         self._tasks.spawn(self.release_shards([spent.shard]))

@@ -56,6 +56,8 @@ class Reading:
     """Database time; 0 before the first term."""
     now_us: int
     """The host's clock."""
+    calendar_us: int
+    """The host's date and time."""
     oldest_ended_us: int | None = None
     """When the workflow of our shards that ended first did so, in database time; 0: there is none; None: not known."""
 
@@ -157,6 +159,12 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
             "mainspring_database_silent_seconds",
             "Since when the database has not answered the election",
             reading.database_silent_s,
+        )
+    if reading.database_us:
+        yield GaugeMetricFamily(
+            "mainspring_database_clock_ahead_seconds",
+            "Database time, as this coordinator goes by it, less the time of its own host",
+            (reading.database_us - reading.calendar_us) / 1e6,
         )
     if reading.oldest_ended_us is not None:
         age_us = max(0, reading.database_us - reading.oldest_ended_us) if reading.oldest_ended_us else 0

@@ -4,6 +4,9 @@ Each coordinator does so for its shards, and the owner of shard 0 for what is th
 pass, and the journal deletes it under the shard's fence; whoever is killed in between leaves nothing to the next owner but what is still
 due. Shards take turns, a batch each. After each look there is a pause, so long that all of it takes a few percent of the time whatever
 there is to do, and nothing is done while the journal or the loop are behind with what somebody waits for.
+
+What is deleted is gone, so the database's clock, which may have been wrong when our process took it over, is not believed alone: while it
+and the host's own are far apart nothing is deleted. Two clocks must be wrong alike.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ from typing import Final, Protocol
 import structlog
 
 from mainspring import limits
-from mainspring.clock import Clock
+from mainspring.clock import Clock, calendar_us
 from mainspring.errors import MainspringError, NotOwnerError
 from mainspring_coordinator.engine.operator_events import RetentionDue
 from mainspring_coordinator.engine.strategy import home
@@ -50,8 +53,12 @@ class Retention:
         is_behind: Callable[[], bool],
         sweeps: Sequence[Sweep] = all_sweeps,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        calendar: Callable[[], int] = calendar_us,
     ) -> None:
-        """`keep_ms` is RETENTION_DAYS, 0: for ever; `is_behind` tells whether somebody waits for the journal or the loop."""
+        """`keep_ms` is RETENTION_DAYS, 0: for ever; `is_behind` tells whether somebody waits for the journal or the loop.
+
+        `calendar` is the host's own clock, in microseconds since 1970.
+        """
         self._loop = loop
         self._reads = reads
         self._counts = counts
@@ -60,6 +67,9 @@ class Retention:
         self._is_behind = is_behind
         self._sweeps = sweeps
         self._pause = pause
+        self._calendar = calendar
+        self._held = False
+        """The clocks were too far apart at the last look."""
         wanted_ms = max(limits.retention_pass_ms_min, keep_ms // 10)
         self._period_s = (
             min(wanted_ms, limits.retention_pass_ms_max) if keep_ms else limits.retention_pass_ms_max
@@ -122,6 +132,8 @@ class Retention:
             return None
         began_us = self._clock.now_us()
         now_us = self._loop.now_us()
+        if not self._is_believed(now_us):
+            return None
         look = Look(shard, now_us, max(0, now_us - self._keep_us) if self._keep_us else 0, place)
         found = await self._reads.run(lambda reader: sweep.find(reader, look))
         if found.oldest_us is not None:
@@ -135,6 +147,21 @@ class Retention:
         pause_ms = took_ms * (100 / limits.retention_share_percent - 1)
         await self._pause(min(pause_ms, limits.retention_pause_ms_max) / 1_000)
         return found.next
+
+    def _is_believed(self, now_us: int) -> bool:
+        """Tell whether database time is near that of the host; say so when that changes."""
+        ahead_us = now_us - self._calendar()
+        held = abs(ahead_us) > limits.clocks_apart_ms_max * 1_000
+        if held and not self._held:
+            _log.error(
+                "retention_held",
+                database_ahead_s=round(ahead_us / 1e6),
+                action="nothing is deleted; set the clocks of the database's host and of this one right, then start this coordinator again",
+            )
+        elif self._held and not held:
+            _log.info("retention_goes_on", database_ahead_s=round(ahead_us / 1e6))
+        self._held = held
+        return not held
 
     async def _delete(self, sweep: Sweep, shard: int, epoch: int, found: Found) -> None:
         check_answer(await self._loop.ask(shard, lambda token: RetentionDue(token, shard, epoch, found.rows)))

@@ -410,6 +410,10 @@ class Session:
             case Refuse():
                 reason = worker_pb2.GoodbyeReason.Value(f"GOODBYE_REASON_{effect.reason}")
                 self._evicted = effect.reason == "EVICTED"
+                if reason == worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR:
+                    _log.warning(
+                        "worker_refused", session=self.number, peer=self._context.peer(), reason=effect.message
+                    )
                 self.end(reason, effect.message)
             case Replace():
                 self.end(

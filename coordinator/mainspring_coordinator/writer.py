@@ -43,6 +43,8 @@ class Release:
     """Give shards up in a fenced transaction."""
 
     epochs: Mapping[int, int]
+    least: Mapping[int, int]
+    """By shard: what its epoch is raised to by that, if it is lower."""
 
 
 Job: TypeAlias = Write | Adopt | Release
@@ -106,7 +108,7 @@ class Writer:
                 self._journal.adopt(job.shard)
             case Release():
                 try:
-                    self._until_possible(partial(self._journal.release, job.epochs))
+                    self._until_possible(partial(self._journal.release, job.epochs, job.least))
                 except FencedError as error:
                     # Taken by another meanwhile, or given up by a try whose answer was lost: not ours, as was wanted.
                     if not error.lost:

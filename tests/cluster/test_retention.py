@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,5 +94,35 @@ def test_a_backlog_goes_though_its_owner_is_killed_and_nothing_else_does(mariadb
             assert "mainspring_oldest_ended_workflow_seconds 0.0" in metrics, "it ended in the future"
             await cluster.worker("w1")
             assert await client.handle("runs").result(timeout=30) == 5
+
+    asyncio.run(play())
+
+
+AN_HOUR_AHEAD = """
+import runpy, sys
+from mainspring_coordinator.store import mysql_connection
+mysql_connection.now_us_sql = f"({mysql_connection.now_us_sql}+3600000000)"
+module = sys.argv.pop(1)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+"""Runs a coordinator to which the database's clock shows an hour too much."""
+
+
+def test_a_database_whose_clock_is_ahead_when_a_coordinator_begins_loses_nothing(
+    mariadb_url: str, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        # A minute, so that a pass comes each 6 s.
+        async with RealCluster(mariadb_url, tmp_path, RETENTION_DAYS=f"{60 / 86_400:.9f}") as cluster:
+            c1 = await cluster.coordinator("c1", RETENTION_DAYS="0")
+            await cluster.worker("w1")
+            client = cluster.client()
+            ended = await client.submit(chain(2), 3, workflow_id="ended")
+            assert await ended.result(timeout=30) == 5
+            await c1.killed()
+            again = await cluster.spawn_coordinator("c1", through=AN_HOUR_AHEAD)
+            said = await again.said('"retention_held"', within_s=20)
+            assert 3_500 < json.loads(said)["database_ahead_s"] < 3_700
+            assert (await client.get("ended")).status.name == "SUCCEEDED"
 
     asyncio.run(play())

@@ -130,7 +130,7 @@ def test_elsewhere_than_in_the_database_it_is_kept_by_an_effect() -> None:
     assert only(effects, KeepResult) == KeepResult(0, "wf", ask.key, b"7", rig.now_us, 3_600_000)
 
 
-@pytest.mark.parametrize(("age_s", "taken"), [(0, True), (3_599.9, True), (3_600, False), (-5, True)])
+@pytest.mark.parametrize(("age_s", "taken"), [(0, True), (3_599.9, True), (3_600, False), (-5, True), (-5.1, False)])
 def test_only_what_is_younger_than_the_nodes_own_time_is_taken(age_s: float, taken: bool) -> None:
     rig = Rig()
     rig.attach()

@@ -61,6 +61,8 @@ class Kept:
         self.counted: dict[str, int] = {}
         self.deleted_some = asyncio.Event()
         self.pauses: list[float] = []
+        self.calendar_ahead_us = 0
+        """By how much the host's own clock is ahead of the database's."""
         self.is_behind: Callable[[], bool] = lambda: False
         self.retention = Retention(
             rig.loop,
@@ -70,6 +72,7 @@ class Kept:
             keep_ms=keep_ms,
             is_behind=self._asked,
             pause=self._pause,
+            calendar=lambda: rig.now + self.calendar_ahead_us,
         )
 
     def deleted(self, kind: str, count: int) -> None:
@@ -147,6 +150,26 @@ async def test_what_ended_before_goes_with_all_its_rows_and_what_is_young_or_run
         with capture_logs() as lines:
             await kept.retention.sweep()
         assert lines == [], "nothing was deleted"
+
+
+@story
+async def test_nothing_goes_while_the_clocks_of_database_and_host_are_far_apart() -> None:
+    async with keeping() as (rig, kept):
+        run(rig, "old", 7.1)
+        apart_us = limits.clocks_apart_ms_max * 1_000
+        with capture_logs() as lines:
+            for ahead_us in (apart_us + 1, apart_us + 1, -apart_us - 1):
+                kept.calendar_ahead_us = ahead_us
+                await kept.retention.sweep()
+        assert left(rig) == ["old"]
+        assert not kept.batches
+        (told,) = lines
+        assert (told["event"], told["log_level"], told["database_ahead_s"]) == ("retention_held", "error", -600)
+        kept.calendar_ahead_us = -apart_us
+        with capture_logs() as lines:
+            await kept.retention.sweep()
+        assert [line["event"] for line in lines] == ["retention_goes_on", "retention_deleted"]
+        assert left(rig) == []
 
 
 @story

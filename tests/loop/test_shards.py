@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +17,7 @@ from mainspring_coordinator.engine.operator_events import StrategySeen
 from mainspring_coordinator.engine.rows import WorkflowUpdated
 from mainspring_coordinator.engine.status import NodeStatus, WorkflowStatus
 from mainspring_coordinator.store.memory import MemoryJournal
-from mainspring_coordinator.store.protocol import Batch, Committed
+from mainspring_coordinator.store.protocol import Batch, Committed, no_epochs
 from tests.engine.rig import define
 from tests.loop.rig import a_loop, story, unavailable
 
@@ -213,8 +213,8 @@ async def test_a_release_whose_answer_was_lost_does_not_end_the_term() -> None:
         release = rig.journal.release
         answers = unavailable(1)
 
-        def lossy(epochs: Any) -> None:
-            release(epochs)
+        def lossy(epochs: Mapping[int, int], least: Mapping[int, int] = no_epochs) -> None:
+            release(epochs, least)
             if answers:
                 raise answers.pop()
 
@@ -388,6 +388,24 @@ async def test_a_shard_whose_epoch_has_no_more_assignment_ids_goes_on_under_the_
             assert {assign.workflow_id for assign in outbox.of(Assign)} == set(names)
             acks = await outbox.wait_for(Ack, 4)
             assert {ack.disposition for ack in acks} == {Disposition.RECORDED}
+
+
+@story
+async def test_after_history_was_lost_a_shard_is_taken_above_all_that_its_workers_have_seen_in_one_go() -> None:
+    async with a_loop() as rig:
+        await rig.take(0)
+        (session, _), (other, _) = rig.attach("w1"), rig.attach("w2")
+        for who, epoch in ((session, 90), (other, 95)):
+            rig.loop.post(Inventory(who, 0, epoch, (), (), (), 0))
+        while rig.store.tables.shards[0].holder is not None:  # noqa: ASYNC110  (as above)
+            await asyncio.sleep(0)
+        assert rig.store.tables.shards[0].epoch == 95
+        rig.loop.take_shard(rig.move(0, "me"))
+        await rig.loop.prove(0)
+        assert rig.loop.serving == {0: 96}
+        # It was for that once.
+        await rig.loop.release_shards([0])
+        assert rig.store.tables.shards[0].epoch == 96
 
 
 @story

@@ -21,6 +21,7 @@ from mainspring_coordinator.store.protocol import (
     Poll,
     Reader,
     ShardRow,
+    no_epochs,
     none_ended,
 )
 from mainspring_coordinator.term import Term, TermLost, Who
@@ -91,7 +92,8 @@ class FakeJournal:
     def close(self) -> None:
         self.database.disconnect(self.connection.id)
 
-    def release(self, epochs: Any) -> None:
+    def release(self, epochs: Any, least: Any = no_epochs) -> None:
+        assert not any(least.values())
         for shard, epoch in epochs.items():
             row = self.database.shards[shard]
             assert row.epoch == epoch

@@ -42,6 +42,7 @@ def reading() -> Reading:
         database_errors={Trouble.RETRY: 2},
         database_us=2_000_000_000,
         now_us=1_000_000_000,
+        calendar_us=1_993_000_000,
         oldest_ended_us=1_400_000_000,
     )
 
@@ -137,5 +138,6 @@ def test_what_the_coordinator_tells_is_exported() -> None:
     assert found["mainspring_retention_deleted_total", "workflows"] == 5
     assert found["mainspring_retention_deleted_total", "audit_entries"] == 0
     assert found["mainspring_oldest_ended_workflow_seconds",] == 600
+    assert found["mainspring_database_clock_ahead_seconds",] == 7
     assert 0 <= found["engine_load", "engine-1", "cpu"] <= 100
     assert 0 < found["engine_load", "engine-1", "memory"] <= 100

@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from structlog.testing import capture_logs
 
 from mainspring import limits
 from mainspring.v1 import admin_pb2, worker_pb2, workflow_pb2
@@ -290,6 +291,19 @@ async def test_the_engines_refusal_reaches_the_worker_with_its_words() -> None:
         goodbye = await worker.goodbye()
         assert goodbye.reason == worker_pb2.GOODBYE_REASON_NAME_TAKEN
         assert "is attached already" in goodbye.message
+
+
+@story
+async def test_a_worker_that_is_not_believed_loses_its_stream_and_the_log_has_why() -> None:
+    async with Host() as host:
+        worker = WorkerEnd(host)
+        await worker.welcome()
+        with capture_logs() as lines:
+            host.loop.deliver(1, [Refuse(1, "PROTOCOL_ERROR", "worker 'w1' says that it has seen epoch 9")])
+            goodbye = await worker.goodbye()
+        assert (goodbye.reason, "seen epoch 9" in goodbye.message) == (worker_pb2.GOODBYE_REASON_PROTOCOL_ERROR, True)
+        (told,) = (line for line in lines if line["event"] == "worker_refused")
+        assert (told["log_level"], "'w1'" in told["reason"]) == ("warning", True)
 
 
 @story

@@ -21,6 +21,7 @@ from mainspring_coordinator.store.protocol import (
     Poll,
     Reader,
     ShardRow,
+    no_epochs,
     none_ended,
 )
 from tests.simulation.network import Network
@@ -269,9 +270,9 @@ class SimJournal:
         """See `Journal`."""
         self._ask(f"proof of {sorted(epochs)}", lambda: self._inner.prove(epochs))
 
-    def release(self, epochs: Mapping[int, int]) -> None:
+    def release(self, epochs: Mapping[int, int], least: Mapping[int, int] = no_epochs) -> None:
         """See `Journal`."""
-        self._ask(f"release of {sorted(epochs)}", lambda: self._inner.release(epochs))
+        self._ask(f"release of {sorted(epochs)}", lambda: self._inner.release(epochs, least))
 
     def close(self) -> None:
         """See `Journal`."""

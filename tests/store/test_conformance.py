@@ -270,6 +270,19 @@ def test_a_released_shard_goes_on_with_its_sequence(store: Store) -> None:
     assert (shard_row(new, 0).holder, shard_row(new, 0).epoch, shard_row(new, 0).batch_seq) == (rival, 2, 3)
 
 
+def test_a_shard_is_released_under_no_lower_an_epoch_than_is_wanted(store: Store) -> None:
+    old, new = join(store, me, 0, 1, 2), join(store, rival)
+    old.journal.release({0: 1, 1: 1}, {0: 7, 1: 0, 2: 9})
+    assert [(row.holder, row.epoch) for row in store.reader().shards()][:3] == [(None, 7), (None, 1), (me, 1)]
+    new.take(0)
+    new.commit(workflow("v"))
+    assert (shard_row(new, 0).holder, shard_row(new, 0).epoch) == (rival, 8)
+    with pytest.raises(FencedError) as lost:
+        old.journal.release({0: 1, 2: 1}, {0: 50, 2: 1})
+    assert lost.value.lost == {0: 8}
+    assert [(row.holder, row.epoch) for row in store.reader().shards()][:3] == [(rival, 8), (None, 1), (None, 1)]
+
+
 def test_releasing_a_lost_shard_still_releases_the_others(store: Store) -> None:
     old, new = join(store, me, 0, 1), join(store, rival)
     new.take(0)

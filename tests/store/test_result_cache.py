@@ -4,7 +4,7 @@ import pytest
 
 from mainspring.errors import FencedError
 from mainspring_coordinator.engine.rows import ResultCached, ResultDropped
-from mainspring_coordinator.store.cached_results import StoredResult
+from mainspring_coordinator.store.cached_results import StoredResult, ahead_us
 from mainspring_coordinator.store.protocol import Store
 from tests.store.members import assigned, join, me, rival, succeeded, workflow
 
@@ -36,6 +36,16 @@ def test_the_youngest_of_all_shards_is_read(store: Store) -> None:
     # The youngest is over its time before an older one.
     member.commit(cached(one, b"4", 20, ttl_us=1), cached(one, b"5", 19, shard=1, ttl_us=100))
     assert store.reader().cached_results([one], 30) == [StoredResult(one, b"5", 19)]
+
+
+def test_what_was_stored_while_the_clock_was_ahead_is_passed_over_and_hides_nothing(store: Store) -> None:
+    member = join(store, me, 0, 1)
+    now_us = 1_000_000
+    member.commit(cached(one, b"1", now_us), cached(one, b"2", now_us + ahead_us + 1, shard=1))
+    reader = store.reader()
+    assert reader.cached_results([one], now_us) == [StoredResult(one, b"1", now_us)]
+    # Clocks of coordinators are not quite the same.
+    assert reader.cached_results([one], now_us + 1) == [StoredResult(one, b"2", now_us + ahead_us + 1)]
 
 
 def test_what_is_over_its_time_is_found_and_goes_unless_it_was_replaced(store: Store) -> None:

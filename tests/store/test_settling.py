@@ -63,6 +63,9 @@ class ScriptedLink:
         self.written = replace(row, batch_seq=row.batch_seq + 1, last_batch_id=batch_id)
         return 1
 
+    def raise_epoch(self, shard: int, least: int) -> None:
+        raise NotImplementedError
+
     def fence_rows(self, shards: Sequence[int], *, lock: bool) -> Mapping[int, ShardRow]:
         self.server.act("locking read" if lock else "plain read")
         return {0: self.server.row}

@@ -138,7 +138,9 @@ def keep(turn: Turn, workflow: WorkflowState, assignment: Assignment, output: by
 def _is_young(turn: Turn, workflow: WorkflowState, node: int, found: CachedOutput) -> bool:
     cache = workflow.plan.caches[node]
     assert cache is not None
-    return turn.now_us - found.stored_at_us < cache.ttl_ms * 1_000
+    age_us = turn.now_us - found.stored_at_us
+    # Stored while the database's clock was ahead, it would count for the whole offset.
+    return -limits.cache_ahead_ms_max * 1_000 <= age_us < cache.ttl_ms * 1_000
 
 
 def _has_no_key(workflow: WorkflowState, node: int) -> bool:

@@ -12,7 +12,7 @@ from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import path_error, payload_too_large
 from mainspring.paths import PathError
-from mainspring_coordinator.engine import alone, crowding, fleet, maps, nodes
+from mainspring_coordinator.engine import alone, crowding, lost_history, maps, nodes
 from mainspring_coordinator.engine.asking import missing_permit, use_permit
 from mainspring_coordinator.engine.caching import key_at_start
 from mainspring_coordinator.engine.choices import Candidates
@@ -399,7 +399,7 @@ def _give(turn: Turn, workflow: WorkflowState, node: int, instance: int, session
     assignment_id = ids.assignment_id(shard.epoch, shard.next_number)
     shard.next_number += 1
     if shard.next_number > limits.assignment_number_max:
-        fleet.hold_assignments(turn, shard)
+        lost_history.hold_assignments(turn, shard)
     worker.last_ordinal += 1
     redeliveries = workflow.redeliveries.pop((node, instance), None) if workflow.redeliveries else None
     attempts, index = (workflow.attempts, node) if instance < 0 else (workflow.maps[node].attempts, instance)

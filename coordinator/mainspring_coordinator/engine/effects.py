@@ -95,11 +95,11 @@ class EchoCredit:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """A worker may not attach, or, evicted, not stay."""
+    """A worker may not attach, or not stay: it was evicted, or does not tell the truth."""
 
     session: int
     reason: str
-    """NAME_TAKEN or EVICTED: a name of the wire's GoodbyeReason."""
+    """NAME_TAKEN, EVICTED or PROTOCOL_ERROR: a name of the wire's GoodbyeReason."""
     message: str
 
 
@@ -347,6 +347,10 @@ class EpochSpent:
     """
 
     shard: int
+    above: int = 0
+    """The highest epoch that a worker says it has seen; 0: none has said so."""
+    by: str = ""
+    """The name of the worker that said so last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from mainspring import ids, limits
 from mainspring.errors import Failure
 from mainspring.failures import start_to_close_timeout
-from mainspring_coordinator.engine import crowding, eviction, nodes, workflows
+from mainspring_coordinator.engine import crowding, eviction, lost_history, nodes, workflows
 from mainspring_coordinator.engine.absence import (
     end_grace,
     give_up,
@@ -26,7 +26,6 @@ from mainspring_coordinator.engine.effects import (
     CancelCause,
     Disposition,
     EchoCredit,
-    EpochSpent,
     Refuse,
     Replace,
     Stop,
@@ -54,7 +53,7 @@ from mainspring_coordinator.engine.worker import WorkerState
 def attached(turn: Turn, event: WorkerAttached) -> None:
     """A worker's stream is there: welcome it, or say why not."""
     state = turn.state
-    if eviction.refuse(turn, event):
+    if eviction.refuse(turn, event) or _is_anothers(turn, event):
         return
     holder = state.names.get(event.name)
     if holder is not None and holder != event.incarnation and not _give_up_name(turn, holder):
@@ -87,6 +86,31 @@ def attached(turn: Turn, event: WorkerAttached) -> None:
     state.origins.locate(worker.incarnation, worker.host, worker.zone)
     _join_classes(turn, worker)
     turn.emit(Welcomed(event.session))
+
+
+def _is_anothers(turn: Turn, event: WorkerAttached) -> bool:
+    """Turn away whoever comes under the incarnation of a worker of another name; tell whether it did.
+
+    What the incarnation has of us says whose it is; a stream may have come before that was read.
+    """
+    state = turn.state
+    held = held_by(turn, event.incarnation)
+    known = held[0].worker if held else ""
+    if not known and (session := state.sessions.get(event.incarnation)) is not None:
+        known = state.workers[session].name
+    if known in ("", event.name):
+        return False
+    message = (
+        f"incarnation {event.incarnation} is worker {known!r}, and not {event.name!r}; each start of a worker makes an incarnation "
+        "of its own, so start this one again"
+    )
+    turn.emit(Refuse(event.session, "PROTOCOL_ERROR", message))
+    return True
+
+
+def _has(worker: WorkerState, assignment: Assignment) -> bool:
+    """Tell whether an attempt was given to this worker, which is a name and an incarnation."""
+    return assignment.incarnation == worker.incarnation and assignment.worker == worker.name
 
 
 def _join_classes(turn: Turn, worker: WorkerState) -> None:
@@ -127,13 +151,13 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
         # Under another epoch it proves nothing; the worker hears of ours and states it anew. Unless it has seen a higher one: then we are
         # not the owner any more, or the database has lost history, and the worker takes nothing of us.
         if event.epoch > shard.epoch:
-            hold_assignments(turn, shard)
+            lost_history.claimed(turn, shard, worker, event.epoch)
         return
     has = {*event.queued, *event.running, *event.finished}
     to_stop: list[Assignment] = []
     missing: list[Assignment] = []
     for assignment in [held for held in held_by(turn, worker.incarnation) if held.shard == shard.shard]:
-        if assignment.id in has:
+        if assignment.id in has and _has(worker, assignment):
             # It has come, so that an inventory without it says that it is gone; its number may be that of an earlier stream.
             assignment.session, assignment.ordinal = worker.session, 0
             if assignment.cancelling:
@@ -141,10 +165,13 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
         elif assignment.session != worker.session or assignment.ordinal <= event.ordinal_seen:
             missing.append(assignment)
     unknown = [number for number in (*event.queued, *event.running) if _is_void(shard, worker, number)]
-    if shard.next_number > limits.assignment_number_max or max(has, default=0) >= _next_id(shard):
-        # Spent, or minted in a history that the database has lost: what it names would be taken for the next that we mint. Said again,
-        # should the first time have come to nothing.
-        hold_assignments(turn, shard)
+    if (highest := max(has, default=0)) >= _next_id(shard):
+        # Minted in a history that the database has lost: what it names would be taken for the next that we mint.
+        if not lost_history.claimed(turn, shard, worker, ids.epoch_of(highest)):
+            return
+    elif shard.next_number > limits.assignment_number_max:
+        # Said again, should the first time have come to nothing.
+        lost_history.hold_assignments(turn, shard)
     else:
         turn.state.reconcile(worker, shard.shard)
     turn.begin(_let_in_parts(turn, shard))
@@ -153,12 +180,6 @@ def inventory(turn: Turn, shard: ShardState, event: Inventory) -> None:
 
 def _next_id(shard: ShardState) -> int:
     return ids.assignment_id(shard.epoch, shard.next_number)
-
-
-def hold_assignments(turn: Turn, shard: ShardState) -> None:
-    """The epoch has no more ids that are ours: no worker gets anything of the shard until it is taken under a higher one."""
-    turn.state.unreconcile(shard.shard)
-    turn.emit(EpochSpent(shard.shard))
 
 
 def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
@@ -176,7 +197,7 @@ def _let_in_parts(turn: Turn, shard: ShardState) -> Act:
 def _is_void(shard: ShardState, worker: WorkerState, number: int) -> bool:
     """Tell whether an attempt that a worker has is not one that it should have."""
     known = shard.live.get(number)
-    return (known is None or known.incarnation != worker.incarnation) and ids.epoch_of(number) <= shard.epoch
+    return (known is None or not _has(worker, known)) and ids.epoch_of(number) <= shard.epoch
 
 
 def _reconcile_in_parts(
@@ -223,7 +244,7 @@ def result(turn: Turn, session: int, item: ResultItem) -> None:
         turn.emit(Ack(session, item.shard, 0, "", item.assignment, Disposition.NOT_OWNER))
         return
     assignment = shard.live.get(item.assignment)
-    if assignment is None or assignment.incarnation != worker.incarnation:
+    if assignment is None or not _has(worker, assignment):
         # With its workflow, so that this goes with the end of the attempt if the database refuses that.
         recorded = shard.recent.get(item.assignment)
         if recorded is None:
@@ -274,7 +295,7 @@ def progress(turn: Turn, shard: ShardState, event: ProgressReported) -> None:
     """A running attempt tells of itself; the next attempt can read it."""
     assignment = shard.live.get(event.assignment)
     worker = turn.state.workers.get(event.session)
-    if assignment is None or worker is None or assignment.incarnation != worker.incarnation:
+    if assignment is None or worker is None or not _has(worker, assignment):
         return
     workflow = shard.workflows[assignment.workflow_id]
     if workflow.status is not WorkflowStatus.RUNNING:

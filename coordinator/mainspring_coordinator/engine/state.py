@@ -191,6 +191,8 @@ class ShardState:
     """What it has and wants of concurrency keys."""
     home: Home = field(default_factory=Home)
     """What it gives out of those whose home it is."""
+    seen_epoch: int = 0
+    """The highest epoch that a worker says it has seen, above which it is to be taken anew; 0: none has seen more than we know of."""
     evicted: Sequence[str] = ()
     """The incarnations of workers that its fence row says were evicted, the oldest eviction first."""
 
@@ -224,6 +226,8 @@ class State:
     """By incarnation: the last session of a worker that was given up and has not come back."""
     departed: "OrderedDict[str, None]" = field(default_factory=OrderedDict[str, None])
     """Incarnations of workers that said goodbye to us; the owner of a shard before us may not have heard it."""
+    epoch_claims: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    """By shard: when its epoch was raised last for what workers say that they have seen."""
     evicted: "OrderedDict[str, None]" = field(default_factory=OrderedDict[str, None])
     """Incarnations of workers that operators evicted."""
     roomy: set[int] = field(default_factory=set[int])

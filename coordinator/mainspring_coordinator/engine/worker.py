@@ -37,3 +37,5 @@ class WorkerState:
     """It gets no other work until it has run a node of this class, which waits for a worker that has nothing else."""
     overdue: bool = False
     """Its grace has passed, and failover is off."""
+    disbelieved: bool = False
+    """It said of an epoch what cannot be believed, and its stream is to end."""

@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+from mainspring import limits
+
+ahead_us: Final = limits.cache_ahead_ms_max * 1_000
+"""What was stored later than this after now was stored while the database's clock was ahead: it is passed over, and hides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,7 @@ class ResultReader(Protocol):
     """Reads of the result cache."""
 
     def cached_results(self, keys: Sequence[bytes], now_us: int) -> Sequence[StoredResult]:
-        """Return what there is of these keys whose time is not over: of each the youngest output, by key."""
+        """Return what there is of these keys whose time is not over and not to come: of each the youngest output, by key."""
         ...
 
     def expired_results(self, shard: int, now_us: int, limit: int) -> Sequence[tuple[bytes, int]]:

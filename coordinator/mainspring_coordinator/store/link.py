@@ -60,6 +60,10 @@ class Link(Protocol):
         """Prove and raise all claims in one statement; return how many held. `free`: give the shards up."""
         ...
 
+    def raise_epoch(self, shard: int, least: int) -> None:
+        """Let the epoch of a shard, which the same transaction has given up, be no lower than this."""
+        ...
+
     def fence_rows(self, shards: Sequence[int], *, lock: bool) -> Mapping[int, ShardRow]:
         """Read fence rows by shard; `lock`: wait for whoever is writing them."""
         ...

@@ -32,6 +32,7 @@ from mainspring_coordinator.store.protocol import (
     Poll,
     Reader,
     ShardRow,
+    no_epochs,
     none_ended,
 )
 
@@ -161,7 +162,7 @@ class MemoryJournal:
             self._store.fail(before_read)
             self._fence(epochs, adopted=False)
 
-    def release(self, epochs: Mapping[int, int]) -> None:
+    def release(self, epochs: Mapping[int, int], least: Mapping[int, int] = no_epochs) -> None:
         """See `Journal`."""
         with self._store.tables.lock:
             self._connect()
@@ -173,8 +174,9 @@ class MemoryJournal:
             ours = {shard: epoch for shard, epoch in epochs.items() if shard not in lost}
             self._store.fail(before_commit)
             self._raise_sequence(secrets.token_bytes(16), ours)
-            for shard in ours:
-                self._store.tables.shards[shard] = replace(self._store.tables.shards[shard], holder=None)
+            for shard, epoch in ours.items():
+                raised = max(epoch, least.get(shard, 0))
+                self._store.tables.shards[shard] = replace(self._store.tables.shards[shard], holder=None, epoch=raised)
             for shard in epochs:
                 self.drop(shard)
             self._store.fail(after_commit)

@@ -14,7 +14,7 @@ from mainspring_coordinator.engine.rows import (
 )
 from mainspring_coordinator.engine.status import FailoverStage, NodeStatus, Subject, node_terminal, workflow_terminal
 from mainspring_coordinator.engine.strategy import home
-from mainspring_coordinator.store.cached_results import StoredResult
+from mainspring_coordinator.store.cached_results import StoredResult, ahead_us
 from mainspring_coordinator.store.memory_aged import MemoryAgedReader
 from mainspring_coordinator.store.memory_tables import MemoryTables
 from mainspring_coordinator.store.protocol import (
@@ -204,7 +204,8 @@ class MemoryReader(MemoryAgedReader):
     def cached_results(self, keys: Sequence[bytes], now_us: int) -> Sequence[StoredResult]:
         """See `Reader`."""
         with self._tables.lock:
-            rows = [row for row in self._tables.results.values() if row.key in keys and row.expires_at_us > now_us]
+            rows = [row for row in self._tables.results.values() if row.key in keys]
+        rows = [row for row in rows if row.expires_at_us > now_us and row.stored_at_us <= now_us + ahead_us]
         youngest = {row.key: row for row in sorted(rows, key=lambda row: (row.stored_at_us, row.shard))}
         return [StoredResult(key, row.output, row.stored_at_us) for key, row in sorted(youngest.items())]
 

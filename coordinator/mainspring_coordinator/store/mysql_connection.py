@@ -1,7 +1,7 @@
 """How every connection to MySQL and MariaDB is made, and how one is told from another and ended.
 
 No connection waits without a bound, and every session sets what the safety of our statements rests on: READ COMMITTED, strict mode,
-utf8mb4, short lock waits.
+utf8mb4, short lock waits, and no bound on the rows of a read but its own.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from mainspring_coordinator.store.url import ServerAddress
 _no_such_thread: Final = 1094
 _cannot_convert: Final = 3854
 _looks_max: Final = 5
+_all_rows: Final = 2**64 - 1
+"""The server's own default; `DEFAULT` would be what is set globally."""
 now_us_sql: Final = "TIMESTAMPDIFF(MICROSECOND,'1970-01-01 00:00:00',UTC_TIMESTAMP(6))"
 """Database time; independent of the session's time zone."""
 
@@ -68,7 +70,7 @@ def connect(
                 f"innodb_lock_wait_timeout={int(row_lock_wait_s)},SESSION lock_wait_timeout={int(lock_wait_timeout_s)}"
             )
             idle = f",SESSION wait_timeout={int(wait_timeout_s)}" if wait_timeout_s is not None else ""
-            cursor.execute(f"SET SESSION {waits}{idle}")
+            cursor.execute(f"SET SESSION {waits}{idle},SESSION sql_select_limit={_all_rows}")
     except BaseException:
         abort(connection)
         raise

@@ -88,6 +88,10 @@ class MysqlLink:
         """See `Link`. Every matched row changes, so that rows matched and rows changed are the same number."""
         return self._do(_fence(incarnation, batch_id, claims, free=free))
 
+    def raise_epoch(self, shard: int, least: int) -> None:
+        """See `Link`."""
+        self._do(b"UPDATE shards SET epoch=%d WHERE shard_id=%d AND epoch<%d" % (least, shard, least))
+
     def fence_rows(self, shards: Sequence[int], *, lock: bool) -> Mapping[int, ShardRow]:
         """See `Link`."""
         rows = self._rows(

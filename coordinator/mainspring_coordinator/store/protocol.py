@@ -14,6 +14,7 @@ the database, such as a missing right.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from mainspring_coordinator.engine.pauses import Pause
@@ -75,6 +76,7 @@ class Attempts:
 
 
 none_ended: Final = Attempts(0, 0)
+no_epochs: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,8 +367,11 @@ class Journal(Protocol):
         """Prove that these shards are still ours now; `FencedError` names those that are not."""
         ...
 
-    def release(self, epochs: Mapping[int, int]) -> None:
-        """Give these shards up (holder becomes NULL) in a fenced transaction, and drop them."""
+    def release(self, epochs: Mapping[int, int], least: Mapping[int, int] = no_epochs) -> None:
+        """Give these shards up (holder becomes NULL) in a fenced transaction, and drop them.
+
+        Epochs that are below those of `least` are raised to these by the same transaction.
+        """
         ...
 
     def close(self) -> None:

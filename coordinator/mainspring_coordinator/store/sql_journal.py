@@ -27,7 +27,7 @@ from mainspring_coordinator.store.coalesce import copies
 from mainspring_coordinator.store.deletes import writes_of
 from mainspring_coordinator.store.errors import Trouble, driver_errors, message_of, met, translate, trouble_of
 from mainspring_coordinator.store.link import Claim, Link, RowMissingError
-from mainspring_coordinator.store.protocol import Batch, Committed, ConnectionId, ExistingWorkflow, ShardRow
+from mainspring_coordinator.store.protocol import Batch, Committed, ConnectionId, ExistingWorkflow, ShardRow, no_epochs
 from mainspring_coordinator.store.settle import Outcome, decide
 from mainspring_coordinator.store.shapes import TableWrite
 from mainspring_coordinator.store.sql_words import RowTooLargeError
@@ -103,14 +103,14 @@ class SqlJournal:
         with self._working():
             self._until_done(act)
 
-    def release(self, epochs: Mapping[int, int]) -> None:
+    def release(self, epochs: Mapping[int, int], least: Mapping[int, int] = no_epochs) -> None:
         """See `Journal`. Those that are lost already do not keep the others from being released; the error names them."""
         batch_id = secrets.token_bytes(16)
         left, lost = dict(epochs), dict[int, int]()
         with self._working():
             while left:
                 try:
-                    self._until_done(partial(self._release, batch_id=batch_id, epochs=left))
+                    self._until_done(partial(self._release, batch_id=batch_id, epochs=left, least=least))
                     break
                 except FencedError as error:
                     lost |= error.lost
@@ -274,10 +274,13 @@ class SqlJournal:
         self._unsettled = None
         return None
 
-    def _release(self, link: Link, *, batch_id: bytes, epochs: Mapping[int, int]) -> None:
+    def _release(self, link: Link, *, batch_id: bytes, epochs: Mapping[int, int], least: Mapping[int, int]) -> None:
         if self._done is not None and self._done[0] == batch_id:
             return
         under_way = self._fence(link, batch_id, epochs, free=True)
+        for shard, epoch in epochs.items():
+            if least.get(shard, 0) > epoch:
+                link.raise_epoch(shard, least[shard])
         self._send_commit(link)
         self._note_committed(under_way, 0)
 

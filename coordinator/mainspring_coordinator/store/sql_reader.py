@@ -19,7 +19,7 @@ from mainspring_coordinator.engine.status import (
 )
 from mainspring_coordinator.engine.strategy import home
 from mainspring_coordinator.store import tables
-from mainspring_coordinator.store.cached_results import StoredResult
+from mainspring_coordinator.store.cached_results import StoredResult, ahead_us
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.protocol import (
     Attempts,
@@ -392,7 +392,8 @@ class SqlReader(SqlAgedReader):
 
     def cached_results(self, keys: Sequence[bytes], now_us: int) -> Sequence[StoredResult]:
         """See `Reader`. Several shards may have an output of a key; only the youngest one is read."""
-        where = (_rc.cache_key.in_(sorted(set(keys))), _rc.expires_at_us > now_us)
+        counts = and_(_rc.expires_at_us > now_us, _rc.stored_at_us <= now_us + ahead_us)
+        where = (_rc.cache_key.in_(sorted(set(keys))), counts)
         there = self._rows(select(_rc.cache_key, _rc.stored_at_us, _rc.shard_id).where(*where))
         youngest = {key: shard for key, _, shard in sorted(there)}
         if not youngest:

@@ -53,6 +53,10 @@ class SqliteLink:
             (batch_id, incarnation, proof),
         )
 
+    def raise_epoch(self, shard: int, least: int) -> None:
+        """See `Link`."""
+        self._do("UPDATE shards SET epoch=? WHERE shard_id=? AND epoch<?", (least, shard, least))
+
     def fence_rows(self, shards: Sequence[int], *, lock: bool) -> Mapping[int, ShardRow]:
         """See `Link`. There is no row to wait for: a second transaction cannot have begun."""
         del lock
