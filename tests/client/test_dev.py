@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -439,7 +440,9 @@ def test_a_light_install_says_what_to_install(command: str, monkeypatch: pytest.
     got = CliRunner().invoke(app, [command])
     assert got.exit_code == 2
     part = "worker" if command == "worker" else "coordinator"
-    assert got.stderr.endswith(f"pip install 'mainspring[{part}]'\n")
+    assert got.stderr.endswith(
+        f"pip install 'mainspring-{version('mainspring')}-py3-none-any.whl[{part}]' (docs/deploying.md)\n"
+    )
     assert got.stderr.count("\n") == 1
 
 

@@ -15,6 +15,7 @@ import typer
 
 from mainspring.dial import default_grpc_port, default_http_port
 from mainspring.errors import SettingsError
+from mainspring.extras import wheel_with
 from mainspring.interrupts import exit_interrupted, hold_interrupts
 from mainspring.limits import dev_restarts_max, dev_restarts_window_ms, dev_workers_max
 from mainspring_client.child import Child
@@ -206,9 +207,7 @@ def _greet(session: Session, cluster: DevCluster) -> None:
 def _require(part: str) -> None:
     missing = next((name for name in _needs[part] if importlib.util.find_spec(name) is None), None)
     if missing is not None:
-        raise SettingsError(
-            f"the {part} needs packages that are not installed (no {missing}): pip install 'mainspring[{part}]'"
-        )
+        raise SettingsError(f"the {part} needs packages that are not installed (no {missing}): {wheel_with(part)}")
 
 
 def _become(session: Session, part: str, arguments: list[str]) -> NoReturn:
