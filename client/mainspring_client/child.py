@@ -16,9 +16,10 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from mainspring.errors import UnavailableError
+from mainspring.errors import SettingsError, UnavailableError
 from mainspring.limits import dev_tail_lines_max
 
+_bad_input: Final = 2
 _chunk_bytes: Final = 65_536
 _line_bytes_max: Final = 65_536
 _leash: Final = (
@@ -87,14 +88,19 @@ class Child:
             return f"{self.name} was killed by signal {-code}"
 
     async def heard(self, event: str, within_s: float) -> Mapping[str, Any]:
-        """Wait until it says that it is `event`; `UnavailableError` with its last lines when it ends or stays silent."""
+        """Wait until it says that it is `event`; an error with its last lines when it ends or stays silent.
+
+        It is a `SettingsError` when the process ended because it cannot start with what it was given, else `UnavailableError`.
+        """
         said = self._events.setdefault(event, asyncio.get_running_loop().create_future())
         either: set[asyncio.Future[Any]] = {said, self.exited}
         await asyncio.wait(either, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         if said.done():
             return said.result()
         if self.exited.done():
-            raise self.failure(f"{self.fate} before it was {event}")
+            failure = self.failure(f"{self.fate} before it was {event}")
+            # By this code our parts say that what they were given is at fault; trying again is no use.
+            raise SettingsError(str(failure)) if self.exited.result() == _bad_input else failure
         raise self.failure(f"{self.name} was not {event} within {within_s:g} s")
 
     def failure(self, what: str) -> UnavailableError:

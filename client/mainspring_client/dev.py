@@ -27,6 +27,7 @@ from mainspring.limits import (
     dev_start_ms_max,
     dev_stop_ms_max,
     dev_workers_max,
+    slots_max,
 )
 from mainspring_client.child import Child
 
@@ -79,6 +80,8 @@ class DevCluster:
         """
         if not 0 <= workers <= dev_workers_max:
             raise BadRequestError(f"workers: {workers} is not within 0 to {dev_workers_max}", field="workers")
+        if slots is not None and not 0 < slots <= slots_max:
+            raise BadRequestError(f"slots: {slots} is not within 1 to {slots_max}", field="slots")
         self._imports = tuple(imports)
         self._workers_wanted = workers if imports else 0
         self._slots = slots

@@ -13,7 +13,7 @@ from mainspring.settings_security import Serving
 from mainspring.tokens import TokenBook, read_tokens
 from mainspring.watched import Watched
 
-_how: Final = "set MAINSPRING_TOKEN or MAINSPRING_TOKEN_FILE (docs/security.md)"
+how_to_call: Final = "set MAINSPRING_TOKEN or MAINSPRING_TOKEN_FILE (docs/security.md)"
 
 
 class Authenticator:
@@ -30,8 +30,13 @@ class Authenticator:
         """Tell whether callers must prove who they are."""
         return self._tokens is not None or self._jwt is not None
 
-    def caller(self, authorization: str | None, certificate_names: Collection[str] = ()) -> Caller:
-        """Return who calls; a token goes before a certificate. `UnauthenticatedError` says what is missing, never the token."""
+    def caller(
+        self, authorization: str | None, certificate_names: Collection[str] = (), how: str = how_to_call
+    ) -> Caller:
+        """Return who calls; a token goes before a certificate.
+
+        `UnauthenticatedError` says what is missing, never the token; `how` is what it says to do about it.
+        """
         if not self.on:
             return anonymous
         book = self._tokens.get() if self._tokens is not None else TokenBook({}, {})
@@ -42,12 +47,12 @@ class Authenticator:
             if certificate_names:
                 shown = ", ".join(repr(name) for name in list(certificate_names)[:3])
                 raise UnauthenticatedError(
-                    f"the certificate's names ({shown}) are not among those of AUTH_TOKENS, and the call has no token; {_how}"
+                    f"the certificate's names ({shown}) are not among those of AUTH_TOKENS, and the call has no token; {how}"
                 )
-            raise UnauthenticatedError(f"the call has no token; {_how}")
+            raise UnauthenticatedError(f"the call has no token; {how}")
         token = authorization[len(bearer) :].strip()
         if authorization[: len(bearer)].lower() != bearer.lower() or not 0 < len(token) <= token_bytes_max:
-            raise UnauthenticatedError(f"the authorization is not `Bearer TOKEN`; {_how}")
+            raise UnauthenticatedError(f"the authorization is not `Bearer TOKEN`; {how}")
         if self._jwt is not None and looks_like_jwt(token):
             return self._jwt.caller(token)
         return book.by_token(token, now)

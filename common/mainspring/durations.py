@@ -1,4 +1,7 @@
-"""Durations as people write them: a number and a unit, "500ms", "30s", "1.5h". Inside they are whole milliseconds."""
+"""Durations as people write them: a number and a unit, "500ms", "30s", "1.5h". Inside they are whole milliseconds.
+
+`span` writes one that was measured, for a person.
+"""
 
 import re
 from typing import Final
@@ -25,3 +28,15 @@ def format_duration(ms: int) -> str:
         return "0s"
     unit = next(unit for unit in ("d", "h", "m", "s", "ms") if ms % _unit_ms[unit] == 0)
     return f"{ms // _unit_ms[unit]}{unit}"
+
+
+def span(us: int) -> str:
+    """Return a duration for a person."""
+    if us < 1_000_000:
+        return f"{max(0, us) / 1000:.0f} ms"
+    seconds = us / 1e6
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02} min"

@@ -30,7 +30,8 @@ from mainspring.tls import http_context
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 metrics_roles: Final = (Role.READ_ONLY, Role.ADMIN)
-"""Who may read `/metrics`."""
+"""Who may read `/metrics`, and a page."""
+_how_to_call: Final = "send the header `Authorization: Bearer TOKEN` (docs/security.md)"
 
 
 class BadRequests(logging.Filter):
@@ -192,7 +193,7 @@ def guard(handler: Handler, authenticator: Authenticator) -> Handler:
 
     async def guarded(request: Request) -> Response:
         try:
-            caller = authenticator.caller(request.headers.get("authorization"))
+            caller = authenticator.caller(request.headers.get("authorization"), how=_how_to_call)
         except UnauthenticatedError as error:
             return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
         if caller.role not in metrics_roles:

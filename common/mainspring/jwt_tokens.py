@@ -16,6 +16,7 @@ import orjson
 from mainspring.callers import Caller, Role
 from mainspring.clock import calendar_now
 from mainspring.errors import SettingsError, UnauthenticatedError
+from mainspring.extras import wheel_with
 from mainspring.limits import jwks_bytes_max, name_bytes_max, verified_tokens_max
 from mainspring.settings_security import Serving
 from mainspring.watched import Watched, read_bytes
@@ -45,9 +46,7 @@ class JwtVerifier:
         try:
             import jwt  # noqa: PLC0415  (an extra, which most do without)
         except ImportError as error:
-            raise SettingsError(
-                "AUTH_JWKS needs a package that is not installed: pip install 'mainspring[jwt]'"
-            ) from error
+            raise SettingsError(f"AUTH_JWKS needs a package that is not installed: {wheel_with('jwt')}") from error
         self._jwt = jwt
         assert settings.auth_jwks is not None
         path = settings.auth_jwks

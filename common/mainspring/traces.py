@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from mainspring import limits
 from mainspring.errors import SettingsError
+from mainspring.extras import wheel_with
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -59,7 +60,7 @@ def open_provider(
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(
-            "OTEL_TRACES_EXPORTER = 'otlp' needs OpenTelemetry, which is not installed; type: pip install 'mainspring[traces]'"
+            f"OTEL_TRACES_EXPORTER = 'otlp' needs OpenTelemetry, which is not installed: {wheel_with('traces')}"
         ) from error
     provider = TracerProvider(resource=_resource(service, instance), id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))

@@ -19,6 +19,7 @@ import structlog
 from mainspring import limits
 from mainspring.clock import Clock
 from mainspring.errors import SettingsError, UnavailableError
+from mainspring.extras import wheel_with
 from mainspring_coordinator.engine.effects import KeepResult
 from mainspring_coordinator.engine.events import CachedOutput
 
@@ -55,9 +56,7 @@ class RedisCache:
             from redis.backoff import NoBackoff  # noqa: PLC0415
             from redis.retry import Retry  # noqa: PLC0415
         except ImportError as error:
-            raise SettingsError(
-                "REDIS_URL needs a package that is not installed: pip install 'mainspring[redis]'"
-            ) from error
+            raise SettingsError(f"REDIS_URL needs a package that is not installed: {wheel_with('redis')}") from error
         try:
             self._client: Any = redis.Redis.from_url(
                 url,

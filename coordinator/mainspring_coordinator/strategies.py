@@ -59,8 +59,8 @@ class Strategies:
         """Set it, or leave it to each coordinator again."""
         if request.strategy not in ("", dynamic, *strategy_names):
             raise BadRequestError(
-                f"strategy: there is no {request.strategy[:64]!r}; there are {', '.join((*strategy_names, dynamic))}, and none "
-                "leaves it to each coordinator",
+                f"strategy: there is no {request.strategy[:64]!r}; there are {', '.join((*strategy_names, dynamic))}, and, to leave "
+                "it to each coordinator, `mainspring strategy own` or an empty strategy in a call",
                 field="strategy",
             )
         if len(request.reason.encode()) > limits.reason_bytes_max:

@@ -130,10 +130,14 @@ class Term:
     def begin(self, pause: Callable[[int], None]) -> None:
         """Open the connections, take the lock, write the lease row. `pause` waits some microseconds.
 
-        Raises `SettingsError` when this coordinator wants to be alone and another is live.
+        Raises `SettingsError` when this coordinator wants to be alone, or the database serves one only, and another is live.
         """
         self._session = session = self._store.open_lock_session(self._cluster)
-        if self._lone:
+        if self._store.serves_one:
+            # The lock is one for all: who holds it, even if it hangs, keeps it until its process ends.
+            for holder in self._peers.observe(session.poll(), self._clock.now_us()).live.values():
+                raise _file_taken(f"coordinator {holder.name!r} ({holder.grpc_address}) is live on it")
+        elif self._lone:
             self._see_nobody(session, pause)
         self._journal = self._store.open_journal(self.incarnation)
         self._writer = self._journal.connection
@@ -151,6 +155,8 @@ class Term:
             strategy=self._who.strategy,
         )
         if not session.acquire(row):
+            if self._store.serves_one:
+                raise _file_taken("another process has locked it")
             raise TermLost("the lock is held by another process")
         self._renew(session)
 
@@ -409,6 +415,13 @@ class Term:
             self._witness.release_wanted(shards)
         elif not shards:
             self._asked = ((), 0)
+
+
+def _file_taken(why: str) -> SettingsError:
+    return SettingsError(
+        f"DATABASE_URL names a file, which serves one coordinator, and {why}; stop that one, or give this one another "
+        "file. Coordinators share the work, with DISTRIBUTED_MODE=true, on a MySQL or MariaDB database only"
+    )
 
 
 def _not_alone(row: CoordinatorRow) -> SettingsError:

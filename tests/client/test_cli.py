@@ -60,11 +60,11 @@ def test_submit_names_the_file_with_each_problem_whoever_finds_it(served: Served
     file = file_of(tmp_path, "name: one\nnodes:\n  - {id: a}\n")
     got = run("submit", file)
     assert got.exit_code == 2
-    assert got.stderr.startswith(f"error: {file}: node 'a'")
+    assert got.stderr.startswith(f"Error: {file}: node 'a'")
     found = DefinitionError([Problem("TOO_WIDE", "too wide", "a"), Problem("CYCLE", "in a ring", "b")])
     got = asked(served, "submit", file_of(tmp_path), Submit=[found])
     assert got.exit_code == 2
-    assert got.stderr.splitlines() == [f"error: {file}: node 'a': too wide", f"{file}: node 'b': in a ring"]
+    assert got.stderr.splitlines() == [f"Error: {file}: node 'a': too wide", f"{file}: node 'b': in a ring"]
 
 
 def test_submit_puts_its_priority_and_fairness_key_in_place_of_the_definitions(served: Served, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_failed_submit_and_watch_ends_with_the_node_its_error_and_the_command_
     got = asked(served, "submit", file_of(tmp_path), "--id", "w", "--watch", **script)
     assert got.exit_code == 1
     assert got.stderr.splitlines() == [
-        "error: workflow 'w' failed at node 'fetch': ValueError: no such year",
+        "Error: workflow 'w' failed at node 'fetch': ValueError: no such year",
         "look closer with: mainspring get w fetch",
     ]
 
@@ -132,7 +132,7 @@ def test_a_failure_of_a_map_leads_to_the_instance_that_failed(served: Served) ->
         got = run("result", "w", "--address", address)
     assert got.exit_code == 1
     assert got.stderr.splitlines() == [
-        "error: workflow 'w' failed at node 'fetch[7]': ValueError: no such year",
+        "Error: workflow 'w' failed at node 'fetch[7]': ValueError: no such year",
         "look closer with: mainspring get w 'fetch[7]'",
     ]
     assert list(scripted.requests["ListNodes"][0].statuses) == [NODE_FAILED]
@@ -249,6 +249,13 @@ def test_result_waits_prints_the_output_and_tells_how_it_ended(served: Served) -
     assert "goes on" in late.stderr
 
 
+def test_a_list_that_is_empty_names_what_it_was_asked_for(served: Served) -> None:
+    got = asked(served, "list", "--name", "zip", "--state", "failed", List=[client_pb2.ListResponse()])
+    assert got.stderr == "there is no workflow of the name 'zip' that is FAILED; see all with: mainspring list\n"
+    got = asked(served, "list", List=[client_pb2.ListResponse()])
+    assert got.stderr == "there is no workflow; submit one with: mainspring submit FILE\n"
+
+
 def test_cancel_tells_the_state_and_sends_the_reason(served: Served) -> None:
     with served(Cancel=[client_pb2.CancelResponse(status=workflow_pb2.WORKFLOW_STATUS_CANCELLING)]) as (
         scripted,
@@ -257,6 +264,9 @@ def test_cancel_tells_the_state_and_sends_the_reason(served: Served) -> None:
         got = run("cancel", "w", "--reason", "wrong year", "--address", address)
     assert got.stdout == "w is CANCELLING\n"
     assert scripted.requests["Cancel"][0].reason == "wrong year"
+    ended = asked(served, "cancel", "w", Cancel=[client_pb2.CancelResponse(status=SUCCEEDED)])
+    assert (ended.exit_code, ended.stdout) == (0, "w had ended before: it is SUCCEEDED\n")
+    assert ended.stderr == "look at it with: mainspring get w\n"
 
 
 # Trouble
@@ -423,7 +433,7 @@ def test_a_stranger_at_the_address_is_unavailable_or_unknown(served: Served) -> 
 def test_a_watch_that_saw_nothing_says_nothing_of_what_goes_on(served: Served) -> None:
     got = asked(served, "watch", "nobody", Watch=[NotFoundError("there is no workflow 'nobody'")])
     assert got.exit_code == 3
-    assert got.stderr == "error: there is no workflow 'nobody'\n"
+    assert got.stderr == "Error: there is no workflow 'nobody'\n"
 
 
 def test_an_interrupted_watch_says_that_the_workflow_goes_on(served: Served) -> None:

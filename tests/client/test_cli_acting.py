@@ -45,12 +45,24 @@ def test_many_workflows_are_cancelled_page_by_page(served: Served) -> None:
     pages = [page("a", "b", token="t"), page("c", ended=("d",))]
     got, requests = asked(served, "cancel", "--prefix", "import-", "--reason", "bad source", CancelWorkflows=pages)
     assert got.exit_code == 0, got.output
-    assert "3 workflows were asked to stop; 1 had ended by themselves" in got.stdout
+    assert "3 workflows were asked to stop; 1 had ended by itself" in got.stdout
     first, second = requests["CancelWorkflows"]
     assert (first.id_prefix, first.reason, first.all, first.dry_run, first.page_token) == (
         "import-", "bad source", False, False, ""
     )  # fmt: skip
     assert second.page_token == "t"
+
+
+def test_one_workflow_is_told_of_as_one(served: Served) -> None:
+    got, _ = asked(served, "cancel", "--name", "x", CancelWorkflows=[page("a", ended=("b",))])
+    assert got.stdout == "1 workflow was asked to stop; 1 had ended by itself\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_a_choice_that_fits_none_is_named(served: Served, words: list[str]) -> None:
+    got, _ = asked(served, "cancel", "--name", "x", "--prefix", "zzz", *words, CancelWorkflows=[page()])
+    assert got.exit_code == 0
+    assert got.stdout == "no workflow of the name 'x' whose id begins with 'zzz' goes on; see: mainspring list\n"
 
 
 def test_a_dry_run_lists_those_that_would_be(served: Served) -> None:
@@ -63,7 +75,14 @@ def test_a_dry_run_lists_those_that_would_be(served: Served) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["cancel"], ["cancel", "wf-1", "--all"], ["cancel", "wf-1", "--name", "x"], ["cancel", "wf-1", "--dry-run"]],
+    [
+        ["cancel"],
+        ["cancel", "--all", "--name", "x"],
+        ["cancel", "--all", "--prefix", "x"],
+        ["cancel", "wf-1", "--all"],
+        ["cancel", "wf-1", "--name", "x"],
+        ["cancel", "wf-1", "--dry-run"],
+    ],
 )
 def test_one_workflow_or_several_must_be_meant(served: Served, words: list[str]) -> None:
     got, requests = asked(served, *words)

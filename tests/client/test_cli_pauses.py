@@ -53,6 +53,7 @@ def test_what_was_so_already_is_said_to_be(served: Served) -> None:
     assert got.stdout == f"the whole cluster is paused already, {SAID}\n"
     got, _ = asked(served, "resume", "--all", ResumeDispatch=[admin_pb2.ResumeDispatchResponse()])
     assert got.stdout == "the whole cluster was not paused\n"
+    assert got.stderr == "see what is paused with: mainspring pauses\n"
 
 
 def test_that_nobody_runs_the_executor_and_who_did_not_confirm_is_told(served: Served) -> None:

@@ -14,7 +14,7 @@ NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 def test_it_prints_the_token_once_and_below_it_the_line_for_the_file(tmp_path: Path) -> None:
-    made = run("token", "create", "--name", "billing", "--role", "client", "--expires", "2027-01-31")
+    made = run("token", "create", "--name", "billing", "--role", "client", "--expires", "2127-01-31")
     token, line = made.stdout.splitlines()
     assert made.exit_code == 0
     assert token not in line
@@ -23,7 +23,7 @@ def test_it_prints_the_token_once_and_below_it_the_line_for_the_file(tmp_path: P
     book = read_tokens(str(tmp_path / "tokens.toml"))
     assert book.by_token(token, NOW) == Caller("billing", Role.CLIENT)
     (entry,) = book.by_hash.values()
-    assert entry.expires == datetime(2027, 1, 31, tzinfo=UTC)
+    assert entry.expires == datetime(2127, 1, 31, tzinfo=UTC)
     again = run("token", "create", "--name", "billing", "--role", "client")
     assert again.stdout.splitlines()[0] != token
 
@@ -38,7 +38,9 @@ def test_it_prints_json_for_a_program() -> None:
     ("arguments", "told"),
     [
         (("--name", "a b", "--role", "client"), "'a b' is no name"),
-        (("--name", "a", "--role", "king"), "'read-only'"),
+        (("--name", "a", "--role", "king"), "'--role': 'king' is not one of 'client',"),
+        (("--name", "a", "--role", "client", "--expires", "2026-02-29"), "'--expires': "),
+        (("--name", "a", "--role", "client", "--expires", "2020-01-01"), "--expires: 2020-01-01 is over already"),
         (("--name", "a"), "--role"),
         (("--name", "a", "--role", "client", "--expires", "soon"), "--expires"),
     ],

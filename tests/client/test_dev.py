@@ -13,13 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from mainspring.errors import BadRequestError, SettingsError, UnavailableError
+from mainspring.errors import BadRequestError, MainspringError, SettingsError, UnavailableError
 from mainspring.limits import dev_restarts_max
 from mainspring_client.child import Child
 from mainspring_client.cli.program import app
@@ -121,21 +122,21 @@ def test_its_data_stay_where_they_were_wanted_and_its_parts_get_the_settings(par
 
 
 @pytest.mark.parametrize(
-    ("environment", "message"),
+    ("environment", "kind", "message"),
     [
-        ({"PLAY": "refuse"}, "coordinator ended with exit code 1 before it was listening"),
-        ({"PLAY": "crash"}, "worker-1 ended with exit code 2 before it was attached"),
-        ({"UPGRADE_EXIT": "3"}, "coordinator ended with exit code 3 before it was listening"),
+        ({"PLAY": "refuse"}, UnavailableError, "coordinator ended with exit code 1 before it was listening"),
+        ({"PLAY": "crash"}, SettingsError, "worker-1 ended with exit code 2 before it was attached"),
+        ({"UPGRADE_EXIT": "3"}, UnavailableError, "coordinator ended with exit code 3 before it was listening"),
     ],
 )
 def test_a_part_that_does_not_start_is_reported_with_its_last_lines(
-    parts: Path, environment: dict[str, str], message: str
+    parts: Path, environment: dict[str, str], kind: type[MainspringError], message: str
 ) -> None:
     async def play() -> None:
         cluster = DevCluster(
             imports=["tasks"], workers=1, directory=parts, data=parts / "data", environment=environment
         )
-        with pytest.raises(UnavailableError, match=message) as caught:
+        with pytest.raises(kind, match=message) as caught:
             await cluster.start()
         if environment.get("PLAY") == "crash":
             assert "No module named 'tasks'" in str(caught.value)
@@ -219,6 +220,11 @@ def test_a_taken_port_is_named_with_the_setting_to_change() -> None:
 
 
 def test_too_many_workers_are_refused() -> None:
+    with pytest.raises(BadRequestError, match="slots: 100000 is not within 1 to 10000"):
+        DevCluster(slots=100_000)
+    got = CliRunner().invoke(app, ["dev", "--slots", "100000"])
+    assert got.exit_code == 2
+    assert got.stderr.endswith("Invalid value for '--slots': '100000' should be less than or equal to 10000\n")
     with pytest.raises(BadRequestError, match="workers: 1000 is not within 0 to 64"):
         DevCluster(workers=1000)
 
@@ -439,7 +445,9 @@ def test_a_light_install_says_what_to_install(command: str, monkeypatch: pytest.
     got = CliRunner().invoke(app, [command])
     assert got.exit_code == 2
     part = "worker" if command == "worker" else "coordinator"
-    assert got.stderr.endswith(f"pip install 'mainspring[{part}]'\n")
+    assert got.stderr.endswith(
+        f"pip install 'mainspring-{version('mainspring')}-py3-none-any.whl[{part}]' (docs/deploying.md)\n"
+    )
     assert got.stderr.count("\n") == 1
 
 

@@ -1,7 +1,11 @@
 """What cannot start, or cannot run, says what is wrong and what to type."""
 
 import asyncio
+import fcntl
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +53,20 @@ def test_a_taken_port_is_named_with_its_setting(setting: str, file_url: str, tmp
     asyncio.run(play())
 
 
+def test_a_taken_port_is_told_in_one_line_of_ours(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = [sys.executable, "-m", "mainspring_client", "coordinator", "--grpc-port", port, "--http-port", "0"]
+        # Without what the coordinator's package has set in this process.
+        environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["mainspring"]
+
+
 def test_a_database_without_our_tables_stops_the_start_and_says_what_to_type(
     chosen_url: str, file_url: str, tmp_path: Path
 ) -> None:
@@ -83,6 +101,39 @@ def test_a_second_coordinator_that_wants_to_be_alone_is_refused(chosen_url: str,
             assert await second.exited == 2
             assert "DISTRIBUTED_MODE" in await second.said("coordinator 'c1'", "is live", within_s=1)
             assert await cluster.client("c1").cluster()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("distributed", ["true", "false"])
+def test_a_second_coordinator_on_a_database_in_a_file_is_refused_at_once(
+    distributed: str, file_url: str, tmp_path: Path
+) -> None:
+    async def play() -> None:
+        async with RealCluster(file_url, tmp_path, DISTRIBUTED_MODE=distributed) as cluster:
+            await cluster.coordinator("c1")
+            second = await cluster.spawn_coordinator("c2")
+            assert await second.exited == 2
+            said = await second.said("mainspring: DATABASE_URL names a file", within_s=1)
+            assert f"coordinator 'c1' ({cluster.address('c1')}) is live on it" in said
+            assert "DISTRIBUTED_MODE" in said
+            assert len([line for line in second.lines if "term_lost" in line]) == 1
+            assert await cluster.client("c1").cluster()
+
+    asyncio.run(play())
+
+
+def test_a_database_in_a_file_that_another_process_has_locked_is_refused_at_once(file_url: str, tmp_path: Path) -> None:
+    async def play() -> None:
+        async with RealCluster(file_url, tmp_path) as cluster:
+            lock = os.open(f"{file_url.removeprefix('sqlite:///')}.lock", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                process = await cluster.spawn_coordinator("c1")
+                assert await process.exited == 2
+            finally:
+                os.close(lock)
+            await process.said("mainspring: DATABASE_URL names a file", "another process has locked it", within_s=1)
 
     asyncio.run(play())
 

@@ -1,5 +1,6 @@
 """Why is my node not running? Each answer there is, and that it is true."""
 
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -56,7 +57,7 @@ def test_of_each_worker_the_first_reason_that_lasts_is_told() -> None:
         "gone": (Verdict.ABSENT, "is away for 1 s"),
     }
     assert explain(rig, "a").strategy == "load-balanced"
-    assert why(rig, "a") == "all slots of the 1 workers that run executor 'work' are taken"
+    assert why(rig, "a") == "all slots of the one worker that runs executor 'work' are taken"
 
 
 def test_labels_that_a_worker_lacks_are_named_with_what_it_has() -> None:
@@ -165,7 +166,7 @@ def test_what_runs_waits_or_has_ended_is_told_with_its_time() -> None:
     rig.attach("w", incarnation=worker.incarnation)
     rig.fail("a")
     rig.now_us += SECOND // 10
-    assert why(rig, "a").startswith("attempt 1 failed; the next one is due in 0.")
+    assert re.fullmatch(r"attempt 1 failed; the next one is due in \d+ ms", why(rig, "a"))
     rig.after(2)
     rig.finish("a")
     assert why(rig, "a") == "it has ended: SUCCEEDED"
@@ -191,7 +192,7 @@ def test_a_map_that_waits_for_workers_has_a_reason_for_each() -> None:
     rig.finish("list", [1, 2, 3])
     assert why(rig, "each") == (
         "0 of 3 instances have ended, 1 are with workers; the next one: "
-        "all slots of the 1 workers that run executor 'work' are taken"
+        "all slots of the one worker that runs executor 'work' are taken"
     )
     assert verdicts(rig, "each")["w"][0] is Verdict.FULL
 
@@ -246,7 +247,7 @@ def test_of_a_workflow_what_is_ready_comes_first_and_the_rest_is_counted() -> No
     assert [one.status for one in told.nodes] == [NodeStatus.READY] * 100
     assert told.left_out == 51
     assert not told.workers
-    assert {one.reason for one in told.nodes} == {"all slots of the 1 workers that run executor 'work' are taken"}
+    assert {one.reason for one in told.nodes} == {"all slots of the one worker that runs executor 'work' are taken"}
 
 
 def test_of_a_workflow_that_is_being_cancelled_nothing_is_started() -> None:

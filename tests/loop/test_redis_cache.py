@@ -282,7 +282,7 @@ def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "redis", None)
-    with pytest.raises(SettingsError, match=r"pip install 'mainspring\[redis\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'mainspring-\S+\.whl\[redis\]'"):
         RedisCache("redis://host", "test", Counted(), Clock())
 
 

@@ -195,6 +195,7 @@ class FakeLockSession:
 
 class FakeStore:
     description = "a fake"
+    serves_one = False
 
     def __init__(self, database: Database) -> None:
         self.database = database

@@ -296,7 +296,7 @@ def test_a_call_that_ends_by_a_fault_of_ours_counts_as_under_way_no_more(tmp_pat
         def on(self) -> bool:
             return True
 
-        def caller(self, authorization: str | None, certificate_names: Collection[str] = ()) -> Caller:
+        def caller(self, authorization: str | None, certificate_names: Collection[str] = (), how: str = "") -> Caller:
             raise RecursionError("in a library")
 
     async def told() -> None:

@@ -121,7 +121,8 @@ def test_metrics_want_a_token_where_there_is_authentication(tmp_path: Path) -> N
             url = f"http://127.0.0.1:{http.port}"
             assert await get(f"{url}/health") == (200, "/health")
             code, text = await get(f"{url}/metrics")
-            assert (code, text[:22]) == (401, "the call has no token;")
+            header = "send the header `Authorization: Bearer TOKEN` (docs/security.md)\n"
+            assert (code, text) == (401, f"the call has no token; {header}")
             codes = {role: (await get(f"{url}/metrics", token=token))[0] for role, token in tokens.items()}
             assert {role for role, code in codes.items() if code == 200} == {Role.READ_ONLY, Role.ADMIN}
             assert set(codes.values()) == {200, 403}

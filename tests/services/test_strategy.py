@@ -68,7 +68,11 @@ async def test_setting_what_is_set_is_no_change() -> None:
             "strategy",
             "'localty'; there are round-robin, load-balanced",
         ),
-        (admin_pb2.SetStrategyRequest(strategy="own"), "strategy", "none leaves it to each coordinator"),
+        (
+            admin_pb2.SetStrategyRequest(strategy="own"),
+            "strategy",
+            "and, to leave it to each coordinator, `mainspring strategy own` or an empty",
+        ),
         (
             admin_pb2.SetStrategyRequest(strategy="locality", reason="x" * (reason_bytes_max + 1)),
             "reason",

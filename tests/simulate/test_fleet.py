@@ -42,8 +42,8 @@ def test_what_the_command_workers_prints_is_a_fleet() -> None:
     [
         ("workers: []", "workers: List should have at least 1 item"),
         ("workers: [{name: a}]", "workers.0.slots: Field required"),
-        ("workers: [{name: a, slots: 0}]", "workers.0.slots: Input should be greater than or equal to 1"),
-        ("workers: [{name: a, slots: 2, speed: 0}]", "workers.0.speed: Input should be greater than 0"),
+        ("workers: [{name: a, slots: 0}]", "workers.0.slots: '0' should be greater than or equal to 1"),
+        ("workers: [{name: a, slots: 2, speed: 0}]", "workers.0.speed: '0' should be greater than 0"),
         ("workers: [{name: a, slots: 2, slot: 3}]", "workers.0.slot: Extra inputs are not permitted"),
         ("workers: [{name: a, slots: 2}, {name: a, slots: 3}]", "two workers are named 'a'"),
         ("workers: [{name: a, slots: 2, count: 9000}, {name: b, slots: 2, count: 9000}]", "it has 18000 workers"),
@@ -51,7 +51,7 @@ def test_what_the_command_workers_prints_is_a_fleet() -> None:
         ('[{"incarnation": "x", "name": "w"}]', "it is not what `mainspring workers --json` prints"),
         ("{", "it is neither JSON nor YAML"),
         ("a: [", "it is neither JSON nor YAML"),
-        ("just text", "the document: Input should be a valid dictionary"),
+        ("just text", "the document: 'just text' should be a valid dictionary"),
     ],
 )
 def test_what_is_no_fleet_is_refused_with_the_place(text: str, said: str) -> None:

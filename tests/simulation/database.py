@@ -172,6 +172,7 @@ class SimStore:
     """See `Store`."""
 
     description = "simulated"
+    serves_one = False
 
     def __init__(self, server: Server, process: Process, lock_timeout_us: int) -> None:
         self._server = server

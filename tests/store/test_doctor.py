@@ -1,6 +1,6 @@
 """What `mainspring db check` finds."""
 
-import pytest
+from pathlib import Path
 
 from mainspring_coordinator.store.doctor import Finding, check_database
 from mainspring_coordinator.store.schema import upgrade
@@ -31,6 +31,8 @@ def test_a_good_database_has_no_complaint(database_url: str) -> None:
 
 
 def test_a_missing_schema_is_named_with_the_command(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).touch()
     found = by_name(database_url)
     assert not found["schema"].ok
     assert found["schema"].next_step == "run: mainspring db upgrade"
@@ -73,7 +75,14 @@ def test_an_unreachable_server_is_one_finding() -> None:
     assert "secret" not in f"{finding}"
 
 
-@pytest.mark.parametrize("url", ["sqlite:////proc/nowhere/x.db"])
-def test_a_file_that_cannot_be_written_is_one_finding(url: str) -> None:
-    (finding,) = check_database(url)
+def test_a_file_that_cannot_be_used_is_one_finding() -> None:
+    (finding,) = check_database("sqlite:////proc/version")
     assert (finding.name, finding.ok) == ("connect", False)
+
+
+def test_a_file_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "folder/mainspring.db"
+    (finding,) = check_database(f"sqlite:///{path}")
+    assert (finding.name, finding.ok, finding.detail) == ("connect", False, f"there is no file {path}")
+    assert "DATABASE_URL" in finding.next_step
+    assert list(tmp_path.iterdir()) == []

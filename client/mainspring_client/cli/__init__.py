@@ -17,8 +17,9 @@ project    init, validate
 
 import os
 
-# gRPC's own remarks about connections that come and go are not for whoever types commands; its errors reach them as ours.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# gRPC's own remarks are not for whoever types commands; its errors reach them as ours. The parts that a command starts inherit
+# this, and each line of theirs is one JSON object.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from mainspring_client.cli.program import main
 

@@ -7,10 +7,11 @@ import typer
 from mainspring.errors import BadRequestError
 from mainspring.limits import step_down_s_max
 from mainspring_client.cli.app import AddressOption, JsonOption, Session, app, ask, examples, session_of
-from mainspring_client.cli.output import moment
+from mainspring_client.cli.output import counted, moment
+from mainspring_client.cli.pages import filtered
 from mainspring_client.client import Client
 from mainspring_client.cluster_nouns import AuditEntry
-from mainspring_client.nouns import WorkflowFilter
+from mainspring_client.nouns import WorkflowFilter, WorkflowStatus
 
 _step_down_s: Final = 600
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept.", show_default=False)]
@@ -29,13 +30,17 @@ def cancel(
     workflow_id: Annotated[str | None, typer.Argument(metavar="[WORKFLOW]", help="One workflow.")] = None,
     name: Annotated[str, typer.Option(help="All whose definition has this name.", show_default=False)] = "",
     prefix: Annotated[str, typer.Option(help="All whose id begins so.", show_default=False)] = "",
-    everything: Annotated[bool, typer.Option("--all", help="All that have not ended.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that have not ended, without --name and --prefix.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list those that would be asked to stop.")] = False,
     reason: ReasonOption = "",
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a workflow to stop, or all unfinished ones that fit."""
+    if everything and (name or prefix):
+        raise BadRequestError("--all is every workflow; leave it out, or leave out --name and --prefix", field="all")
     many = bool(name or prefix or everything)
     if (workflow_id is not None) == many:
         raise BadRequestError(
@@ -52,6 +57,9 @@ def cancel(
     status = ask(session, lambda client: client.cancel(workflow_id, reason))
     if session.out.as_json:
         session.out.document({"workflow_id": workflow_id, "status": status})
+    elif status in (WorkflowStatus.SUCCEEDED, WorkflowStatus.FAILED):
+        session.out.line(f"{workflow_id} had ended before: it is {status}")
+        session.out.hint(f"look at it with: mainspring get {workflow_id}")
     else:
         session.out.line(f"{workflow_id} is {status}")
 
@@ -75,11 +83,14 @@ def _cancel_many(session: Session, only: WorkflowFilter, reason: str, *, everyth
     asked, ended = ask(session, work)
     if session.out.as_json:
         return
-    if dry_run:
-        session.out.hint(f"{asked:,} workflows would be asked to stop")
+    if not asked and not ended:
+        session.out.line(f"no workflow{filtered(only)} goes on; see: mainspring list")
         return
-    late = f"; {ended:,} had ended by themselves" if ended else ""
-    session.out.line(f"{asked:,} workflows were asked to stop{late}")
+    if dry_run:
+        session.out.hint(f"{counted(asked, 'workflow')} would be asked to stop")
+        return
+    late = f"; {ended:,} had ended by {'itself' if ended == 1 else 'themselves'}" if ended else ""
+    session.out.line(f"{counted(asked, 'workflow')} {'was' if asked == 1 else 'were'} asked to stop{late}")
 
 
 @app.command(
@@ -119,7 +130,9 @@ def step_down(
     elif told.already:
         session.out.line(f"{name} has stepped down already; it takes no shards for {wanted} s from now on")
     else:
-        session.out.line(f"{name} gives up {told.shards} shards, and takes none for {wanted} s; see: mainspring shards")
+        session.out.line(
+            f"{name} gives up {counted(told.shards, 'shard')}, and takes none for {wanted} s; see: mainspring shards"
+        )
 
 
 @app.command(epilog=examples("mainspring audit", "mainspring audit --limit 1000 --json"))

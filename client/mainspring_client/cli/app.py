@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from mainspring.errors import (
@@ -67,7 +68,7 @@ Start a cluster on this machine with 'mainspring dev'; every other command then 
 _epilog: Final = (
     "\b\nExit codes:\n"
     "  0    done\n"
-    "  1    the workflow failed or was cancelled\n"
+    "  1    the workflow failed or was cancelled; the database failed a check\n"
     "  2    bad input or usage\n"
     "  3    not found\n"
     "  4    unavailable, busy, or past its deadline\n"
@@ -89,6 +90,14 @@ def examples(*lines: str) -> str:
     return f"\b\nExample{'s' if len(lines) > 1 else ''}:\n{shown}"
 
 
+def _name_value(error: typer.BadParameter) -> None:
+    """Put the value that was given into an option's error, where Typer tells Pydantic's words alone."""
+    if isinstance(error.__cause__, ValidationError):
+        first = error.__cause__.errors(include_url=False, include_context=False)[0]
+        told = first["msg"].removeprefix("Value error, ")
+        error.message = told.replace("Input should", f"{first['input']!r} should")
+
+
 class _Commands(TyperGroup):
     """All commands; what they raise by intent ends here."""
 
@@ -101,6 +110,9 @@ class _Commands(TyperGroup):
         session = ctx.ensure_object(Session)
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            _name_value(error)
+            raise
         except MainspringError as error:
             session.out.error(error)
             raise typer.Exit(exit_code(error)) from error

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
+from mainspring.durations import span
 from mainspring.failovers import Failover
 from mainspring_client.cli.app import AddressOption, JsonOption, app, ask, examples, session_of
-from mainspring_client.cli.output import Output, moment, span
+from mainspring_client.cli.output import Output, moment
 from mainspring_client.client import Client
 from mainspring_client.cluster_nouns import CoordinatorInfo
 

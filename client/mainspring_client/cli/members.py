@@ -7,6 +7,7 @@ import typer
 from mainspring_client.cli.acting import ReasonOption
 from mainspring_client.cli.app import AddressOption, JsonOption, ask, examples, session_of
 from mainspring_client.cli.cluster import coordinators, workers
+from mainspring_client.cli.output import counted
 
 NameArgument = Annotated[str, typer.Argument(metavar="WORKER", help="Its name.")]
 IncarnationOption = Annotated[
@@ -129,4 +130,6 @@ def release(
         session.out.document(released)
         return
     ended = "; it lived, and was ended" if released.was_live else ""
-    session.out.line(f"{released.shards} shards of {name} are free{ended}; see: mainspring shards")
+    session.out.line(
+        f"{counted(released.shards, 'shard')} of {name} {'is' if released.shards == 1 else 'are'} free{ended}; see: mainspring shards"
+    )

@@ -8,6 +8,7 @@ import typer
 from mainspring.errors import BadRequestError
 from mainspring_client.cli.acting import ReasonOption
 from mainspring_client.cli.app import AddressOption, JsonOption, app, ask, examples, session_of
+from mainspring_client.cli.output import counted
 from mainspring_client.cli.reading import read_json, read_node
 from mainspring_client.client import Client
 
@@ -19,7 +20,13 @@ WorkflowArgument = Annotated[str, typer.Argument(metavar="WORKFLOW", help="The w
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node, or NODE[INDEX] of a map.")]
 
 
-@node.callback()
+@node.callback(
+    epilog=examples(
+        "mainspring node retry order-17 charge --reason 'the bank is back'",
+        "mainspring node skip order-17 send-letter --reason 'the customer called'",
+        "mainspring node complete order-17 charge --output '{\"receipt\": 4711}'",
+    )
+)
 def nodes() -> None:
     """Act on a node of a workflow that goes on (docs/operating.md)."""
 
@@ -172,5 +179,6 @@ def rerun(
         session.out.document(made)
         return
     kept = f", {made.nodes_kept:,} taken over" if made.nodes_kept else ""
-    session.out.line(f"{made.workflow_id} started: {made.nodes_anew:,} nodes are run again{kept}")
+    again = f"{counted(made.nodes_anew, 'node')} {'is' if made.nodes_anew == 1 else 'are'} run again"
+    session.out.line(f"{made.workflow_id} started: {again}{kept}")
     session.out.hint(f"follow it with: mainspring watch {made.workflow_id}")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mainspring.durations import span
 from mainspring.errors import DefinitionError, MainspringError
 from mainspring.printable import printable
 
@@ -74,7 +75,7 @@ class Output:
                 told["problems"] = error.problems
             sys.stderr.write(orjson.dumps({"error": told}).decode() + "\n")
             return
-        self.side.print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
+        self.side.print(Text.assemble(("Error: ", "bold red"), printable(str(error))), soft_wrap=True)
 
     def fields(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Print names with their values; those without a value are left out."""
@@ -121,24 +122,17 @@ def moment(at_us: int) -> str:
     return datetime.fromtimestamp(at_us / 1e6, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S") if at_us else ""
 
 
-def span(us: int) -> str:
-    """Return a duration for a person."""
-    if us < 1_000_000:
-        return f"{max(0, us) / 1000:.0f} ms"
-    seconds = us / 1e6
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02} min"
-
-
 def since(began_us: int, ended_us: int = 0) -> str:
     """Return how long something took, or has taken so far; nothing for what has not begun.
 
     The host's wall clock stands in for the cluster's, because it is only shown to a person.
     """
     return span((ended_us or time_ns() // 1000) - began_us) if began_us else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return so many of something: "1 workflow", "2,000 workflows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def first_line(text: str) -> str:

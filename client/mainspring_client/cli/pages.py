@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from mainspring_client.cli.output import Output, first_line, json_text, moment, since, span
+from mainspring.durations import span
+from mainspring_client.cli.output import Output, first_line, json_text, moment, since
 from mainspring_client.cli.progress import attempts, duration, trouble
-from mainspring_client.nouns import NodeDetail, NodeInfo, NodeStatus, Pause, WorkflowInfo
+from mainspring_client.nouns import NodeDetail, NodeInfo, NodeStatus, Pause, WorkflowFilter, WorkflowInfo
 
 failed_shown_max: Final = 10
 """Failed instances of a `map` node."""
@@ -37,6 +38,16 @@ def show_workflow(out: Output, workflow: WorkflowInfo) -> None:
             ("strategy", workflow.assignment_strategy),
         ]
     )
+
+
+def filtered(only: WorkflowFilter) -> str:
+    """Return what a list was asked for, as words behind "workflow"; nothing where it was asked for all."""
+    words = [
+        f" of the name {only.name!r}" if only.name else "",
+        f" whose id begins with {only.id_prefix!r}" if only.id_prefix else "",
+        f" that is {' or '.join(only.statuses)}" if only.statuses else "",
+    ]
+    return "".join(words)
 
 
 def paused(pause: Pause | None) -> str:

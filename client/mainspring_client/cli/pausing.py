@@ -88,6 +88,8 @@ def resume(
     session.out.line(
         f"{what} goes on; it was paused {paused(outcome.pause)}" if outcome.changed else f"{what} was not paused"
     )
+    if not outcome.changed:
+        session.out.hint("see what is paused with: mainspring pauses")
     _tell_unseen(session, outcome)
 
 

@@ -15,8 +15,9 @@ import typer
 
 from mainspring.dial import default_grpc_port, default_http_port
 from mainspring.errors import SettingsError
+from mainspring.extras import wheel_with
 from mainspring.interrupts import exit_interrupted, hold_interrupts
-from mainspring.limits import dev_restarts_max, dev_restarts_window_ms, dev_workers_max
+from mainspring.limits import dev_restarts_max, dev_restarts_window_ms, dev_workers_max, slots_max
 from mainspring_client.child import Child
 from mainspring_client.cli.app import JsonOption, Session, app, examples, exit_unavailable, session_of
 from mainspring_client.cli.template import project_workflow
@@ -48,7 +49,8 @@ def dev(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, max=dev_workers_max, help="How many worker processes.")] = 2,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="How many nodes each worker runs at once.", show_default="50")
+        int | None,
+        typer.Option(min=1, max=slots_max, help="How many nodes each worker runs at once.", show_default="50"),
     ] = None,
     data: Annotated[Path, typer.Option(help="The folder of the database and the logs.")] = Path(".mainspring"),
     grpc_port: Annotated[
@@ -206,9 +208,7 @@ def _greet(session: Session, cluster: DevCluster) -> None:
 def _require(part: str) -> None:
     missing = next((name for name in _needs[part] if importlib.util.find_spec(name) is None), None)
     if missing is not None:
-        raise SettingsError(
-            f"the {part} needs packages that are not installed (no {missing}): pip install 'mainspring[{part}]'"
-        )
+        raise SettingsError(f"the {part} needs packages that are not installed (no {missing}): {wheel_with(part)}")
 
 
 def _become(session: Session, part: str, arguments: list[str]) -> NoReturn:

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from mainspring.callers import Role
+from mainspring.clock import calendar_now
+from mainspring.errors import BadRequestError
 from mainspring.tokens import check_name, line, new_token
 from mainspring_client.cli.app import JsonOption, app, examples, session_of
 
@@ -45,8 +47,11 @@ def create(
     """
     session = session_of(ctx, as_json=as_json)
     check_name(name)
+    ends = expires.replace(tzinfo=UTC) if expires is not None else None
+    if ends is not None and ends <= calendar_now():
+        raise BadRequestError(f"--expires: {ends.date()} is over already; name a day to come", field="expires")
     made = new_token()
-    written = line(name, role, made, expires.replace(tzinfo=UTC) if expires is not None else None)
+    written = line(name, role, made, ends)
     if session.out.as_json:
         session.out.document({"name": name, "role": role, "token": made, "line": written})
         return

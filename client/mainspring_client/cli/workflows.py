@@ -19,7 +19,7 @@ from mainspring_client.cli.app import (
 )
 from mainspring_client.cli.failed import error_of, failed_instances
 from mainspring_client.cli.output import first_line, json_text, moment, since
-from mainspring_client.cli.pages import failed_shown_max, node_row, show_node, show_workflow
+from mainspring_client.cli.pages import failed_shown_max, filtered, node_row, show_node, show_workflow
 from mainspring_client.cli.progress import showing
 from mainspring_client.cli.reading import naming, read_definition, read_json, read_node
 from mainspring_client.client import Client
@@ -258,7 +258,9 @@ def list_(
     ]
     session.out.table(["workflow", "name", "state", "submitted", "time", "error"], rows)
     if not found:
-        session.out.hint("no workflow matches; submit one with: mainspring submit FILE")
+        words = filtered(only)
+        then = "see all with: mainspring list" if words else "submit one with: mainspring submit FILE"
+        session.out.hint(f"there is no workflow{words}; {then}")
 
 
 def _listed(workflow: WorkflowInfo) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from mainspring.durations import span
 from mainspring_coordinator.engine import crowding
 from mainspring_coordinator.engine.alone import idle_worker, must_run_alone
 from mainspring_coordinator.engine.effects import Explanation, NodeReason, Verdict, WorkerReason
@@ -121,7 +122,7 @@ def _why(
             return _what_is_missing(workflow, node, instance)
         case NodeStatus.BACKOFF:
             left_us = max(0, workflow.retry_at_us.get((node, instance), now_us) - now_us)
-            return f"attempt {attempts} failed; the next one is due in {left_us / 1e6:,.1f} s"
+            return f"attempt {attempts} failed; the next one is due in {span(left_us)}"
         case NodeStatus.READY:
             if (node, instance) in workflow.parked:
                 return "what it gets is being read from the database"
@@ -300,7 +301,7 @@ def _limit_reason(state: State, place: str) -> str:
     tied = (flows for ready in state.ready.ties[place].values() for flows in ready.tied[place].values())
     others = demand.waiting + sum(len(items) for items in tied) - 1
     said = f"limit {key!r}: {demand.out} of {group.limit} permits are out"
-    return f"{said}, and {others} others wait for one" if others else said
+    return f"{said}, and {others} {'other waits' if others == 1 else 'others wait'} for one" if others else said
 
 
 def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
@@ -320,7 +321,8 @@ def _class_reason(state: State, workflow: WorkflowState, key: ClassKey) -> str:
         return f"every worker that runs executor {key.executor!r} is draining"
     roomy = [worker for worker in active if state.room(worker) > 0]
     if not roomy:
-        return f"all slots of the {len(active)} workers that run executor {key.executor!r} are taken"
+        those = "one worker that runs" if len(active) == 1 else f"{len(active)} workers that run"
+        return f"all slots of the {those} executor {key.executor!r} are taken"
     if rate := state.rates.told(key.executor):
         return _rate_reason(key, rate)
     if all(workflow.shard not in worker.reconciled for worker in roomy):

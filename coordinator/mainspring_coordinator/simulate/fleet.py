@@ -71,7 +71,8 @@ def read_fleet(data: bytes) -> list[SimulatedWorker]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise RecordingError(f"{place}: {first['msg']}; a fleet is, for example: {_example}") from error
+        said = first["msg"].replace("Input should", f"{str(first['input'])[:64]!r} should")
+        raise RecordingError(f"{place}: {said}; a fleet is, for example: {_example}") from error
     return _unique([worker for described in fleet.workers for worker in _expand(described)])
 
 

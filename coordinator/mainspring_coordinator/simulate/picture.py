@@ -5,6 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
+from mainspring.extras import wheel_with
 from mainspring_coordinator.simulate.cluster import Ran
 from mainspring_coordinator.simulate.fleet import SimulatedWorker
 from mainspring_coordinator.simulate.recording import RecordingError
@@ -22,7 +23,7 @@ def draw(path: Path, title: str, fleet: Sequence[SimulatedWorker], ran: Sequence
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        raise RecordingError("pictures need matplotlib: pip install 'mainspring[pictures]'") from error
+        raise RecordingError(f"pictures need matplotlib: {wheel_with('pictures')}") from error
     # The row of each worker's first slot, and the end of all.
     *first, rows = accumulate((worker.slots for worker in fleet), initial=0)
     figure = Figure(figsize=(12, max(2.0, 1.2 + rows * _row_inches)), layout="constrained")

@@ -214,6 +214,11 @@ _server_checks: Final[Sequence[tuple[str, _Check]]] = (
 
 
 def _of_file(address: FileAddress) -> Iterator[Finding]:
+    # To connect would make it: a check changes nothing.
+    if not address.path.exists():
+        step = "set DATABASE_URL to the database that is meant, or make this one with: mainspring db upgrade"
+        yield Finding("connect", False, f"there is no file {address.path}", step)
+        return
     try:
         connection = sqlite_connection.connect(address)
         with contextlib.closing(connection):

@@ -65,6 +65,11 @@ class MemoryStore:
         """See `Store`."""
         return "memory"
 
+    @property
+    def serves_one(self) -> bool:
+        """See `Store`."""
+        return False
+
     def check(self) -> None:
         """See `Store`."""
 

@@ -449,6 +449,11 @@ class Store(Protocol):
         """Kind and version, such as "MariaDB 10.11.19"."""
         ...
 
+    @property
+    def serves_one(self) -> bool:
+        """Whether one coordinator's process at a time has the database, because it is a file."""
+        ...
+
     def check(self) -> None:
         """Raise `SchemaError` with the command to type when the schema's revision is not ours.
 

@@ -94,7 +94,7 @@ class SqlStore:
     def _make_cluster(self, wanted: ClusterRow) -> None:
         try:
             with self._engine.connect().execution_options(
-                isolation_level="READ COMMITTED" if self._on_server else "SERIALIZABLE"
+                isolation_level="READ COMMITTED" if not self.serves_one else "SERIALIZABLE"
             ) as connection:
                 # The cluster's row is the gate: whoever inserts it makes the shards, in the same transaction.
                 connection.execute(
@@ -111,8 +111,9 @@ class SqlStore:
             raise translate(error, self._where) from error
 
     @property
-    def _on_server(self) -> bool:
-        return not isinstance(self._address, FileAddress)
+    def serves_one(self) -> bool:
+        """See `Store`."""
+        return isinstance(self._address, FileAddress)
 
     def reader(self) -> Reader:
         """See `Store`."""
