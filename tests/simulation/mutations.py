@@ -280,7 +280,7 @@ _all: Final = (
         "law 6",
         42,
     ),
-    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 206),
+    Mutation("unproven", "answers leave without a proof that the shard is still ours", _unproven, "law 2", 350),
     Mutation("slots-ignored", "a worker starts whatever it is given", _slots_ignored, "law 6", 2),
 )
 mutations: Final = {mutation.name: mutation for mutation in _all}
