@@ -10,14 +10,17 @@ from typing import Any, Self
 
 import pymysql
 import pytest
+from sqlalchemy import QueuePool
 
 from mainspring.errors import FencedError, PoisonBatchError, RowLockedError, StoreError, StoreUnavailableError
+from mainspring.limits import query_timeout_ms
 from mainspring_coordinator.store import mysql_link
 from mainspring_coordinator.store.errors import Trouble, errors_met
 from mainspring_coordinator.store.mysql_connection import connect, identity, kill
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import ConnectionId, Store, WorkflowFilter
 from mainspring_coordinator.store.schema import upgrade
+from mainspring_coordinator.store.sql import SqlStore
 from mainspring_coordinator.store.url import ServerAddress, parse_url
 from tests.servers.mariadb import MariadbServer
 from tests.servers.process import PrivateServer
@@ -342,6 +345,36 @@ def test_an_outage_ends_with_the_same_batch_written_once() -> None:
             member.journal.commit(batch)
             assert next(row.batch_seq for row in store.reader().shards()) == 2
             assert store.reader().workflow("w") is not None
+
+
+def test_a_closed_store_leaves_no_read_waiting_for_a_server_that_stands_still(own_server: PrivateServer) -> None:
+    url = own_server.url(own_server.new_database())
+    upgrade(url)
+    store = open_store(url)
+    store.check()
+    refused: list[Exception] = []
+
+    def read() -> None:
+        try:
+            store.reader().cluster()
+        except StoreUnavailableError as error:
+            refused.append(error)
+
+    assert isinstance(store, SqlStore)
+    pool = store._engine.pool
+    assert isinstance(pool, QueuePool)
+    own_server.pause()
+    try:
+        reading = threading.Thread(target=read)
+        reading.start()
+        while not pool.checkedout():
+            continue
+        store.close()
+        reading.join(query_timeout_ms / 2_000)
+        assert not reading.is_alive(), "it waits until its socket does no longer"
+        assert refused
+    finally:
+        own_server.resume()
 
 
 def test_a_read_only_server_is_unavailable(own_server: PrivateServer) -> None:

@@ -1,7 +1,9 @@
 """The small pool of connections for reads and for the schema. The journal and the lock never come from it."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
+import pymysql
 from sqlalchemy import Engine, QueuePool, create_engine
 
 from mainspring.limits import query_timeout_ms
@@ -14,10 +16,14 @@ _pool_wait_s: Final = 10
 _recycle_s: Final = 240
 
 
-def open_engine(address: Address, *, socket_timeout_ms: int = query_timeout_ms) -> Engine:
-    """Make an engine whose every statement is a transaction of its own; nothing is connected yet."""
+def open_engine(
+    address: Address, *, socket_timeout_ms: int = query_timeout_ms, closed: Callable[[], bool] = lambda: False
+) -> Engine:
+    """Make an engine whose every statement is a transaction of its own; nothing is connected yet, nor any more once it is `closed`."""
 
     def connect() -> Any:
+        if closed():
+            raise pymysql.InterfaceError(0, "no connection is made any more")
         if isinstance(address, FileAddress):
             return sqlite_connection.connect(address)
         return mysql_connection.connect(address, autocommit=True, socket_timeout_ms=socket_timeout_ms)

@@ -1,15 +1,15 @@
 """The store on a SQL database: MySQL 8+, MariaDB 10.6+ or one SQLite file."""
 
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from sqlalchemy import insert, text
+from sqlalchemy import event, insert, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from mainspring.errors import SettingsError, StoreError
 from mainspring.limits import cluster_name_bytes_max, message_bytes_max, shards_max
-from mainspring_coordinator.store import tables
+from mainspring_coordinator.store import mysql_connection, tables
 from mainspring_coordinator.store.engine_pool import open_engine
 from mainspring_coordinator.store.errors import driver_errors, translate
 from mainspring_coordinator.store.link import Link
@@ -22,6 +22,9 @@ from mainspring_coordinator.store.sql_reader import SqlReader
 from mainspring_coordinator.store.sqlite_link import SqliteLink
 from mainspring_coordinator.store.sqlite_lock import SqliteLockSession
 from mainspring_coordinator.store.url import Address, FileAddress
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
 
 packet_bytes_min: Final = message_bytes_max
 """The least `max_allowed_packet`: a part of a definition must fit, without which workflows that share it could not be read again."""
@@ -40,11 +43,16 @@ class SqlStore:
         self._lock_timeout_ms = lock_timeout_ms
         self._lock_socket_timeout_ms = lock_socket_timeout_ms
         self._connects_max = connects_max
-        self._engine = open_engine(address)
+        self._closed = False
+        self._engine = open_engine(address, closed=lambda: self._closed)
         self._reader = SqlReader(self._engine, self._where)
         self._description = ""
         self._opened: WeakSet[SqlJournal | MysqlLockSession | SqliteLockSession] = WeakSet()
+        self._for_reads: WeakSet[Connection[Any]] = WeakSet()
+        """Those that the pool has made, of a server."""
         self._lock = threading.Lock()
+        if not self.serves_one:
+            event.listen(self._engine, "connect", self._note_for_reads)
 
     def __repr__(self) -> str:
         return f"SqlStore({self._where})"
@@ -150,13 +158,21 @@ class SqlStore:
         with self._lock:
             self._opened.add(session)
 
+    def _note_for_reads(self, connection: "Connection[Any]", _record: object) -> None:
+        with self._lock:
+            self._for_reads.add(connection)
+
     def close(self) -> None:
         """See `Store`."""
+        self._closed = True
         with self._lock:
-            opened = list(self._opened)
+            opened, for_reads = list(self._opened), list(self._for_reads)
         for session in opened:
             session.close()
         self._engine.dispose()
+        # Those that are left read, perhaps of a server that does not answer; the process would not end before their threads do.
+        for connection in for_reads:
+            mysql_connection.abort(connection)
 
 
 def description_of(version: str) -> str:
