@@ -33,12 +33,14 @@ from mainspring_coordinator.engine.rows import (
 )
 from mainspring_coordinator.engine.status import FailoverKind, FailoverStage, Subject, WorkflowStatus
 from mainspring_coordinator.store.deletes import writes_of
+from mainspring_coordinator.store.engine_pool import open_engine
 from mainspring_coordinator.store.memory import MemoryStore
-from mainspring_coordinator.store.memory_tables import MemoryTables
 from mainspring_coordinator.store.open import open_store
 from mainspring_coordinator.store.protocol import Store, WorkflowFilter
+from mainspring_coordinator.store.schema import upgrade
 from mainspring_coordinator.store.sql import SqlStore
 from mainspring_coordinator.store.sql_words import mysql_words
+from mainspring_coordinator.store.url import parse_url
 from tests.store.conftest import databases
 from tests.store.members import Member, assigned, join, me, rival, shard_row, succeeded, workflow
 
@@ -52,23 +54,25 @@ _tables = (
 
 
 @pytest.fixture(scope="module", params=["memory", *databases])
-def shared(request: pytest.FixtureRequest, new_store: Callable[[str], Store]) -> Iterator[Store]:
-    """A store of each kind in turn; to make a database takes longer than all of these tests."""
-    made = new_store(request.param)
-    yield made
-    made.close()
+def url(request: pytest.FixtureRequest, new_url: Callable[[str], str]) -> str:
+    """A database of each kind in turn, "" in memory; to make one takes longer than all of these tests."""
+    if request.param == "memory":
+        return ""
+    made = new_url(request.param)
+    upgrade(made)
+    return made
 
 
 @pytest.fixture
-def store(shared: Store) -> Iterator[Store]:
-    """That store, with nothing in it."""
-    yield shared
-    shared.close()
-    if isinstance(shared, MemoryStore):
-        shared.tables = MemoryTables()
+def store(url: str) -> Iterator[Store]:
+    """A store on that database, with nothing in it."""
+    if not url:
+        yield MemoryStore()
         return
-    assert isinstance(shared, SqlStore)
-    with shared._engine.begin() as connection:
+    made = open_store(url)
+    yield made
+    made.close()
+    with open_engine(parse_url(url)).begin() as connection:
         for table in _tables:
             connection.execute(text(f"DELETE FROM {table}"))
 
