@@ -202,34 +202,25 @@ async def test_a_workflow_that_is_not_there_any_more_is_not_found() -> None:
         assert "RETENTION_DAYS" in (error.details() or "")
 
 
-@story
-async def test_one_that_is_removed_while_it_is_copied_is_not_made() -> None:
-    async with Host() as host:
-        failed(served(host), {0: NodeStatus.SUCCEEDED})
+@pytest.mark.parametrize("id_is_used_again", [False, True])
+def test_one_that_is_removed_while_it_is_copied_is_not_made(id_is_used_again: bool) -> None:
+    @story
+    async def told() -> None:
+        async with Host() as host:
+            failed(served(host), {0: NodeStatus.SUCCEEDED})
 
-        def removed(event: object) -> None:
-            if isinstance(event, CopyNodes):
-                del host.reader.workflows["wf"]
+            def removed(event: object) -> None:
+                if isinstance(event, CopyNodes):
+                    del host.reader.workflows["wf"]
+                    if id_is_used_again:
+                        host.store("wf", diamond, WorkflowStatus.RUNNING, submitted_at_us=2_000)
 
-        host.loop.on_ask = removed
-        error = await error_of(host.admin.RerunWorkflow(FAILED))
-        assert error.code() is grpc.StatusCode.NOT_FOUND
-        assert not [event for event in host.loop.events if isinstance(event, Rerun)]
+            host.loop.on_ask = removed
+            error = await error_of(host.admin.RerunWorkflow(FAILED))
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+            assert not [event for event in host.loop.events if isinstance(event, Rerun)]
 
-
-@story
-async def test_one_whose_id_is_given_to_another_while_it_is_copied_is_not_made() -> None:
-    async with Host() as host:
-        failed(served(host), {0: NodeStatus.SUCCEEDED})
-
-        def submitted_anew(event: object) -> None:
-            if isinstance(event, CopyNodes):
-                host.store("wf", diamond, WorkflowStatus.RUNNING, submitted_at_us=2_000)
-
-        host.loop.on_ask = submitted_anew
-        error = await error_of(host.admin.RerunWorkflow(FAILED))
-        assert error.code() is grpc.StatusCode.NOT_FOUND
-        assert not [event for event in host.loop.events if isinstance(event, Rerun)]
+    told()
 
 
 @story
