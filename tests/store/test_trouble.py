@@ -367,7 +367,7 @@ def test_a_closed_store_leaves_no_read_waiting_for_a_server_that_stands_still(ow
     try:
         reading = threading.Thread(target=read)
         reading.start()
-        while not pool.checkedout():
+        while not pool.checkedout():  # a pool tells nobody
             continue
         store.close()
         reading.join(query_timeout_ms / 2_000)

@@ -161,11 +161,14 @@ class SqlStore:
     def _note_for_reads(self, connection: "Connection[Any]", _record: object) -> None:
         with self._lock:
             self._for_reads.add(connection)
+            closed = self._closed
+        if closed:  # while it was made, so that `close` has not seen it
+            mysql_connection.abort(connection)
 
     def close(self) -> None:
         """See `Store`."""
-        self._closed = True
         with self._lock:
+            self._closed = True
             opened, for_reads = list(self._opened), list(self._for_reads)
         for session in opened:
             session.close()
